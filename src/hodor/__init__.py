@@ -1,0 +1,30 @@
+"""Video object segmentation: a mask on one frame in, the masks of the whole video out.
+
+    network = hodor.load("hodor-lite")             # weights in the box; or a path to a .safetensors file
+    tracker = hodor.Tracker(network)
+    labels = tracker.track(first_frame, labels)    # ids per pixel, [H, W]
+    for frame in frames:
+        labels = tracker.track(frame)
+
+`load` and `Tracker` are imported when first used, so that `import hodor` stays quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hodor.models.weights import load as load
+    from hodor.tracking import Tracker as Tracker
+
+__version__ = "0.1.0"
+__all__ = ["Tracker", "__version__", "load", "metrics"]
+
+_LAZY = {"load": "hodor.models.weights", "Tracker": "hodor.tracking"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "metrics":
+        return importlib.import_module("hodor.metrics")
+    raise AttributeError(f"module 'hodor' has no attribute {name!r}")
