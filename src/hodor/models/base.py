@@ -13,11 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+UNKNOWN = -1e4
+"""Logit of an object that no remembered frame knows: nothing after a softmax, and, unlike -inf, safe to interpolate."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Features:
         Raises ValueError: "masks are 60x80 pixels, the frame 480x854".
         """
         height, width = masks_BNHW.shape[-2:]
-        if (height, width) == self.size:
+        if (height, width) == self.size != self.padded:
             masks_BNHW = F.pad(masks_BNHW, (0, self.padded[1] - width, 0, self.padded[0] - height))
         elif height * self.padded[1] != width * self.padded[0]:
             raise ValueError(f"masks are {height}x{width} pixels, the frame {self.size[0]}x{self.size[1]}")
@@ -64,14 +69,52 @@ class Prediction:
         """-> BNHW, the objects' soft masks at the network's resolution: what is remembered, and what confidence reads."""
         return self.logits_BKHW.softmax(1)[:, self.backgrounds :]
 
-    def logits(self, size: tuple[int, int] | None = None) -> Tensor:
-        """-> B(1+N)HW logits of background and objects, backgrounds merged by max, at the frame's size or at `size`."""
-        full = F.interpolate(self.logits_BKHW, size=self.padded, mode="bilinear", align_corners=False)
-        full = full[..., : self.size[0], : self.size[1]]
-        merged = torch.cat([full[:, : self.backgrounds].amax(1, keepdim=True), full[:, self.backgrounds :]], 1)
-        if size is None or size == self.size:
-            return merged
-        return F.interpolate(merged, size=size, mode="bilinear", align_corners=False)
+    def logits(self) -> Tensor:
+        """-> B(1+N)HW logits of background and objects, backgrounds merged by max, at the frame's size: what a loss reads."""
+        merged = torch.cat([self.logits_BKHW[:, : self.backgrounds].amax(1, keepdim=True), self._objects()], 1)
+        full = F.interpolate(merged, size=self.padded, mode="bilinear", align_corners=False)
+        return full[..., : self.size[0], : self.size[1]]
+
+    def without(self, planes_BN: Tensor) -> Prediction:
+        """The prediction in which these objects win nowhere."""
+        silent = self._objects().masked_fill(planes_BN[..., None, None], UNKNOWN)
+        return replace(self, logits_BKHW=torch.cat([self.logits_BKHW[:, : self.backgrounds], silent], 1))
+
+    def _objects(self) -> Tensor:
+        return self.logits_BKHW[:, self.backgrounds :]
+
+    def labels(self, size: tuple[int, int]) -> Tensor:
+        """-> BHW at `size`, the plane number (from 1) of the object with the largest logit, 0 where a background wins.
+
+        Every channel is enlarged straight to `size`, but only around the cells where the object can win: between four cells a
+        blend of logits exceeds a background's only if it does so at one of them. The rest of the frame is background, and
+        the cost follows the objects' extent, not their number.
+        """
+        grounds_BKHW, objects_BNHW = self.logits_BKHW[:, : self.backgrounds], self._objects()
+        rows, columns = (
+            resize_matrix(self.logits_BKHW.shape[2 + axis], size[axis], self.padded[axis] / self.size[axis])
+            .to(self.logits_BKHW.device)
+            for axis in (0, 1)
+        )  # fmt: skip
+        out_BHW = torch.zeros(len(self.logits_BKHW), *size, dtype=torch.int32, device=self.logits_BKHW.device)
+        for clip, (grounds_KHW, objects_NHW) in enumerate(zip(grounds_BKHW, objects_BNHW, strict=True)):
+            reaches = [_reach(object_HW, grounds_KHW, rows, columns) for object_HW in objects_NHW]
+            seen = [r for r in reaches if r is not None]
+            if not seen:
+                continue
+            top, left = min(r.start for r, _ in seen), min(c.start for _, c in seen)
+            all_rows = slice(top, max(r.stop for r, _ in seen))
+            all_columns = slice(left, max(c.stop for _, c in seen))
+            best_HW = (rows[all_rows] @ grounds_KHW @ columns[all_columns].t()).amax(0)
+            for plane, (object_HW, reach) in enumerate(zip(objects_NHW, reaches, strict=True), 1):
+                if reach is None:
+                    continue
+                r, c = reach
+                here = rows[r] @ object_HW @ columns[c].t()
+                best = best_HW[r.start - top : r.stop - top, c.start - left : c.stop - left]
+                out_BHW[clip, r, c].masked_fill_(here > best, plane)
+                torch.maximum(best, here, out=best)
+        return out_BHW
 
     def probabilities(self, size: tuple[int, int] | None = None) -> Tensor:
         """-> BKHW, softmax over every channel at the frame's size, then resized to `size`: the released code's output."""
@@ -80,6 +123,36 @@ class Prediction:
         if size is None or size == self.size:
             return full
         return F.interpolate(full, size=size, mode="bilinear", align_corners=False)
+
+
+@lru_cache(maxsize=8)
+def resize_matrix(cells: int, pixels: int, cover: float) -> Tensor:
+    """-> [pixels, cells], bilinear enlargement of an axis as a matrix; the cells cover `cover` times the pixels' extent (the
+    padding beyond is never read but for the half cell next to it), corners not aligned."""
+    place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / (pixels * cover) - 0.5
+    place = place.clamp(0, cells - 1)
+    low = place.floor().long().clamp(max=max(cells - 2, 0))
+    matrix = torch.zeros(pixels, cells, dtype=torch.float64)
+    matrix.scatter_add_(1, low[:, None], (1 - (place - low))[:, None])
+    matrix.scatter_add_(1, (low + 1).clamp(max=cells - 1)[:, None], (place - low)[:, None])
+    return matrix.float()
+
+
+def _reach(object_HW: Tensor, grounds_KHW: Tensor, rows: Tensor, columns: Tensor) -> tuple[slice, slice] | None:
+    """The rows and columns of pixels around every square of four cells in which the object can beat all backgrounds."""
+    leads = (object_HW - grounds_KHW)[None]
+    squares = F.max_pool2d(leads, 2, stride=1, padding=1)[0].amin(0) > 0
+    if not bool(squares.any()):
+        return None
+    out = []
+    for axis, matrix in ((1, rows), (0, columns)):
+        marked = squares.any(axis).nonzero()
+        cells = slice(max(int(marked[0]) - 1, 0), int(marked[-1]) + 1)
+        touched = matrix[:, cells].any(1).nonzero()
+        if not len(touched):
+            return None
+        out.append(slice(int(touched[0]), int(touched[-1]) + 1))
+    return out[0], out[1]
 
 
 @dataclass(frozen=True)

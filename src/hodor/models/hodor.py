@@ -1,0 +1,463 @@
+"""HODOR: high-level object descriptors for object re-segmentation in video (CVPR 2022).
+
+    frame --backbone, FPN--> F4, F8                     encode
+    F8, masks --HOD encoder--> one descriptor an object, nine for the background         remember
+    F4, F8, descriptors of the last frames --OR decoder--> logits                        segment
+
+Reads beside section 3 of the paper. The defaults follow the authors' released code, with which the preset `hodor-t` shares
+every number; where the paper says otherwise, an argument says so. `hodor-lite` is the same class, smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hodor.models.attention import (
+    DeformableConv,
+    SoftMaskedAttention,
+    join_heads,
+    sine_positions,
+    split_heads,
+)
+from hodor.models.backbones import BACKBONES
+from hodor.models.base import UNKNOWN, Entry, Features, Memory, Prediction, pad_to_multiple
+from hodor.models.pyramid import FPN
+
+
+class HODOR(nn.Module):
+    """HODOR as one class; every row of the paper's Table 3 and of its supplement's section IV is one argument.
+
+    backbone: a name in `BACKBONES`. width: D, channels of features and descriptors. heads: of every attention.
+    encoder_layers, decoder_layers: depths; 0 puts the paper's stand-ins there, an MLP of three layers and two 3 x 3
+    convolutions (rows 4 to 7). grid: the background is split into grid x grid cells, each with a descriptor (3; 1 is row 10).
+    catch_all: one more background channel that the decoder makes of the pixels alone (supplement, section IV).
+    conditioning: "soft", "hard" or "none", how masks steer the encoder (rows 2 and 3). convolution: "deformable" or
+    "regular" in the decoder (row 9). barebones: descriptors are pooled features, and logits their product with the features
+    of another frame, without encoder, decoder or head (row 8). joint: all objects in one pass; False takes one object at a
+    time and merges by argmax (row 1).
+
+    Departures of the release from the paper, each with the paper's reading as the other value. attention_scale: "released"
+    or "paper", see `SoftMaskedAttention`. pooling: "hard", the mean over pixels whose mask exceeds 0.5, without gradient, as
+    released; "soft", the mean weighted by the mask, through which gradients flow to features and mask. encoder_positions:
+    sine positions in the encoder's keys (released: no), decoder_positions: in the decoder's queries (released: yes; the
+    paper has neither). Whether gradients flow through masks from frame to frame is the training plan's choice
+    (`plans.Step.handoff`), not the network's.
+
+    For small budgets, off in the release: feature_positions adds learned multiples of the sine positions to F8 itself, so
+    that descriptors know where things are. start_pooled lets every residual branch begin at zero and every projection of
+    descriptors at the identity: the untrained network is then the barebones one, and training departs from it.
+    fine_conv False drops the pyramid's 3 x 3 convolution at stride 4, whose output only feeds a narrow 1 x 1.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "swin-t",
+        width: int = 256,
+        heads: int = 8,
+        encoder_layers: int = 5,
+        decoder_layers: int = 5,
+        grid: int = 3,
+        catch_all: bool = True,
+        conditioning: str = "soft",
+        convolution: str = "deformable",
+        barebones: bool = False,
+        joint: bool = True,
+        attention_scale: str = "released",
+        pooling: str = "hard",
+        encoder_positions: bool = False,
+        decoder_positions: bool = True,
+        feature_positions: bool = False,
+        start_pooled: bool = False,
+        fine_conv: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        self.settings = settings
+        self.width, self.grid, self.joint, self.pooling, self.barebones = width, grid, joint, pooling, barebones
+        self.backbone = BACKBONES[backbone]()
+        self.pyramid = FPN(self.backbone.channels, width, smooth=(fine_conv, True))
+        self.norms = nn.ModuleList([nn.GroupNorm(16, width) for _ in range(2)])
+        self.positions = nn.Parameter(torch.full((width,), 0.3)) if feature_positions else None
+        if not barebones:
+            self.encoder = Encoder(
+                width, heads, encoder_layers, grid, conditioning, attention_scale, encoder_positions, dropout
+            )
+            self.decoder = Decoder(width, heads, decoder_layers, convolution, catch_all, decoder_positions, dropout)
+        self.catch_all = catch_all and not barebones
+        if start_pooled and not barebones:
+            self.encoder.start_at_identity()
+            self.decoder.start_at_identity()
+        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
+
+    def encode(self, frames_BCHW: Tensor) -> Features:
+        """RGB in [0, 1] of any size -> F4 and F8, D channels each, of the frame padded to multiples of 32 (after
+        normalisation, with zeros, at the right and the bottom)."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        x = pad_to_multiple((frames_BCHW - mean) / std, 32)
+        weight = self.norms[0].weight
+        x = x.to(weight.dtype)  # type: ignore[arg-type]
+        fine, coarse = (norm(level) for norm, level in zip(self.norms, self.pyramid(self.backbone(x)), strict=True))
+        if self.positions is not None:
+            here = sine_positions(*coarse.shape[-2:], self.width, coarse.device).to(coarse.dtype)
+            coarse = coarse + here * self.positions.view(-1, 1, 1)
+        return Features((fine, coarse), tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
+
+    def remember(
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+    ) -> Memory:
+        """The memory with descriptors of frame `index` in it: of the known objects, and of the rest as background.
+
+        A frame on which not all objects are known describes those it knows, against everything else as background; that
+        background holds the unknown objects too and is therefore not read again (`Entry.complete_B`), unless the memory has
+        nothing older. The background is cut into cells at the resolution of the masks where all are given, else at stride 8,
+        as in the released code.
+        """
+        coarse = features.maps[1]
+        masks_BNHW = masks_BNHW * known_BN[..., None, None]
+        exact = bool((given_BN | ~known_BN).all())
+        if self.joint:
+            objects, background = self._describe(features, masks_BNHW, known_BN, exact)
+        else:
+            batch, count = known_BN.shape
+            one = replace(features, maps=(coarse, coarse.repeat_interleave(count, 0)))
+            alone, rest = self._describe(one, masks_BNHW.flatten(0, 1)[:, None], known_BN.flatten()[:, None], exact)
+            objects = torch.cat([alone, rest], 1).unflatten(0, (batch, count))
+            background = objects.new_zeros(batch, 0, self.width)
+        first = torch.tensor(not memory.frames, device=known_BN.device)
+        entry = Entry(objects, background, known_BN, given_BN & known_BN, known_BN.all(1) | first)
+        return memory.add(index, entry)
+
+    def _describe(
+        self, features: Features, masks_BNHW: Tensor, known_BN: Tensor, exact: bool
+    ) -> tuple[Tensor, Tensor]:
+        """-> descriptors of objects BND and of background cells BKD."""
+        coarse = features.maps[1]
+        inner = int(coarse.shape[2]), int(coarse.shape[3])
+        if not exact:
+            masks_BNHW = features.fit(masks_BNHW, inner)
+        elif masks_BNHW.shape[-2:] == features.size:
+            masks_BNHW = features.fit(masks_BNHW, features.padded)
+        cells_BKHW = features.fit(background_cells(masks_BNHW, self.grid), inner)
+        masks_BNHW = features.fit(masks_BNHW, inner)
+        masks_BMP = torch.cat([cells_BKHW, masks_BNHW], 1).flatten(2).to(coarse.dtype)
+        pixels_BPD = coarse.flatten(2).transpose(1, 2)
+        cells = cells_BKHW.shape[1]
+        pool = pool_hard if self.pooling == "hard" else pool_soft
+        tokens_BMD = pool(pixels_BPD, masks_BMP, cells)
+        if not self.barebones:
+            known_BM = torch.cat([known_BN.new_ones(len(known_BN), cells), known_BN], 1)
+            tokens_BMD = self.encoder(tokens_BMD, coarse, masks_BMP, known_BM)
+        return tokens_BMD[:, cells:], tokens_BMD[:, :cells]
+
+    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
+        """Logits of the memory's objects in a frame, from all remembered frames at once (maximum over them, section 3.3).
+
+        Channels: catch-all (where there is one), the background cells, the objects in plane order, at stride 4. An object
+        known to no remembered frame has logits of `UNKNOWN`.
+
+        Raises ValueError: "the memory is empty: give a mask before segmenting".
+        """
+        if not memory.frames:
+            raise ValueError("the memory is empty: give a mask before segmenting")
+        entries = list(memory.frames.values())
+        objects = torch.stack([e.per_object for e in entries], 1)
+        shared = torch.stack([e.shared for e in entries], 1)
+        known_BTN = torch.stack([e.known_BN for e in entries], 1)
+        complete_BT = torch.stack([e.complete_B for e in entries], 1)
+        if self.joint:
+            logits = self._find(features, objects, shared, known_BTN, complete_BT)
+            return self._prediction(logits, features, logits.shape[1] - known_BTN.shape[-1]), memory
+        # one object at a time: each against its own background, whose best logit becomes the common zero
+        batch, _, count = known_BTN.shape
+        alone = replace(features, maps=tuple(m.repeat_interleave(count, 0) for m in features.maps))
+        own = objects.transpose(1, 2).flatten(0, 1)
+        known = known_BTN.transpose(1, 2).flatten(0, 1)
+        logits = self._find(alone, own[:, :, :1], own[:, :, 1:], known[..., None], known)
+        relative = (logits[:, -1] - logits[:, :-1].amax(1)).unflatten(0, (batch, count))
+        return self._prediction(torch.cat([torch.zeros_like(relative[:, :1]), relative], 1), features, 1), memory
+
+    def _find(
+        self, features: Features, objects_BTND: Tensor, cells_BTKD: Tensor, known_BTN: Tensor, complete_BT: Tensor
+    ) -> Tensor:
+        fine, coarse = features.maps
+        known_BTK = complete_BT[..., None].expand(-1, -1, cells_BTKD.shape[2])
+        if not self.barebones:
+            embed = self.encoder.object_embed, self.encoder.cell_embed
+            return self.decoder(fine, coarse, objects_BTND, cells_BTKD, known_BTN, known_BTK, *embed)  # type: ignore[no-any-return]
+        map_BDHW = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        cells, objects = dot_max(map_BDHW, cells_BTKD, known_BTK), dot_max(map_BDHW, objects_BTND, known_BTN)
+        return torch.cat([cells, objects], 1)
+
+    def _prediction(self, logits_BKHW: Tensor, features: Features, backgrounds: int) -> Prediction:
+        return Prediction(logits_BKHW.float(), backgrounds, features.size, features.padded)
+
+    def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
+        """The last `history` remembered frames; with pin_first also, for each object, the first and the latest given one."""
+        indices = list(memory.frames)
+        kept = set(indices[-history:])
+        if pin_first:
+            for plane in range(len(memory.objects)):
+                given = [i for i in indices if bool(memory.frames[i].given_BN[:, plane].any())]
+                kept.update(given[:1] + given[-1:])
+        return memory.only([i for i in indices if i in kept])
+
+
+def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:
+    """-> B grid*grid H W: what belongs to no object, 1 - sum of their masks, cut into cells; the last row and column take
+    the remainder."""
+    rest_B1HW = (1 - masks_BNHW.sum(1, keepdim=True)).clamp(min=0)
+    height, width = masks_BNHW.shape[-2:]
+    row = (torch.arange(height, device=masks_BNHW.device) // max(height // grid, 1)).clamp(max=grid - 1)
+    column = (torch.arange(width, device=masks_BNHW.device) // max(width // grid, 1)).clamp(max=grid - 1)
+    cell_HW = row[:, None] * grid + column
+    return rest_B1HW * F.one_hot(cell_HW, grid * grid).permute(2, 0, 1).to(rest_B1HW.dtype)
+
+
+@torch.no_grad()
+def pool_hard(pixels_BPD: Tensor, masks_BMP: Tensor, cells: int) -> Tensor:
+    """-> B M D: mean over the pixels whose mask exceeds 0.5, without gradient. Where there is none, an object takes the one
+    pixel of its largest mask value, a background cell (the first `cells` rows) a zero vector."""
+    inside_BMP = (masks_BMP > 0.5).to(pixels_BPD.dtype)
+    count_BM1 = inside_BMP.sum(-1, keepdim=True)
+    mean = inside_BMP @ pixels_BPD / count_BM1.clamp(min=1)
+    best = masks_BMP.argmax(-1)[..., None].expand(-1, -1, pixels_BPD.shape[-1])
+    alone = pixels_BPD.gather(1, best)
+    alone[:, :cells] = 0
+    return torch.where(count_BM1 > 0, mean, alone)
+
+
+def pool_soft(pixels_BPD: Tensor, masks_BMP: Tensor, cells: int) -> Tensor:
+    """-> B M D: mean weighted by the mask, with gradients; an empty mask gives nearly the mean over its few faint pixels."""
+    return masks_BMP @ pixels_BPD / masks_BMP.sum(-1, keepdim=True).clamp(min=1e-3)
+
+
+def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, known_BTM: Tensor) -> Tensor:
+    """-> B M H W: each descriptor's scaled product with the map, maximum over the T frames that know it, else UNKNOWN."""
+    batch, frames, count, width = tokens_BTMD.shape
+    height, columns = map_BDHW.shape[-2:]
+    logits = tokens_BTMD.flatten(1, 2) / math.sqrt(width) @ map_BDHW.flatten(2)
+    logits = logits.view(batch, frames, count, height * columns)
+    logits = logits.masked_fill(~known_BTM[..., None], UNKNOWN)
+    return logits.amax(1).view(batch, count, height, columns)
+
+
+class Encoder(nn.Module):
+    """HOD encoder (section 3.1): descriptors, begun as pooled features, refined together. Tokens: background, then objects."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        layers: int,
+        grid: int,
+        conditioning: str,
+        scale: str,
+        positions: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.positions = positions
+        self.object_embed = nn.Parameter(torch.randn(width))
+        self.cell_embed = nn.Parameter(torch.randn(grid * grid, width))
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, conditioning, scale, dropout) for _ in range(layers)
+        )
+        if not layers:
+            self.mlp = nn.Sequential(
+                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+            )  # fmt: skip
+
+    def forward(self, tokens_BMD: Tensor, coarse_BDHW: Tensor, masks_BMP: Tensor, known_BM: Tensor) -> Tensor:
+        if not self.layers:
+            mlp: Tensor = self.mlp(tokens_BMD)
+            return mlp
+        values_BPD = coarse_BDHW.flatten(2).transpose(1, 2)
+        keys_BPD = values_BPD
+        if self.positions:
+            height, width = coarse_BDHW.shape[-2:]
+            here = sine_positions(height, width, coarse_BDHW.shape[1], coarse_BDHW.device).to(coarse_BDHW.dtype)
+            keys_BPD = (coarse_BDHW + here).flatten(2).transpose(1, 2)
+        objects = tokens_BMD.shape[1] - len(self.cell_embed)
+        embed_MD = torch.cat([self.cell_embed, self.object_embed.expand(objects, -1)])
+        for layer in self.layers:
+            tokens_BMD = layer(tokens_BMD, embed_MD, keys_BPD, values_BPD, masks_BMP, known_BM)
+        return tokens_BMD
+
+    def start_at_identity(self) -> None:
+        """Branches at zero, embeddings small: the encoder then only normalises the pooled features."""
+        for layer in self.layers:
+            for last in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.ffn[-2]):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        if not self.layers:
+            raise ValueError("start_pooled needs encoder_layers of at least 1; use barebones for pooled descriptors alone")
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among descriptors, soft-masked attention to pixels, two-layer FFN; norms after each (Eq. 1)."""
+
+    def __init__(self, width: int, heads: int, conditioning: str, scale: str, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.cross_attn = SoftMaskedAttention(
+            width, heads, conditioning=conditioning, scale=scale, dropout=dropout
+        )  # fmt: skip
+        self.ffn = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x_BMD: Tensor, embed_MD: Tensor, keys_BPD: Tensor, values_BPD: Tensor, masks_BMP: Tensor, known_BM: Tensor
+    ) -> Tensor:
+        named = x_BMD + embed_MD
+        # the mask only where it is needed: without one, attention takes its quick path
+        unknown = None if bool(known_BM.all()) else ~known_BM
+        talk, _ = self.self_attn(named, named, x_BMD, key_padding_mask=unknown, need_weights=False)
+        x_BMD = self.norm1(x_BMD + self.dropout(talk))
+        x_BMD = self.norm2(x_BMD + self.dropout(self.cross_attn(x_BMD, keys_BPD, values_BPD, masks_BMP)))
+        out: Tensor = self.norm3(x_BMD + self.ffn(x_BMD))
+        return out
+
+
+class Decoder(nn.Module):
+    """OR decoder (section 3.2): pixels look around, look at the descriptors, and are compared with them at stride 4."""
+
+    def __init__(
+        self, width: int, heads: int, layers: int, convolution: str, catch_all: bool, positions: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.width, self.positions, self.residual = width, positions, False
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, convolution, dropout) for _ in range(layers))
+        if not layers:
+            self.convs = nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
+            )  # fmt: skip
+        self.reduce_fine = nn.Sequential(
+            nn.Conv2d(width, width // 4, 1, bias=False), nn.ReLU(), nn.GroupNorm(8, width // 4)
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU(), nn.GroupNorm(8, width)
+        )  # fmt: skip
+        self.object_proj, self.cell_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.catch_all = (
+            nn.Sequential(
+                nn.Conv2d(width, width // 2, 3, padding=1, bias=False),
+                nn.GroupNorm(8, width // 2),
+                nn.ReLU(),
+                nn.Conv2d(width // 2, 1, 1, bias=False),
+            )
+            if catch_all
+            else None
+        )
+
+    def forward(
+        self,
+        fine_BDHW: Tensor,
+        coarse_BDHW: Tensor,
+        objects_BTND: Tensor,
+        cells_BTKD: Tensor,
+        known_BTN: Tensor,
+        known_BTK: Tensor,
+        object_embed_D: Tensor,
+        cell_embed_KD: Tensor,
+    ) -> Tensor:
+        """-> logits at stride 4, B (1)+K+N H W: [catch-all,] background cells, objects."""
+        x_BDHW = coarse_BDHW
+        if self.layers:
+            here = None
+            if self.positions:
+                here = sine_positions(*x_BDHW.shape[-2:], self.width, x_BDHW.device).to(x_BDHW.dtype)
+                here = here.flatten(1).t()
+            known_BS = torch.cat([known_BTN.flatten(1), known_BTK.flatten(1)], 1)
+            blind_BS = None if bool(known_BS.all()) else known_BS
+            objects, cells = objects_BTND.flatten(1, 2), cells_BTKD.flatten(1, 2)
+            named_objects = (objects_BTND + object_embed_D).flatten(1, 2)
+            named_cells = (cells_BTKD + cell_embed_KD).flatten(1, 2)
+            for layer in self.layers:
+                x_BDHW = layer(x_BDHW, here, objects, cells, named_objects, named_cells, blind_BS)
+        else:
+            x_BDHW = self.convs(x_BDHW)
+        map_BDHW = self._refine(F.interpolate(x_BDHW, scale_factor=2.0, mode="bilinear", align_corners=False), fine_BDHW)
+        channels = [
+            dot_max(map_BDHW, self.cell_proj(cells_BTKD), known_BTK),
+            dot_max(map_BDHW, self.object_proj(objects_BTND), known_BTN),
+        ]
+        if self.catch_all is not None:
+            channels.insert(0, self.catch_all(map_BDHW))
+        return torch.cat(channels, 1)
+
+    def _refine(self, x_BDHW: Tensor, fine_BDHW: Tensor) -> Tensor:
+        """Stride 4: the fine features join the first quarter of the channels, then a 3 x 3 convolution (Eq. 4, as released)."""
+        narrow = self.reduce_fine(fine_BDHW)
+        mixed = torch.cat([x_BDHW[:, : narrow.shape[1]] + narrow, x_BDHW[:, narrow.shape[1] :]], 1)
+        out: Tensor = self.head(mixed)
+        return x_BDHW + out if self.residual else out
+
+    def start_at_identity(self) -> None:
+        """Branches at zero, projections at the identity: the decoder then compares normalised features with descriptors."""
+        if not self.layers:
+            raise ValueError("start_pooled needs decoder_layers of at least 1; use barebones for a dot product alone")
+        self.residual = True
+        for layer in self.layers:
+            for last in (layer.conv_norm, layer.ffn[-1], layer.v_objects, layer.v_cells):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        nn.init.zeros_(self.head[2].weight)  # type: ignore[arg-type]
+        for projection in (self.object_proj, self.cell_proj):
+            nn.init.eye_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        if self.catch_all is not None:
+            nn.init.zeros_(self.catch_all[3].weight)  # type: ignore[arg-type]
+
+
+class DecoderLayer(nn.Module):
+    """Convolution (in place of self-attention), attention to the descriptors, FFN of the same width; norms as released:
+    convolution, ReLU, then GroupNorm on the branch; no projection after the attention (Eq. 3)."""
+
+    def __init__(self, width: int, heads: int, convolution: str, dropout: float) -> None:
+        super().__init__()
+        if convolution not in ("deformable", "regular"):
+            raise ValueError(f'convolution is {convolution!r}, want "deformable" or "regular"')
+        self.heads = heads
+        self.conv = DeformableConv(width) if convolution == "deformable" else nn.Conv2d(width, width, 3, padding=1)
+        self.conv_norm = nn.GroupNorm(16, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_objects, self.v_objects = nn.Linear(width, width), nn.Linear(width, width)
+        self.k_cells, self.v_cells = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x_BDHW: Tensor,
+        here_PD: Tensor | None,
+        objects_BSD: Tensor,
+        cells_BSD: Tensor,
+        named_objects_BSD: Tensor,
+        named_cells_BSD: Tensor,
+        known_BS: Tensor | None,
+    ) -> Tensor:
+        x_BDHW = x_BDHW + self.conv_norm(F.relu(self.conv(x_BDHW)))
+        height, width = x_BDHW.shape[-2:]
+        x_BPD = x_BDHW.flatten(2).transpose(1, 2)
+        q = split_heads(self.q_proj(x_BPD if here_PD is None else x_BPD + here_PD), self.heads)
+        k = split_heads(torch.cat([self.k_objects(named_objects_BSD), self.k_cells(named_cells_BSD)], 1), self.heads)
+        v = split_heads(torch.cat([self.v_objects(objects_BSD), self.v_cells(cells_BSD)], 1), self.heads)
+        seen = None if known_BS is None else known_BS[:, None, None]
+        found = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
+        x_BPD = self.norm1(x_BPD + self.dropout(found))
+        x_BPD = self.norm2(x_BPD + self.dropout(self.ffn(x_BPD)))
+        return x_BPD.transpose(1, 2).unflatten(2, (height, width))

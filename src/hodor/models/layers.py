@@ -1,0 +1,89 @@
+"""What every backbone shares: its contract, frozen batch norm, folding, freezing.
+
+A backbone turns images [B, 3, H, W], already normalised by its own `mean` and `std`, into feature maps at strides 4, 8, 16
+and 32, finest first.
+"""
+
+import copy
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Images [B, 3, H, W] -> one feature map per stride, finest first.
+
+    `channels[i]` planes at `strides[i]`; a map has ceil(H / stride) x ceil(W / stride) cells. `mean` and `std` are for RGB in
+    [0, 1]; the caller normalises and pads.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def parts(self) -> list[list[nn.Module]]:
+        """The modules that lead to each output: `parts()[i]` is what runs after output i-1 and up to output i."""
+        raise NotImplementedError
+
+    def freeze(self, stride: int) -> Self:
+        """Train only what comes after the output at this stride: 0 trains all, 32 nothing. Returns the backbone.
+
+        The frozen part records no graph and costs one forward pass. Raises ValueError for a stride that is neither 0 nor an
+        output: "stride 2 is not one of 0, 4, 8, 16, 32".
+        """
+        if stride not in (0, *self.strides):
+            raise ValueError(f"stride {stride} is not one of {', '.join(map(str, (0, *self.strides)))}")
+        for output, modules in zip(self.strides, self.parts(), strict=True):
+            for module in modules:
+                module.requires_grad_(output > stride)
+        return self
+
+
+class StoredNorm(nn.BatchNorm2d):
+    """Batch norm that always uses its stored statistics, in training too; scale and shift are trained.
+
+    The clips of a video batch are too few and too alike to estimate statistics from.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__(channels, eps=eps)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+def fold(module: Module) -> Module:
+    """A copy whose batch norms are folded into the convolutions before them, in channels-last memory format.
+
+    Exact for stored statistics: w' = w g / sqrt(var + eps), b' = (b - mean) g / sqrt(var + eps) + beta. A norm folds into the
+    convolution that was registered just before it in the same parent. The copy has other parameter names (a bias per
+    convolution, no norms), so save weights before folding.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        children = list(parent.named_children())
+        for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold_pair(conv, norm)
+                setattr(parent, name, nn.Identity())
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.no_grad()
+def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    scale: Tensor = norm.weight / torch.sqrt(var + norm.eps)
+    trained = conv.weight.requires_grad
+    bias = torch.zeros_like(mean) if conv.bias is None else conv.bias
+    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=trained)
+    conv.bias = nn.Parameter((bias - mean) * scale + norm.bias, requires_grad=trained)

@@ -1,0 +1,97 @@
+"""ResNet-18 and ResNet-50 (He et al., 2016) without their classifier; parameter names are torchvision's."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hodor.models.layers import Backbone, StoredNorm
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = StoredNorm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = StoredNorm(width)
+        self.downsample = shortcut(inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3 (which takes the stride), 1x1 up to four times the width, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = StoredNorm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = StoredNorm(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = StoredNorm(4 * width)
+        self.downsample = shortcut(inputs, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.downsample(x), inplace=True)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Identity where the shapes agree, else a 1x1 convolution with batch norm."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), StoredNorm(outputs))
+
+
+class ResNet(Backbone):
+    """`depth` 18 or 50. Outputs at strides 4, 8, 16 and, unless `last_stage` is False, 32.
+
+    `in_channels` above 3 takes mask planes beside the image, as value encoders do; `conv_bias` gives every convolution a bias,
+    as STCN's value encoder has. Raises ValueError for another depth: "depth 34 is not one of 18, 50".
+    """
+
+    def __init__(self, depth: int, in_channels: int = 3, last_stage: bool = True, conv_bias: bool = False):
+        super().__init__()
+        if depth not in (18, 50):
+            raise ValueError(f"depth {depth} is not one of 18, 50")
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth == 18 else Bottleneck
+        repeats = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+        stages = 4 if last_stage else 3
+        self.strides = (4, 8, 16, 32)[:stages]
+        self.channels = tuple(block.expansion * 64 * 2**i for i in range(stages))
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        self.bn1 = StoredNorm(64)
+        inputs = 64
+        for i in range(stages):
+            blocks = []
+            for j in range(repeats[i]):
+                blocks.append(block(inputs, 64 * 2**i, 2 if i > 0 and j == 0 else 1))
+                inputs = self.channels[i]
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+        for conv in [module for module in self.modules() if isinstance(module, nn.Conv2d)]:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv_bias:
+                conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
+
+    def parts(self) -> list[list[nn.Module]]:
+        layers = [self.get_submodule(f"layer{i + 1}") for i in range(len(self.strides))]
+        return [[self.conv1, self.bn1, layers[0]], *([layer] for layer in layers[1:])]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
+        outputs = []
+        for i in range(len(self.strides)):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+            outputs.append(x)
+        return tuple(outputs)

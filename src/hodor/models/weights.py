@@ -1,0 +1,145 @@
+"""Networks by name, and files that rebuild a network alone: settings and provenance travel with the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hodor.models.hodor import HODOR
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network by name: its class, its settings, the short side at which it works inside, in pixels."""
+
+    network: type[nn.Module]
+    settings: Mapping[str, Any]
+    size: int
+
+
+MODELS: dict[str, Preset] = {
+    "hodor-t": Preset(HODOR, {}, 512),
+    "hodor-lite": Preset(
+        HODOR,
+        {
+            "backbone": "efficientnet-lite1",
+            "width": 128,
+            "heads": 4,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "pooling": "soft",
+            "feature_positions": True,
+            "start_pooled": True,
+            "fine_conv": False,
+        },
+        288,
+    ),
+}
+
+BOX = "hodor-lite.safetensors"
+"""The weights in the box, inside the package's folder `weights`."""
+
+
+def build(name: str, **changes: Any) -> nn.Module:
+    """A network by its preset's name, with fresh weights; `changes` replace settings.
+
+    Raises ValueError: "no model 'hodor-x': want hodor-t, hodor-lite".
+    """
+    if name not in MODELS:
+        raise ValueError(f"no model {name!r}: want {', '.join(MODELS)}")
+    preset = MODELS[name]
+    network = preset.network(**{**preset.settings, **changes})
+    network.name, network.size = name, preset.size
+    return network
+
+
+def save(network: nn.Module, path: str | Path, **provenance: Any) -> None:
+    """Weights, name, settings and provenance (recipe, commit, scores ...) as one safetensors file, written beside and renamed."""
+    from safetensors.torch import save as to_bytes
+
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    about = {"model": network.name, "size": network.size, "settings": network.settings, **provenance}
+    write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
+
+
+def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device = "cpu") -> nn.Module:
+    """A network ready to track: by name with the weights in the box, or from a .safetensors file that `save` wrote.
+
+    The file rebuilds its network alone; nothing in it is executed. Raises FileNotFoundError and ValueError, in one line:
+    "no weights for 'hodor-t' in the box: train it, or convert the authors' file with `hodor convert`", "FILE is not a
+    safetensors file ...", "FILE does not say which network it holds ...", and the keys that are missing, unexpected or
+    misshapen.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in MODELS:
+        path = Path(str(files("hodor") / "weights" / f"{name_or_path}.safetensors"))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no weights for {str(name_or_path)!r} in the box: train it, or convert the authors' file with "
+                "`hodor convert`, and give the file's path"
+            )
+    about, state = read(path)
+    network = build(about["model"], **about["settings"])
+    network.size = int(about["size"])
+    fill(network, state, str(path))
+    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """-> what the file says of itself, and its tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: want a .safetensors file, or one of {', '.join(MODELS)}")
+    try:
+        with safe_open(str(path), "pt") as opened:
+            about = json.loads((opened.metadata() or {}).get("hodor", "null"))
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}): convert a .pth file with `hodor convert`"
+        ) from None
+    if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
+        raise ValueError(f"{path} does not say which network it holds: want a file written by hodor")
+    return about, state
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load every weight, or name in one line all that is missing, unexpected or misshapen and load nothing."""
+    want = network.state_dict()
+    problems = [f"missing {k}" for k in want if k not in state]
+    problems += [f"unexpected {k}" for k in state if k not in want]
+    problems += [
+        f"{k} is {tuple(state[k].shape)}, want {tuple(want[k].shape)}"
+        for k in want
+        if k in state and state[k].shape != want[k].shape
+    ]
+    if problems:
+        raise ValueError(f"{source} does not fit the network: {'; '.join(problems)}")
+    network.load_state_dict({k: v.to(want[k].dtype) for k, v in state.items()})
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside, flush to the disk, then rename: the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(beside, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise

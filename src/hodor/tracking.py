@@ -1,0 +1,207 @@
+"""Follow objects through a video, a frame at a time: the one walk of inference, evaluation and the page.
+
+    tracker = Tracker(hodor.load("hodor-lite"))
+    labels = tracker.track(frames[0], first_labels)
+    labels = tracker.track(frames[1])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hodor.masks import fit_size, label_dtype, objects_in, to_planes
+from hodor.models.base import Features, Memory, Network
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What one frame gave.
+
+    labels: [H, W] at the frame's own size, the caller's ids, 0 background; uint8, or uint16 for ids above 254.
+    objects: the ids, in the order of `soft`. confidence: for each id, in [0, 1], the mean soft mask over the pixels that it
+    won, 0 if it won none. lost: ids that are nowhere in this frame.
+    """
+
+    labels: np.ndarray
+    objects: tuple[int, ...]
+    confidence: dict[int, float]
+    lost: frozenset[int]
+    _soft_NHW: Tensor
+    _features: Features
+    _size: tuple[int, int]
+
+    def soft(self) -> np.ndarray:
+        """-> float32 [N, H, W] in [0, 1], soft masks at the frame's own size, made when asked for."""
+        height, width = self._features.size
+        soft = self._features.fit(self._soft_NHW[None], self._features.padded)[..., :height, :width]
+        return F.interpolate(soft, self._size, mode="bilinear", align_corners=False)[0].cpu().numpy()
+
+
+class Tracker:
+    """Streams a video: give each frame once, in order (any order), and get its labels; no frame is kept.
+
+    network: from `hodor.load`. history: T, frames remembered (7 as in the paper). pin_first: also keep, for each object, the
+    first mask that was given and the latest. size: short side inside, in pixels; None takes the network's own. hold_lost:
+    an object that is nowhere in a frame is not described from it, so that its older descriptors stay; False is the released
+    behaviour, which describes it from its single likeliest pixel.
+
+    The state is `tracker.memory`, a value: keep it, go on, put it back. Objects may be given on any frame, all at once or one
+    by one, corrected and removed; the others keep their memory.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        history: int = 7,
+        pin_first: bool = True,
+        size: int | None = None,
+        hold_lost: bool = True,
+    ) -> None:
+        if history < 1:
+            raise ValueError(f"history is {history}, want at least 1 frame")
+        self.network, self.history, self.pin_first, self.hold_lost = network, history, pin_first, hold_lost
+        self.size = size
+        self.memory = Memory()
+        self.index = 0
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """The ids that are followed."""
+        return self.memory.objects
+
+    def track(self, frame: np.ndarray | Tensor, labels: np.ndarray | Tensor | None = None) -> np.ndarray:
+        """The next frame's labels, [H, W]; see `step`."""
+        return self.step(frame, labels).labels
+
+    @torch.inference_mode()
+    def step(
+        self,
+        frame: np.ndarray | Tensor,
+        labels: np.ndarray | Tensor | None = None,
+        objects: Iterable[int] | None = None,
+    ) -> Tracked:
+        """Follow the objects into the next frame.
+
+        frame: RGB, uint8 [H, W, 3] array, or tensor [3, H, W], uint8 or float in [0, 1]. labels: [H, W] ids given on this
+        frame: new objects begin, known ones are corrected, and what was predicted of them before no longer counts; ids that
+        do not occur are left to the network. objects: the ids that `labels` speaks for, when an object that does not occur
+        is to be told absent.
+
+        Raises ValueError: "labels are 60x80 pixels, the frame 480x854: resize them with nearest neighbour", "labels hold no
+        object: want an id above 0 on some pixel".
+        """
+        image, size = self._image(frame)
+        features = self.network.encode(image)
+        if labels is not None:
+            return self._given(features, np.asarray(labels), size, objects)
+        if not self.memory.objects:
+            self.index += 1
+            nothing = np.zeros(size, np.uint8)
+            return Tracked(nothing, (), {}, frozenset(), torch.zeros(0, *size), features, size)
+        prediction, self.memory = self.network.segment(self.memory, features)
+        return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
+
+    def remove(self, *objects: int) -> None:
+        """Forget these objects; the others stay as they are.
+
+        Raises ValueError: "object 9 is not followed: objects are 1, 2".
+        """
+        for i in objects:
+            if i not in self.memory.objects:
+                known = ", ".join(map(str, self.memory.objects)) or "none"
+                raise ValueError(f"object {i} is not followed: objects are {known}")
+        self.memory = self.memory.with_objects([i for i in self.memory.objects if i not in objects])
+
+    def _given(
+        self, features: Features, labels: np.ndarray, size: tuple[int, int], objects: Iterable[int] | None
+    ) -> Tracked:
+        """A frame with masks from the caller: they stand as given, the other objects are segmented around them."""
+        if labels.shape != size:
+            raise ValueError(
+                f"labels are {labels.shape[0]}x{labels.shape[1]} pixels, the frame {size[0]}x{size[1]}: "
+                "resize them with nearest neighbour"
+            )
+        ids = tuple(dict.fromkeys([*objects_in(labels), *(objects or ())]))
+        if not ids:
+            raise ValueError("labels hold no object: want an id above 0 on some pixel")
+        memory = self.memory.with_objects([*self.memory.objects, *(i for i in ids if i not in self.memory.objects)])
+        memory = _forget_predicted(memory, ids)
+        given_BN = torch.tensor([[i in ids for i in memory.objects]], device=features.maps[0].device)
+        native_NHW = torch.from_numpy(to_planes(labels, memory.objects)).to(features.maps[0].device)
+        planes_BNHW = F.interpolate(native_NHW[None], features.size, mode="bilinear", align_corners=False)
+        planes_BNHW = (planes_BNHW > 0.5).float() if features.size != size else planes_BNHW
+        others = [i for i in memory.objects if i not in ids]
+        plane_HW = torch.zeros(size, dtype=torch.int32)
+        soft_BNHW = planes_BNHW
+        if others and memory.frames:
+            aside = self.network.remember(memory, self.index, features, planes_BNHW, given_BN, given_BN)
+            prediction, memory = self.network.segment(aside, features)
+            memory = memory.only([i for i in memory.frames if i != self.index])
+            height, width = features.size
+            full = F.interpolate(prediction.soft(), features.padded, mode="bilinear", align_corners=False)
+            full = full[..., :height, :width]
+            free = 1 - planes_BNHW.amax(1, keepdim=True)
+            soft_BNHW = torch.where(given_BN[..., None, None], planes_BNHW, full * free)
+            plane_HW = prediction.without(given_BN).labels(size)[0].cpu()
+        self.memory = memory
+        for plane, i in enumerate(memory.objects, 1):
+            if i in ids:
+                plane_HW[torch.from_numpy(labels == i)] = plane
+        return self._close(features, soft_BNHW, plane_HW, size, given_BN)
+
+    def _close(
+        self,
+        features: Features,
+        soft_BNHW: Tensor,
+        plane_HW: Tensor,
+        size: tuple[int, int],
+        given_BN: Tensor | None = None,
+    ) -> Tracked:
+        """Say what the frame gave, remember it, let go of what no longer serves."""
+        count = len(self.memory.objects)
+        areas = torch.bincount(plane_HW.flatten(), minlength=count + 1)[1:]
+        won_BN = areas[None] > 0
+        inside = soft_BNHW > 0.5
+        sure = (soft_BNHW * inside).sum((-1, -2)) / inside.sum((-1, -2)).clamp(min=1)
+        given_BN = torch.zeros_like(won_BN) if given_BN is None else given_BN
+        known_BN = won_BN.to(given_BN.device) | given_BN if self.hold_lost else torch.ones_like(given_BN)
+        memory = self.memory
+        if bool(known_BN.any()):
+            memory = self.network.remember(memory, self.index, features, soft_BNHW, known_BN, given_BN)
+        self.memory = self.network.keep(memory, self.history, self.pin_first)
+        self.index += 1
+        ids = self.memory.objects
+        confidence = {i: float(c) if w else 0.0 for i, c, w in zip(ids, sure[0], won_BN[0], strict=True)}
+        lost = frozenset(i for i, w in zip(ids, won_BN[0], strict=True) if not w)
+        table = np.array([0, *ids], label_dtype(max(ids, default=0)))
+        return Tracked(table[plane_HW.cpu().numpy()], ids, confidence, lost, soft_BNHW[0], features, size)
+
+    def _image(self, frame: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """-> float [1, 3, h, w] in [0, 1] at the inner size, and the frame's own (H, W)."""
+        image = torch.from_numpy(frame).permute(2, 0, 1) if isinstance(frame, np.ndarray) else frame
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"frame is {tuple(frame.shape)}, want uint8 [H, W, 3] or a tensor [3, H, W]")
+        size = int(image.shape[1]), int(image.shape[2])
+        image = image[None].to(next(self.network.parameters()).device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        inner = fit_size(size, self.size)
+        if inner != size:
+            image = F.interpolate(image, inner, mode="bilinear", align_corners=False)
+        return image, size
+
+
+def _forget_predicted(memory: Memory, objects: Iterable[int]) -> Memory:
+    """The memory in which earlier frames speak for these objects only where their mask was given."""
+    ids = set(objects)
+    frames = {}
+    for index, entry in memory.frames.items():
+        spoken = torch.tensor([o not in ids for o in memory.objects], device=entry.known_BN.device)
+        frames[index] = replace(entry, known_BN=entry.known_BN & (spoken | entry.given_BN))
+    return replace(memory, frames=frames)
