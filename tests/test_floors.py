@@ -7,10 +7,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hodor"
 FLOORS = {
-    **dict.fromkeys(["masks", "frames", "metrics"], 0),
+    **dict.fromkeys(["masks", "doctor", "annotations", "pictures", "phantoms"], 0),
+    **dict.fromkeys(["frames", "video", "render", "metrics"], 0),
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(["losses", "plans", "tracking"], 2),
-    **dict.fromkeys(["train", "evaluate", "analysis", "export", "deploy", "segment", "benchmark"], 3),
+    **dict.fromkeys(["train", "evaluate", "analysis", "export", "records", "deploy", "segment", "benchmark"], 3),
     **dict.fromkeys(["recipes", "server"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }

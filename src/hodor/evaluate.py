@@ -286,12 +286,8 @@ def _pair(name: str, truth: Mapping[str, Path], found: Mapping[str, Path]) -> tu
     if not judged:
         return None, [f"{name}: {len(stems)} true frames, nothing to judge between the first and the last"], []
     if lost := [stem for stem in judged if stem not in found]:
-        missing, there = (
-            _some(path.name for path in paths) for paths in ([truth[stem] for stem in lost], found.values())
-        )
-        problems.append(
-            f"{name}: {len(lost)} of {len(judged)} judged frames are missing ({missing}); there are {there}"
-        )
+        missing, there = (_some(path.name for path in paths) for paths in ([truth[stem] for stem in lost], found.values()))
+        problems.append(f"{name}: {len(lost)} of {len(judged)} judged frames are missing ({missing}); there are {there}")
     extra = [stem for stem in found if stem not in truth]
     outside = [stem for stem in extra if not _order(stems[0]) < _order(stem) < _order(stems[-1])]
     if outside:

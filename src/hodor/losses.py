@@ -29,9 +29,7 @@ def hodor_losses(judged: Sequence[Judged]) -> Losses:
     """
     logits = [j.prediction.logits() for j in judged]
     truths = [torch.cat([1 - j.masks_BNHW.amax(1, keepdim=True), j.masks_BNHW], 1) for j in judged]
-    entropy = torch.stack(
-        [_cross_entropy(x, t, j.valid_BHW) for x, t, j in zip(logits, truths, judged, strict=True)]
-    )
+    entropy = torch.stack([_cross_entropy(x, t, j.valid_BHW) for x, t, j in zip(logits, truths, judged, strict=True)])
     dice = joint_dice(
         torch.stack([x.softmax(1)[:, 1:] for x in logits], 1),
         torch.stack([t[:, 1:] for t in truths], 1),

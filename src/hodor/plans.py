@@ -1,7 +1,7 @@
 """Training schemes as data: a plan names its steps, and one rollout plays any of them.
 
-    plan = cyclic(3)                          # out and back, judged on the frame we started from
-    played = rollout(network, clip, plan)     # what each step predicted, beside the truth
+plan = cyclic(3)                          # out and back, judged on the frame we started from
+played = rollout(network, clip, plan)     # what each step predicted, beside the truth
 """
 
 from __future__ import annotations

@@ -1,22 +1,25 @@
 """Follow objects through a video, a frame at a time: the one walk of inference, evaluation and the page.
 
-    tracker = Tracker(hodor.load("hodor-lite"))
-    labels = tracker.track(frames[0], first_labels)
-    labels = tracker.track(frames[1])
+tracker = Tracker(hodor.load("hodor-lite"))
+labels = tracker.track(frames[0], first_labels)
+labels = tracker.track(frames[1])
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.masks import fit_size, label_dtype, objects_in, to_planes
-from hodor.models.base import Features, Memory, Network
+from hodor.masks import fit_size, label_dtype, objects_in, to_planes, written_whole
+from hodor.models.base import Entry, Features, Memory, Network
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,6 @@ class Tracker:
         """The next frame's labels, [H, W]; see `step`."""
         return self.step(frame, labels).labels
 
-    @torch.inference_mode()
     def step(
         self,
         frame: np.ndarray | Tensor,
@@ -97,16 +99,54 @@ class Tracker:
         Raises ValueError: "labels are 60x80 pixels, the frame 480x854: resize them with nearest neighbour", "labels hold no
         object: want an id above 0 on some pixel".
         """
-        image, size = self._image(frame)
-        features = self.network.encode(image)
-        if labels is not None:
-            return self._given(features, np.asarray(labels), size, objects)
-        if not self.memory.objects:
-            self.index += 1
-            nothing = np.zeros(size, np.uint8)
-            return Tracked(nothing, (), {}, frozenset(), torch.zeros(0, *size), features, size)
-        prediction, self.memory = self.network.segment(self.memory, features)
-        return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
+        with torch.inference_mode():
+            image, size = self._image(frame)
+            features = self.network.encode(image)
+            if labels is not None:
+                return self._given(features, np.asarray(labels), size, objects)
+            if not self.memory.objects:
+                self.index += 1
+                nothing = np.zeros(size, np.uint8)
+                return Tracked(nothing, (), {}, frozenset(), torch.zeros(0, *size), features, size)
+            prediction, self.memory = self.network.segment(self.memory, features)
+            return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
+
+    def save(self, path: str | Path, **note: Any) -> None:
+        """The state, memory and place in the video, as one small safetensors file, written beside and renamed.
+
+        note: plain values that `restore` gives back.
+        """
+        from safetensors.torch import save as to_bytes
+
+        tensors = {f"{i}.{name}": t for i, e in self.memory.frames.items() for name, t in vars(e).items()}
+        if self.memory.state is not None:
+            tensors["state"] = self.memory.state
+        about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
+        data = to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}, {"tracker": json.dumps(about)})
+        with written_whole(Path(path)) as out:
+            out.write(data)
+
+    def restore(self, path: str | Path) -> dict[str, Any]:
+        """Take up a saved state: what follows gives the masks that an unbroken run gives. -> the note saved with it.
+
+        Raises FileNotFoundError "no file PATH", ValueError "PATH is not the state of a tracker".
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file {path}")
+        device = next(self.network.parameters()).device
+        try:
+            with safe_open(str(path), "pt") as opened:
+                about = json.loads((opened.metadata() or {})["tracker"])
+                tensors = {key: opened.get_tensor(key).to(device) for key in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, ValueError):
+            raise ValueError(f"{path} is not the state of a tracker") from None
+        names = Entry.__dataclass_fields__
+        frames = {i: Entry(**{name: tensors[f"{i}.{name}"] for name in names}) for i in about["frames"]}
+        self.memory = Memory(tuple(about["objects"]), frames, tensors.get("state"))
+        self.index = about["index"]
+        return dict(about["note"])
 
     def remove(self, *objects: int) -> None:
         """Forget these objects; the others stay as they are.
@@ -119,9 +159,7 @@ class Tracker:
                 raise ValueError(f"object {i} is not followed: objects are {known}")
         self.memory = self.memory.with_objects([i for i in self.memory.objects if i not in objects])
 
-    def _given(
-        self, features: Features, labels: np.ndarray, size: tuple[int, int], objects: Iterable[int] | None
-    ) -> Tracked:
+    def _given(self, features: Features, labels: np.ndarray, size: tuple[int, int], objects: Iterable[int] | None) -> Tracked:
         """A frame with masks from the caller: they stand as given, the other objects are segmented around them."""
         if labels.shape != size:
             raise ValueError(

@@ -24,6 +24,7 @@ from hodor.data.clip import Clip, collate
 from hodor.losses import hodor_losses
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
+from hodor.models.base import Network
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +46,7 @@ class Data:
     most: int = 4
     crop: tuple[float, float] = (0.6, 1.0)
     warp: augment.Warp = field(default_factory=augment.Warp)
-    shake: augment.Warp = field(
-        default_factory=lambda: augment.Warp(translate=0.04, rotate=4.0, shear=2.0, scale=(0.95, 1.05))
-    )
+    shake: augment.Warp = field(default_factory=lambda: augment.Warp(translate=0.04, rotate=4.0, shear=2.0, scale=(0.95, 1.05)))
     colour: augment.Colour = field(default_factory=augment.Colour)
 
 
@@ -92,8 +91,8 @@ def plan_of(recipe: Recipe, step: int) -> plans.Plan:
     return made[recipe.scheme]()
 
 
-def run(recipe: Recipe, out: Path, *, device: str = "cpu") -> Path:
-    """Train; -> the file of the averaged weights. A run that was stopped goes on from its last checkpoint, same as unbroken."""
+def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu") -> Path:
+    """Train; -> the file of the averaged weights. A stopped run goes on from its last checkpoint, the same as unbroken."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     random.seed(recipe.seed)
@@ -103,7 +102,8 @@ def run(recipe: Recipe, out: Path, *, device: str = "cpu") -> Path:
     if recipe.start:
         weights.fill(network, weights.read(recipe.start)[1], str(recipe.start))
     network.backbone.freeze(recipe.frozen)
-    network.to(device, memory_format=torch.channels_last)
+    device = torch.device(device)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     optimiser = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay)
     first = _resume(out / "last.pt", network, average, optimiser)
@@ -114,8 +114,8 @@ def run(recipe: Recipe, out: Path, *, device: str = "cpu") -> Path:
         rate = _rate(recipe, step)
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * rate * group["share"]
-        clip = next(batches).to(torch.device(device))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        clip = next(batches).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             judged = plans.rollout(network, clip, plan_of(recipe, step))
         losses = hodor_losses(judged)
         optimiser.zero_grad(set_to_none=True)
@@ -134,7 +134,7 @@ def run(recipe: Recipe, out: Path, *, device: str = "cpu") -> Path:
     return out / "weights.safetensors"
 
 
-def _groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
     backbone = [p for p in network.backbone.parameters() if p.requires_grad]
     own = set(map(id, network.backbone.parameters()))
     rest = [p for p in network.parameters() if id(p) not in own and p.requires_grad]
@@ -205,7 +205,7 @@ def _note(path: Path, step: int, losses: Any, norm: Any, rate: float, began: flo
 
 
 def _checkpoint(
-    out: Path, recipe: Recipe, network: nn.Module, average: dict[str, Any], optimiser: torch.optim.Optimizer, step: int
+    out: Path, recipe: Recipe, network: Network, average: dict[str, Any], optimiser: torch.optim.Optimizer, step: int
 ) -> None:
     buffer = io.BytesIO()
     state = {"network": network.state_dict(), "average": average, "optimiser": optimiser.state_dict(), "step": step}
@@ -217,7 +217,7 @@ def _checkpoint(
     weights.save(holder, out / "weights.safetensors", recipe=about, step=step, commit=_commit())
 
 
-def _resume(path: Path, network: nn.Module, average: dict[str, Any], optimiser: torch.optim.Optimizer) -> int:
+def _resume(path: Path, network: Network, average: dict[str, Any], optimiser: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)

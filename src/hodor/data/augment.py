@@ -27,7 +27,7 @@ class Warp:
 
 @dataclass(frozen=True)
 class Colour:
-    """Ranges of a colour draw, shared by all frames of a clip: brightness (added), contrast and saturation (share), hue (turns)."""
+    """Ranges of a colour draw, one for a whole clip: brightness (added), contrast and saturation (share), hue (turns)."""
 
     brightness: float = 0.1
     contrast: float = 0.1
@@ -90,7 +90,7 @@ def colour(clip: Clip, ranges: Colour, generator: torch.Generator) -> Clip:
 
 
 def crop(clip: Clip, ratio: tuple[float, float], generator: torch.Generator) -> Clip:
-    """The same random window of every frame, `ratio` of its sides, enlarged back; kept only if frame 0 still shows each object."""
+    """One random window of every frame, `ratio` of its sides, enlarged back; kept if frame 0 still shows each object."""
     height, width = clip.frames_BTCHW.shape[-2:]
     share = ratio[0] + float(torch.rand((), generator=generator)) * (ratio[1] - ratio[0])
     h, w = round(height * share), round(width * share)
@@ -100,7 +100,8 @@ def crop(clip: Clip, ratio: tuple[float, float], generator: torch.Generator) -> 
     def cut(planes_BTCHW: Tensor, mode: str) -> Tensor:
         window = planes_BTCHW[..., y : y + h, x : x + w].flatten(0, 1)
         sized = F.interpolate(window, (height, width), mode=mode, align_corners=False if mode == "bilinear" else None)
-        return sized.unflatten(0, clip.frames_BTCHW.shape[:2])
+        out: Tensor = sized.unflatten(0, clip.frames_BTCHW.shape[:2])
+        return out
 
     masks = (cut(clip.masks_BTNHW, "bilinear") > 0.5).float()
     before, after = clip.masks_BTNHW[:, 0].sum((-1, -2)), masks[:, 0].sum((-1, -2))

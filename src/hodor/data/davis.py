@@ -21,7 +21,7 @@ VOID = 255
 
 
 @dataclass(frozen=True)
-class Sequence_:
+class Video:
     """A video in memory: images_TCHW uint8 and labels_THW uint8, both at the training size; 0 is background."""
 
     name: str
@@ -34,11 +34,11 @@ def names(root: Path, *, without: Iterable[str] = ()) -> list[str]:
 
     Raises FileNotFoundError: "ROOT/Annotations is not a folder: want Annotations/<sequence>/*.png".
     """
-    folder = annotations(root)
+    folder = masks_of(root)
     return [p.name for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in set(without)]
 
 
-def annotations(root: Path) -> Path:
+def masks_of(root: Path) -> Path:
     for folder in (root / "Annotations" / "480p", root / "Annotations"):
         if folder.is_dir():
             return folder
@@ -56,16 +56,16 @@ def images(root: Path, name: str) -> Path:
     raise FileNotFoundError(f"{root} has no frames of {name}: want JPEGImages/{name}/*.jpg or videos/{name}.mp4")
 
 
-def load(root: Path, name: str, short_side: int) -> Sequence_:
+def load(root: Path, name: str, short_side: int) -> Video:
     """A whole sequence in memory, resized to this short side (bilinear images, nearest labels)."""
     place = images(root, name)
-    label_files = sorted((annotations(root) / name).glob("*.png"))
+    label_files = sorted((masks_of(root) / name).glob("*.png"))
     frames = [_shrink(image, short_side) for image in _frames(place)]
     if len(frames) != len(label_files):
-        raise ValueError(f"{place} has {len(frames)} frames, {annotations(root) / name} {len(label_files)} masks: want one each")
+        raise ValueError(f"{place} has {len(frames)} frames, {masks_of(root) / name} {len(label_files)} masks: want one each")
     size = frames[0].shape[:2]
     labels = [_labels(path, (size[0], size[1])) for path in label_files]
-    return Sequence_(
+    return Video(
         name,
         torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
         torch.from_numpy(np.stack(labels)),
@@ -107,7 +107,7 @@ class VideoClips:
     frames are never read).
     """
 
-    sequences: Sequence[Sequence_]
+    sequences: Sequence[Video]
     frames: int = 3
     gap: int = 5
     most: int = 4

@@ -66,7 +66,8 @@ class SoftMaskedAttention(nn.Module):
 
 def split_heads(x_BND: Tensor, heads: int) -> Tensor:
     """B N D -> B h N D/h."""
-    return x_BND.unflatten(-1, (heads, -1)).transpose(1, 2)
+    out: Tensor = x_BND.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return out
 
 
 def join_heads(x_BhNd: Tensor) -> Tensor:
@@ -131,6 +132,7 @@ def _bilinear_rows(offsets_BtHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a cached tensor also serves training steps
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """-> [channels, H, W] sine and cosine of both coordinates (rows first), normalised to 2 pi, temperature 10,000: DETR's."""
     half = channels // 2

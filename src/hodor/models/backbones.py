@@ -30,11 +30,11 @@ _SHOWN = 4  # names per list in an error
 def load_checkpoint(backbone: Backbone, state: Mapping[str, Any]) -> list[str]:
     """Fill a backbone from a public checkpoint or from its own state dict; -> the names left at their initial values.
 
-    `state` is a state dict or a dict that holds one under "state_dict" or "model". What `remap` knows is renamed; classifier
-    heads are ignored. All other names must agree. Only the four output norms of Swin may be absent, all together, as in
-    classification checkpoints. Nothing is written unless everything fits; else ValueError in one line:
-    "checkpoint does not fit ResNet: 1 missing (bn1.bias), 6 unexpected (a, b, c, d, 2 more), 1 misshapen (conv1.weight is
-    64x3x7x7, wanted 64x5x7x7); give weights of the same architecture".
+    `state` is a state dict or a dict that holds one under "state_dict" or "model". What `remap` knows is renamed;
+    classifier heads are ignored. All other names must agree. Only the four output norms of Swin may be absent, all
+    together, as in classification checkpoints. Nothing is written unless everything fits; else ValueError in one line:
+    "checkpoint does not fit ResNet: 1 missing (bn1.bias), 6 unexpected (a, b, c, d, 2 more), 1 misshapen (conv1.weight
+    is 64x3x7x7, wanted 64x5x7x7); give weights of the same architecture".
     """
     given = remap(backbone, state)
     wanted = {name: value for name, value in backbone.state_dict().items() if not name.endswith(_REBUILT)}
@@ -53,9 +53,9 @@ def load_checkpoint(backbone: Backbone, state: Mapping[str, Any]) -> list[str]:
         if names
     ]
     if problems:
-        raise ValueError(
-            f"checkpoint does not fit {type(backbone).__name__}: {', '.join(problems)}; give weights of the same architecture"
-        )
+        name = type(backbone).__name__
+        advice = "give weights of the same architecture"
+        raise ValueError(f"checkpoint does not fit {name}: {', '.join(problems)}; {advice}")
     backbone.load_state_dict(given, strict=False)
     return sorted(optional)
 
@@ -156,7 +156,11 @@ def _from_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _merging_order(value: Tensor) -> Tensor:
-    """mmdetection lists a merged cell's inputs channel by channel, each (0,0), (0,1), (1,0), (1,1); ours neighbour by neighbour."""
+    """A merged cell's inputs from mmdetection's order to the original one.
+
+    mmdetection goes channel by channel and in each (0,0), (0,1), (1,0), (1,1); the original neighbour by neighbour,
+    (0,0), (1,0), (0,1), (1,1), and in each through the channels.
+    """
     *rows, size = value.shape
     return value.reshape(*rows, size // 4, 4)[..., [0, 2, 1, 3]].transpose(-1, -2).reshape(value.shape)
 

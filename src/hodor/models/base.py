@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from hodor.models.layers import Backbone
 
 UNKNOWN = -1e4
 """Logit of an object that no remembered frame knows: nothing after a softmax, and, unlike -inf, safe to interpolate."""
@@ -83,6 +84,7 @@ class Prediction:
     def _objects(self) -> Tensor:
         return self.logits_BKHW[:, self.backgrounds :]
 
+    @torch.no_grad()
     def labels(self, size: tuple[int, int]) -> Tensor:
         """-> BHW at `size`, the plane number (from 1) of the object with the largest logit, 0 where a background wins.
 
@@ -126,6 +128,7 @@ class Prediction:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a cached tensor also serves training steps
 def resize_matrix(cells: int, pixels: int, cover: float) -> Tensor:
     """-> [pixels, cells], bilinear enlargement of an axis as a matrix; the cells cover `cover` times the pixels' extent (the
     padding beyond is never read but for the half cell next to it), corners not aligned."""
@@ -216,26 +219,40 @@ class Memory:
         return replace(self, objects=tuple(objects), frames={i: e.select(planes) for i, e in self.frames.items()})
 
 
-class Network(Protocol):
-    """The four questions; HODOR, STCN, XMem and Cutie answer them, and `rollout` and `Tracker` ask nothing else."""
+class Network(nn.Module):
+    """The four questions; HODOR, STCN, XMem and Cutie answer them, and `rollout` and `Tracker` ask nothing else.
+
+    name and size (short side inside, in pixels) come from the preset or the file; settings rebuild the network.
+    """
+
+    name: str = ""
+    size: int = 480
+    settings: Mapping[str, Any] = {}
+    backbone: Backbone
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> what is in these pictures."""
-        ...
+        raise NotImplementedError
 
     def remember(
         self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         """The memory with frame `index` in it, its objects where the soft masks say."""
-        ...
+        raise NotImplementedError
 
     def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
         """Where the memory's objects are in another frame; the memory comes back with any recurrent state moved on."""
-        ...
+        raise NotImplementedError
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
-        """The memory without the frames that no longer serve."""
-        ...
+        """The last `history` remembered frames; with pin_first also, for each object, the first and the latest given one."""
+        indices = list(memory.frames)
+        kept = set(indices[-history:])
+        if pin_first:
+            for plane in range(len(memory.objects)):
+                given = [i for i in indices if bool(memory.frames[i].given_BN[:, plane].any())]
+                kept.update(given[:1] + given[-1:])
+        return memory.only([i for i in indices if i in kept])
 
 
 def pad_to_multiple(frames_BCHW: Tensor, multiple: int) -> Tensor:

@@ -1,10 +1,11 @@
 """EfficientNet-Lite 0, 1 and 2 without their heads: small backbones for the CPU.
 
-The Lite family is EfficientNet (Tan and Le, 2019) without squeeze-and-excitation and with ReLU6 for swish. The public weights
-were trained in TensorFlow, so convolutions pad as its SAME rule does, computed from the size that comes in.
+The Lite family is EfficientNet (Tan and Le, 2019) without squeeze-and-excitation and with ReLU6 for swish. The public
+weights were trained in TensorFlow, so convolutions pad as its SAME rule does, computed from the size that comes in.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from hodor.models.layers import Backbone, StoredNorm
 
 
 class Stage(NamedTuple):
-    """A run of inverted residual blocks: kernel size, stride of the first block, expansion, channels, number of blocks."""
+    """A run of inverted residual blocks; the first one takes the stride."""
 
     kernel: int
     stride: int
@@ -52,7 +53,7 @@ def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME rule on one axis -> (before, after): ceil(size / stride) outputs, the odd cell of padding after."""
+    """TensorFlow's SAME rule on one axis -> (before, after): ceil(size / stride) outputs, an odd cell goes after."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
@@ -60,9 +61,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 class ConvNorm(nn.Module):
     """Convolution with SAME padding, batch norm, and ReLU6 unless `linear`."""
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False
-    ):
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False):
         super().__init__()
         # At stride 1 an odd kernel pads alike on both sides; at stride 2 the padding depends on the size.
         padding = kernel // 2 if stride == 1 else 0
@@ -96,7 +95,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(Backbone):
-    """EfficientNet-Lite with a width and a depth factor: Lite0 1.0, 1.0; Lite1 1.0, 1.1; Lite2 1.1, 1.2. Strides 4 to 32."""
+    """EfficientNet-Lite with a width and a depth factor: Lite0 1.0, 1.0; Lite1 1.0, 1.1; Lite2 1.1, 1.2."""
 
     strides = (4, 8, 16, 32)
     mean = (127 / 255,) * 3
@@ -119,7 +118,7 @@ class EfficientNetLite(Backbone):
 
     def parts(self) -> list[list[nn.Module]]:
         ends = [0, *(tap + 1 for tap in self.taps)]
-        groups: list[list[nn.Module]] = [list(self.blocks[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        groups: list[list[nn.Module]] = [list(self.blocks[a:b]) for a, b in pairwise(ends)]
         return [[self.stem, *groups[0]], *groups[1:]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -11,7 +11,9 @@ every number; where the paper says otherwise, an argument says so. `hodor-lite` 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +27,11 @@ from hodor.models.attention import (
     split_heads,
 )
 from hodor.models.backbones import BACKBONES
-from hodor.models.base import UNKNOWN, Entry, Features, Memory, Prediction, pad_to_multiple
+from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction, pad_to_multiple
 from hodor.models.pyramid import FPN
 
 
-class HODOR(nn.Module):
+class HODOR(Network):
     """HODOR as one class; every row of the paper's Table 3 and of its supplement's section IV is one argument.
 
     backbone: a name in `BACKBONES`. width: D, channels of features and descriptors. heads: of every attention.
@@ -137,9 +139,7 @@ class HODOR(nn.Module):
         entry = Entry(objects, background, known_BN, given_BN & known_BN, known_BN.all(1) | first)
         return memory.add(index, entry)
 
-    def _describe(
-        self, features: Features, masks_BNHW: Tensor, known_BN: Tensor, exact: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _describe(self, features: Features, masks_BNHW: Tensor, known_BN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
         """-> descriptors of objects BND and of background cells BKD."""
         coarse = features.maps[1]
         inner = int(coarse.shape[2]), int(coarse.shape[3])
@@ -201,16 +201,6 @@ class HODOR(nn.Module):
     def _prediction(self, logits_BKHW: Tensor, features: Features, backgrounds: int) -> Prediction:
         return Prediction(logits_BKHW.float(), backgrounds, features.size, features.padded)
 
-    def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
-        """The last `history` remembered frames; with pin_first also, for each object, the first and the latest given one."""
-        indices = list(memory.frames)
-        kept = set(indices[-history:])
-        if pin_first:
-            for plane in range(len(memory.objects)):
-                given = [i for i in indices if bool(memory.frames[i].given_BN[:, plane].any())]
-                kept.update(given[:1] + given[-1:])
-        return memory.only([i for i in indices if i in kept])
-
 
 def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:
     """-> B grid*grid H W: what belongs to no object, 1 - sum of their masks, cut into cells; the last row and column take
@@ -251,6 +241,13 @@ def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, known_BTM: Tensor) -> Tensor:
     return logits.amax(1).view(batch, count, height, columns)
 
 
+def silence(modules: Sequence[nn.Module]) -> None:
+    """Zero weights and biases: a branch that ends in such a module says nothing until it is trained."""
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+
+
 class Encoder(nn.Module):
     """HOD encoder (section 3.1): descriptors, begun as pooled features, refined together. Tokens: background, then objects."""
 
@@ -269,9 +266,7 @@ class Encoder(nn.Module):
         self.positions = positions
         self.object_embed = nn.Parameter(torch.randn(width))
         self.cell_embed = nn.Parameter(torch.randn(grid * grid, width))
-        self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, conditioning, scale, dropout) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, conditioning, scale, dropout) for _ in range(layers))
         if not layers:
             self.mlp = nn.Sequential(
                 nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
@@ -294,13 +289,10 @@ class Encoder(nn.Module):
         return tokens_BMD
 
     def start_at_identity(self) -> None:
-        """Branches at zero, embeddings small: the encoder then only normalises the pooled features."""
-        for layer in self.layers:
-            for last in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.ffn[-2]):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+        """Branches at zero: the encoder then only normalises the pooled features."""
         if not self.layers:
             raise ValueError("start_pooled needs encoder_layers of at least 1; use barebones for pooled descriptors alone")
+        silence([m for layer in self.layers for m in cast(EncoderLayer, layer).lasts()])
 
 
 class EncoderLayer(nn.Module):
@@ -313,7 +305,11 @@ class EncoderLayer(nn.Module):
             width, heads, conditioning=conditioning, scale=scale, dropout=dropout
         )  # fmt: skip
         self.ffn = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width), nn.Dropout(dropout)
+            nn.Linear(width, 4 * width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
         )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
@@ -330,6 +326,10 @@ class EncoderLayer(nn.Module):
         out: Tensor = self.norm3(x_BMD + self.ffn(x_BMD))
         return out
 
+    def lasts(self) -> list[nn.Module]:
+        """The last linear layer of each residual branch."""
+        return [self.self_attn.out_proj, self.cross_attn.out_proj, self.ffn[-2]]
+
 
 class Decoder(nn.Module):
     """OR decoder (section 3.2): pixels look around, look at the descriptors, and are compared with them at stride 4."""
@@ -344,9 +344,7 @@ class Decoder(nn.Module):
             self.convs = nn.Sequential(
                 nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
             )  # fmt: skip
-        self.reduce_fine = nn.Sequential(
-            nn.Conv2d(width, width // 4, 1, bias=False), nn.ReLU(), nn.GroupNorm(8, width // 4)
-        )
+        self.reduce_fine = nn.Sequential(nn.Conv2d(width, width // 4, 1, bias=False), nn.ReLU(), nn.GroupNorm(8, width // 4))
         self.head = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU(), nn.GroupNorm(8, width)
         )  # fmt: skip
@@ -410,16 +408,12 @@ class Decoder(nn.Module):
         if not self.layers:
             raise ValueError("start_pooled needs decoder_layers of at least 1; use barebones for a dot product alone")
         self.residual = True
-        for layer in self.layers:
-            for last in (layer.conv_norm, layer.ffn[-1], layer.v_objects, layer.v_cells):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
-        nn.init.zeros_(self.head[2].weight)  # type: ignore[arg-type]
+        silence([self.head[2], *(m for layer in self.layers for m in cast(DecoderLayer, layer).lasts())])
         for projection in (self.object_proj, self.cell_proj):
             nn.init.eye_(projection.weight)
             nn.init.zeros_(projection.bias)
         if self.catch_all is not None:
-            nn.init.zeros_(self.catch_all[3].weight)  # type: ignore[arg-type]
+            silence([self.catch_all[3]])
 
 
 class DecoderLayer(nn.Module):
@@ -460,4 +454,9 @@ class DecoderLayer(nn.Module):
         found = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
         x_BPD = self.norm1(x_BPD + self.dropout(found))
         x_BPD = self.norm2(x_BPD + self.dropout(self.ffn(x_BPD)))
-        return x_BPD.transpose(1, 2).unflatten(2, (height, width))
+        out: Tensor = x_BPD.transpose(1, 2).unflatten(2, (height, width))
+        return out
+
+    def lasts(self) -> list[nn.Module]:
+        """The last module of each residual branch."""
+        return [self.conv_norm, self.v_objects, self.v_cells, self.ffn[-1]]

@@ -1,10 +1,11 @@
 """What every backbone shares: its contract, frozen batch norm, folding, freezing.
 
-A backbone turns images [B, 3, H, W], already normalised by its own `mean` and `std`, into feature maps at strides 4, 8, 16
-and 32, finest first.
+A backbone turns images [B, 3, H, W], already normalised by its own `mean` and `std`, into feature maps at strides 4, 8,
+16 and 32, finest first.
 """
 
 import copy
+from itertools import pairwise
 from typing import Self, TypeVar
 
 import torch
@@ -19,8 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """Images [B, 3, H, W] -> one feature map per stride, finest first.
 
-    `channels[i]` planes at `strides[i]`; a map has ceil(H / stride) x ceil(W / stride) cells. `mean` and `std` are for RGB in
-    [0, 1]; the caller normalises and pads.
+    `channels[i]` planes at `strides[i]`; a map has ceil(H / stride) x ceil(W / stride) cells. `mean` and `std` are for
+    RGB in [0, 1]; the caller normalises and pads.
     """
 
     channels: tuple[int, ...]
@@ -35,8 +36,8 @@ class Backbone(nn.Module):
     def freeze(self, stride: int) -> Self:
         """Train only what comes after the output at this stride: 0 trains all, 32 nothing. Returns the backbone.
 
-        The frozen part records no graph and costs one forward pass. Raises ValueError for a stride that is neither 0 nor an
-        output: "stride 2 is not one of 0, 4, 8, 16, 32".
+        The frozen part records no graph and costs one forward pass. Raises ValueError for a stride that is neither 0
+        nor an output: "stride 2 is not one of 0, 4, 8, 16, 32".
         """
         if stride not in (0, *self.strides):
             raise ValueError(f"stride {stride} is not one of {', '.join(map(str, (0, *self.strides)))}")
@@ -64,14 +65,14 @@ class StoredNorm(nn.BatchNorm2d):
 def fold(module: Module) -> Module:
     """A copy whose batch norms are folded into the convolutions before them, in channels-last memory format.
 
-    Exact for stored statistics: w' = w g / sqrt(var + eps), b' = (b - mean) g / sqrt(var + eps) + beta. A norm folds into the
-    convolution that was registered just before it in the same parent. The copy has other parameter names (a bias per
-    convolution, no norms), so save weights before folding.
+    Exact for stored statistics: w' = w g / sqrt(var + eps), b' = (b - mean) g / sqrt(var + eps) + beta. A norm folds
+    into the convolution that was registered just before it in the same parent. The copy has other parameter names (a
+    bias per convolution, no norms), so save weights before folding.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
         children = list(parent.named_children())
-        for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
+        for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 _fold_pair(conv, norm)
                 setattr(parent, name, nn.Identity())
@@ -81,7 +82,8 @@ def fold(module: Module) -> Module:
 @torch.no_grad()
 def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     mean, var = norm.running_mean, norm.running_var
-    assert mean is not None and var is not None
+    assert mean is not None
+    assert var is not None
     scale: Tensor = norm.weight / torch.sqrt(var + norm.eps)
     trained = conv.weight.requires_grad
     bias = torch.zeros_like(mean) if conv.bias is None else conv.bias

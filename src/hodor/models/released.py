@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hodor.models import weights
+from hodor.models.base import Network
 
 HODOR_RULES: tuple[tuple[str, str | None], ...] = (
     # computed but never read in the released network, or made anew from the window size
@@ -55,7 +56,7 @@ def rename(state: Mapping[str, Tensor], rules: tuple[tuple[str, str | None], ...
     return out
 
 
-def convert(source: Path, out: Path, model: str = "hodor-t") -> nn.Module:
+def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
     """An authors' .pth file -> a safetensors file of ours, strict. -> the network.
 
     Raises FileNotFoundError, and ValueError in one line: "no key map for 'x': want hodor-t"; "FILE holds more than tensors and
@@ -77,9 +78,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds more than tensors and plain values: refused, since loading it would run code"
-        ) from None
+        raise ValueError(f"{path} holds more than tensors and plain values: refused, since loading it would run code") from None
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
         raise ValueError(f"{path} is not a PyTorch file: {str(error).splitlines()[0]}") from None
     for name in ("model", "state_dict"):

@@ -57,8 +57,8 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 class ResNet(Backbone):
     """`depth` 18 or 50. Outputs at strides 4, 8, 16 and, unless `last_stage` is False, 32.
 
-    `in_channels` above 3 takes mask planes beside the image, as value encoders do; `conv_bias` gives every convolution a bias,
-    as STCN's value encoder has. Raises ValueError for another depth: "depth 34 is not one of 18, 50".
+    `in_channels` above 3 takes mask planes beside the image, as value encoders do; `conv_bias` gives every convolution
+    a bias, as STCN's value encoder has. Raises ValueError for another depth: "depth 34 is not one of 18, 50".
     """
 
     def __init__(self, depth: int, in_channels: int = 3, last_stage: bool = True, conv_bias: bool = False):

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hodor.models.base import Network
 from hodor.models.hodor import HODOR
 
 
@@ -22,7 +23,7 @@ from hodor.models.hodor import HODOR
 class Preset:
     """A network by name: its class, its settings, the short side at which it works inside, in pixels."""
 
-    network: type[nn.Module]
+    network: type[Network]
     settings: Mapping[str, Any]
     size: int
 
@@ -50,7 +51,7 @@ BOX = "hodor-lite.safetensors"
 """The weights in the box, inside the package's folder `weights`."""
 
 
-def build(name: str, **changes: Any) -> nn.Module:
+def build(name: str, **changes: Any) -> Network:
     """A network by its preset's name, with fresh weights; `changes` replace settings.
 
     Raises ValueError: "no model 'hodor-x': want hodor-t, hodor-lite".
@@ -63,8 +64,8 @@ def build(name: str, **changes: Any) -> nn.Module:
     return network
 
 
-def save(network: nn.Module, path: str | Path, **provenance: Any) -> None:
-    """Weights, name, settings and provenance (recipe, commit, scores ...) as one safetensors file, written beside and renamed."""
+def save(network: Network, path: str | Path, **provenance: Any) -> None:
+    """Weights, name, settings and provenance (recipe, commit ...) as one safetensors file, written beside and renamed."""
     from safetensors.torch import save as to_bytes
 
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
@@ -72,7 +73,7 @@ def save(network: nn.Module, path: str | Path, **provenance: Any) -> None:
     write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
 
 
-def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device = "cpu") -> nn.Module:
+def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device = "cpu") -> Network:
     """A network ready to track: by name with the weights in the box, or from a .safetensors file that `save` wrote.
 
     The file rebuilds its network alone; nothing in it is executed. Raises FileNotFoundError and ValueError, in one line:
@@ -95,6 +96,30 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
+def pick_device(device: str = "auto") -> torch.device:
+    """ "auto": a CUDA GPU, an Apple GPU, else the CPU; any other word is the device itself."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def ready(name_or_path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Network:
+    """`load`, then to the device and precision that serve best: bfloat16 where the device multiplies in it, else float32."""
+    place = pick_device(device)
+    network = load(name_or_path, device=place)
+    if dtype == "auto":
+        dtype = "bfloat16" if place.type == "cuda" or (place.type == "cpu" and _cpu_has_bfloat16()) else "float32"
+    if dtype == "bfloat16":
+        network.to(torch.bfloat16)
+    return network
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """-> what the file says of itself, and its tensors."""
     from safetensors import SafetensorError, safe_open
@@ -106,15 +131,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             about = json.loads((opened.metadata() or {}).get("hodor", "null"))
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a safetensors file ({error}): convert a .pth file with `hodor convert`"
-        ) from None
+        raise ValueError(f"{path} is not a safetensors file ({error}): convert a .pth file with `hodor convert`") from None
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
         raise ValueError(f"{path} does not say which network it holds: want a file written by hodor")
     return about, state
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
     """Load every weight, or name in one line all that is missing, unexpected or misshapen and load nothing."""
     want = network.state_dict()
     problems = [f"missing {k}" for k in want if k not in state]

@@ -1,0 +1,408 @@
+"""The command `hodor`: parsing and messages only.
+
+Exit codes: 0 done; 2 wrong input, one line says what came, what was wanted and what to do; 3 the source was damaged and
+ended early, everything up to there is written; 130 stopped by Ctrl-C, everything so far is whole.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+
+if TYPE_CHECKING:
+    from hodor.segment import Summary
+
+COMMANDS = {
+    "segment": "follow objects through a video from a mask on one frame",
+    "doctor": "tell what a mask file holds, and what would be made of it",
+    "evaluate": "score masks against the truth: J, F, J&F",
+    "benchmark": "frames a second, milliseconds by stage, peak memory",
+    "train": "train a network by a named recipe",
+    "convert": "turn the authors' checkpoint into a .safetensors file",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        sys.exit(0)
+    if argv[0] == "--version":
+        from hodor import __version__
+
+        print(f"hodor {__version__}")
+        sys.exit(0)
+    if argv[0] not in COMMANDS:
+        _fail(f"no command {argv[0]!r}: want one of {', '.join(COMMANDS)}; see `hodor --help`")
+    try:
+        code = _RUN[argv[0]](argv[1:])
+    except (ValueError, FileNotFoundError) as error:
+        _fail("; ".join(str(error).splitlines()))
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("hodor: stopped", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _usage() -> str:
+    return "\n".join(
+        [
+            "usage: hodor COMMAND ...",
+            "",
+            "Video object segmentation: a mask on one frame in, the masks of all frames out.",
+            "",
+            *(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+            "",
+            "`hodor COMMAND --help` lists a command's options. First steps: hodor segment VIDEO --mask MASK.png -o OUT",
+        ]
+    )
+
+
+def _fail(message: str) -> None:
+    print(f"hodor: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network, and how it runs."""
+
+    model: str = "hodor-lite"
+    """A model whose weights are in the box."""
+    checkpoint: Path | None = None
+    """A .safetensors file to use instead."""
+    device: str = "auto"
+    """auto takes a GPU if there is one, else the CPU."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto takes bfloat16 where the device computes in it, else float32."""
+    size: int | None = None
+    """Short side inside the network, in pixels; masks come out at the video's own size. Default: the model's."""
+    history: int = 7
+    """How many past frames the network remembers."""
+
+    def load(self) -> Any:
+        from hodor.models import weights
+
+        return weights.ready(self.checkpoint or self.model, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Follow objects through a video, a folder of images, a glob or a camera, from a mask on one frame.
+
+    Writes OUT/masks/<frame>.png for every frame while it runs. Exit codes: 0 done; 2 wrong input; 3 the source was damaged
+    and ended early; 130 stopped by Ctrl-C. Whatever was written is whole.
+    """
+
+    source: Positional[str]
+    """A video file, a folder of images, a quoted glob, or a camera's number."""
+    mask: UseAppendAction[tuple[str, ...]]
+    """FILE or FILE@FRAME, frames counted from 0; repeat it for masks on other frames. FILE: a picture, a folder of pictures
+    (one an object), COCO or labelme JSON; `hodor doctor FILE` tells how it is read."""
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("hodor-out")
+    """Folder of the results."""
+    overlay: bool = False
+    """Also OUT/overlay.mp4, the video with the objects drawn over."""
+    sheet: bool = False
+    """Also OUT/sheet.png, a contact sheet to look at."""
+    soft: bool = False
+    """Also OUT/soft/<frame>.npz, soft masks in 0..255."""
+    coco: bool = False
+    """Also OUT/coco.json, COCO annotations in RLE."""
+    ytvis: bool = False
+    """Also OUT/ytvis.json, YouTube-VIS results in RLE."""
+    table: bool = False
+    """Also OUT/objects.csv: confidence, lost or not, area and box of every object on every frame."""
+    cutout: tuple[int, ...] = ()
+    """Ids of objects to cut out, each to OUT/cutout_<id>/<frame>.png with alpha."""
+    prores: tuple[int, ...] = ()
+    """Ids of objects to cut out, each to OUT/cutout_<id>.mov, ProRes 4444 with alpha."""
+    direction: Literal["both", "forward"] = "both"
+    """From the first mask: to both ends of the video, or only forward; frames before it are then empty."""
+    resume: bool = False
+    """Go on with a run that was killed; it ends with the same files."""
+    json: Path | None = None
+    """Write a summary of the run to this file; - prints it."""
+    network: OmitArgPrefixes[Network] = field(default_factory=Network)
+
+    def run(self) -> int:
+        from hodor import doctor, frames
+        from hodor.segment import Outputs, segment
+
+        with frames.open_source(int(self.source) if self.source.isdecimal() else self.source) as source:
+            masks = {}
+            for given in self.mask:
+                file, index = _file_and_frame(given)
+                reading = doctor.read(file, source.size)
+                for note in reading.notes:
+                    _say(f"mask {file}: {note}")
+                if index in masks:
+                    raise ValueError(f"two masks for frame {index}: give one, or a folder with one file an object")
+                masks[index] = reading.labels
+            for note in source.notes:
+                _say(f"{source.name}: {note}")
+            outputs = Outputs(
+                self.out,
+                self.overlay,
+                self.sheet,
+                self.soft,
+                self.coco,
+                self.ytvis,
+                self.table,
+                self.cutout,
+                self.prores,
+            )
+            network = self.network.load()
+            with _progress("segmenting") as progress:
+                summary = segment(
+                    source,
+                    masks,
+                    network,
+                    outputs,
+                    history=self.network.history,
+                    size=self.network.size,
+                    backward=self.direction == "both",
+                    resume=self.resume,
+                    progress=progress,
+                )
+        _write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json()})
+        return self._report(summary)
+
+    def _report(self, summary: "Summary") -> int:
+        rate = summary.tracked / summary.seconds if summary.seconds else 0
+        _say(f"{summary.frames} frames, {summary.seconds:.1f} s, {rate:.1f} frames/s -> {self.out}")
+        for i, names in summary.lost.items():
+            _say(f"object {i} was lost on {len(names)} frames, {names[0]} the first")
+        if summary.interrupted:
+            _say(f"stopped after {summary.frames} frames; --resume goes on")
+            return 130
+        if summary.stopped:
+            _say(f"the source is damaged: {summary.stopped}; everything before is written")
+            return 3
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Tell what mask files hold: format, values, objects, what would be mended, and the verdict."""
+
+    files: Positional[tuple[Path, ...]]
+    """Masks: pictures, folders, COCO or labelme JSON."""
+
+    def run(self) -> int:
+        from hodor import doctor
+
+        refused = False
+        for file in self.files:
+            lines = doctor.examine(file)
+            print("\n".join(lines))
+            refused |= lines[-1].startswith("refused")
+        return 2 if refused else 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score masks against the truth: DAVIS J, F and J&F of the middle frames.
+
+    Both hold one folder a sequence, or are one sequence themselves.
+    """
+
+    predictions: Positional[Path]
+    truth: Positional[Path]
+    sequences: tuple[str, ...] = ()
+    """Score only these; default: all of the truth's."""
+    late_objects: bool = False
+    """Also score objects that appear after the first frame, from the frame after their first."""
+    workers: int | None = None
+    """Processes; default: one a core."""
+    json: Path | None = None
+    """Write the scores to this file; - prints them."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from hodor import evaluate
+
+        report = evaluate.evaluate(
+            self.predictions,
+            self.truth,
+            sequences=list(self.sequences) or None,
+            late_objects=self.late_objects,
+            workers=self.workers,
+        )
+        if self.json != Path("-"):
+            Console().print(evaluate.table(report))
+            for note in report.notes:
+                _say(note)
+        _write_json(self.json, report.to_json())
+        return 0
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Turn the authors' .pth checkpoint into a .safetensors file; nothing in it is executed, every key must fit."""
+
+    source: Positional[Path]
+    out: Positional[Path]
+    model: str = "hodor-t"
+
+    def run(self) -> int:
+        from hodor.models import released
+
+        network = released.convert(self.source, self.out, self.model)
+        _say(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Frames a second from file to files, milliseconds by stage, peak memory, and the distance from the machine's peak."""
+
+    curves: tuple[Literal["objects", "history", "size", "length"], ...] = ()
+    """Also measure against these; default: one object and five."""
+    frames: int = 60
+    """Length of the video."""
+    height: int = 480
+    width: int = 854
+    json: Path | None = None
+    """Write the figures to this file; - prints them."""
+    plot: Path | None = None
+    """Draw the curves to this PNG or SVG (needs the extra `viz`)."""
+    network: OmitArgPrefixes[Network] = field(default_factory=Network)
+
+    def run(self) -> int:
+        from dataclasses import replace
+
+        from hodor import benchmark
+
+        base = benchmark.Case(history=self.network.history, size=self.network.size, frames=self.frames)
+        cases = [base, replace(base, objects=5)]
+        for name in self.curves:
+            varied = [c if name == "length" else replace(c, frames=self.frames) for c in benchmark.CURVES[name]]
+            cases += [c for c in varied if c not in cases]
+        report = benchmark.run(self.network.load(), cases, height=self.height, width=self.width)
+        if self.json != Path("-"):
+            for row in report["cases"]:
+                case = ", ".join(f"{k} {v}" for k, v in row["case"].items() if v is not None)
+                stages = ", ".join(f"{k} {v:.1f}" for k, v in row["stages"].items())
+                print(f"{case}: {row['fps']:.1f} frames/s, {row['ms']:.1f} ms ({stages}), {row['peak_mb']:.0f} MB")
+                print(f"   {row['gflop']:.1f} GFLOP a frame, floor {row['floor_ms']:.1f} ms, taken {row['times_floor']}x")
+        _write_json(self.json, report)
+        if self.plot:
+            benchmark.plot(report, self.plot)
+        return 0
+
+
+def _train(argv: list[str]) -> int:
+    import logging
+
+    import tyro
+
+    from hodor import recipes, train
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: hodor train RECIPE [--out DIR] [--data.video ROOT] ...\nrecipes: {', '.join(recipes.RECIPES)}")
+        return 0
+    if argv[0] not in recipes.RECIPES:
+        raise ValueError(f"no recipe {argv[0]!r}: want {', '.join(recipes.RECIPES)}")
+    named = recipes.RECIPES[argv[0]]
+
+    @dataclass(frozen=True)
+    class Train:
+        """Train a network by a named recipe; every field of the recipe can be changed here."""
+
+        recipe: OmitArgPrefixes[train.Recipe] = field(default_factory=lambda: named)
+        out: Path = Path("runs") / argv[0]
+        """Folder of the run: log.jsonl, last.pt (to go on from), weights.safetensors."""
+        device: str = "auto"
+
+    chosen = tyro.cli(Train, prog=f"hodor train {argv[0]}", args=argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    from hodor.models import weights
+
+    print(train.run(chosen.recipe, chosen.out, device=weights.pick_device(chosen.device)))
+    return 0
+
+
+def _plain(command: type[Any]) -> Callable[[list[str]], int]:
+    def run(argv: list[str]) -> int:
+        import tyro
+
+        name = command.__name__.lower()
+        return int(tyro.cli(command, prog=f"hodor {name}", args=argv).run())
+
+    return run
+
+
+_RUN: dict[str, Callable[[list[str]], int]] = {
+    "segment": _plain(Segment),
+    "doctor": _plain(Doctor),
+    "evaluate": _plain(Evaluate),
+    "benchmark": _plain(Benchmark),
+    "convert": _plain(Convert),
+    "train": _train,
+}
+
+
+def _file_and_frame(given: str) -> tuple[str, int]:
+    """ "first.png" -> frame 0, "late.png@40" -> frame 40; a file whose name holds an @ is taken as it stands."""
+    file, at, number = given.rpartition("@")
+    if not at or Path(given).exists():
+        return given, 0
+    if not number.isdecimal():
+        raise ValueError(f"--mask {given}: want FILE or FILE@FRAME, FRAME a number from 0")
+    return file, int(number)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _write_json(path: Path | None, data: dict[str, Any]) -> None:
+    if path is None:
+        return
+    text = json.dumps(data, indent=1) + "\n"
+    if path == Path("-"):
+        sys.stdout.write(text)
+        return
+    from hodor.masks import written_whole
+
+    with written_whole(path) as out:
+        out.write(text.encode())
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar with the time left on a terminal, a plain line now and then elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    began = last = time.monotonic()
+
+    def line(done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 10:
+            last = now
+            _say(f"{what}: {done} of {total or 'unknown'} frames, {done / (now - began):.1f} frames/s")
+
+    yield line
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The mask doctor: reads a mask as people really have it, mends what can be mended, and says what it did.
+
+read(source) takes a picture of any common kind, a file per object, or COCO and labelme JSON, and gives labels with the
+objects' ids. Whatever it decides stands in `notes`, in words and pixel counts; what it cannot decide it refuses in one
+line. examine(source) tells what a file holds without refusing, for `hodor doctor FILE`. Sizes in words are width x
+height, as players show them; sizes in code are (H, W).
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from hodor.annotations import draw_annotations
+from hodor.masks import Labels, fit_labels, label_dtype, objects_in
+from hodor.pictures import Found, Plane, describe_picture, read_picture
+
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Size = tuple[int, int]
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".tga")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A mask as read. labels [H, W] uint8 or uint16, at least one object; objects are the ids in it, sorted.
+
+    notes: what was found and mended, one plain line each; kind: what the source was recognised as; names: the objects'
+    names where the source gives any (labelme labels, COCO categories, file names).
+    """
+
+    labels: Labels
+    objects: tuple[int, ...]
+    notes: tuple[str, ...]
+    kind: str
+    names: dict[int, str] = field(default_factory=dict)
+
+
+def read(source: Source, size: Size | None = None, image: str | int | None = None) -> Reading:
+    """Read a first mask from a picture, a folder or list of pictures (one per object), or COCO or labelme JSON.
+
+    source  path, or several paths. Of several files each is one object: its id is the number at the end of the file's
+            name when all have a different one above 0, else 1, 2, ... in sorted order; the later wins overlaps
+    size    (H, W) of the video: a mask of another size is fitted to it, nearest pixel, and the notes say so
+    image   which picture of a COCO file with several: its file name or id
+
+    Raises FileNotFoundError "mask x.png does not exist", ValueError in one line that names the file: empty masks, files
+    that are no picture, JPEG and photographs without clear objects (with counts), JSON of other kinds.
+    """
+    where, found = _find(source, size, image)
+    height, width = found.labels.shape
+    before = objects_in(found.labels)
+    if not before:
+        raise ValueError(f"mask {where} is empty: no object in {width}x{height} pixels")
+    labels, notes = found.labels, list(found.notes)
+    if size is not None and labels.shape != tuple(size):
+        labels = fit_labels(labels, size)
+        notes.append(f"fitted from {width}x{height} to the video's {size[1]}x{size[0]} (nearest pixel)")
+        stretch = (width * size[0]) / (height * size[1])
+        if abs(stretch - 1) > 0.02:
+            turned = "; is it turned by 90 degrees?" if width > height and size[0] > size[1] else ""
+            notes.append(f"its shape differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
+    objects = objects_in(labels)
+    if not objects:
+        raise ValueError(f"mask {where} is empty once fitted from {width}x{height} to {size}: its objects are too small")
+    if lost := sorted(set(before) - set(objects)):
+        notes.append(f"object {_list(lost)} too small to survive the fitting")
+    labels = labels.astype(label_dtype(objects[-1]))
+    names = {i: name for i, name in found.names.items() if i in objects}
+    return Reading(labels, objects, tuple(notes), found.kind, names)
+
+
+def examine(source: Source, size: Size | None = None, image: str | int | None = None) -> list[str]:
+    """Say what a mask holds and what `read` would make of it: lines for a person.
+
+    Format, mode and size; the values with pixel counts; each object's pixels and bounding box; the notes; last the
+    verdict, which starts with "good:", "mended:" or "refused:". Raises only FileNotFoundError.
+    """
+    lines = []
+    for path in _files(source)[:1]:
+        try:
+            lines += describe_picture(path)
+        except FileNotFoundError:
+            raise
+        except ValueError:
+            lines.append(f"file    {path}: {path.stat().st_size} bytes")
+    try:
+        reading = read(source, size, image)
+    except ValueError as error:
+        return [*lines, f"refused: {error}"]
+    lines.append(f"kind    {reading.kind}")
+    for i in reading.objects:
+        ys, xs = np.nonzero(reading.labels == i)
+        name = f" {reading.names[i]}" if i in reading.names else ""
+        box = f"x {xs.min()}..{xs.max()}, y {ys.min()}..{ys.max()}"
+        lines.append(f"object  {i}{name}: {len(ys)} px ({len(ys) / reading.labels.size:.1%}), {box}")
+    lines += [f"note    {note}" for note in reading.notes]
+    count = f"{len(reading.objects)} object{'s' if len(reading.objects) > 1 else ''}"
+    return [*lines, f"mended: {count}, as the notes say" if reading.notes else f"good: {count}, ids as they stand"]
+
+
+def _files(source: Source) -> list[Path]:
+    """The files a source stands for: of a folder its pictures in sorted order."""
+    if not isinstance(source, str | os.PathLike):
+        return [Path(s) for s in source]
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"mask {path} does not exist")
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+
+
+def _find(source: Source, size: Size | None, image: str | int | None) -> tuple[str, Found]:
+    files = _files(source)
+    where = str(source if isinstance(source, str | os.PathLike) else ", ".join(map(str, files[:3])))
+    if not files:
+        raise ValueError(f"mask {where or 'list'} holds no picture: wanted one file per object ({' '.join(ENDINGS)})")
+    if len(files) > 1:
+        return where, _one_file_per_object(files, size)
+    if files[0].suffix.lower() == ".json":
+        return where, _json(files[0], size, image)
+    return where, read_picture(files[0])
+
+
+def _json(path: Path, size: Size | None, image: str | int | None) -> Found:
+    if not path.exists():
+        raise FileNotFoundError(f"mask {path} does not exist")
+    try:
+        data = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"mask {path} is not valid JSON: {error}") from None
+    labels, notes, kind, names = draw_annotations(data, f"mask {path}", size, image)
+    return Found(labels, kind, list(notes), names)
+
+
+def _one_file_per_object(files: list[Path], size: Size | None) -> Found:
+    ends = [re.search(r"(\d+)$", file.stem) for file in files]
+    ids = [int(end[1]) for end in ends if end]
+    numbered = len(set(ids)) == len(files) and min(ids) > 0 and max(ids) <= 65535
+    if not numbered:
+        ids = list(range(1, len(files) + 1))
+    notes = ["ids are the numbers at the end of the file names" if numbered else "ids follow the sorted file names"]
+    planes: list[Plane] = []
+    for file, i in zip(files, ids, strict=True):
+        found = read_picture(file)
+        if len(objects_in(found.labels)) > 1:
+            raise ValueError(
+                f"mask {file} holds {len(objects_in(found.labels))} objects, but of several files each is one object: "
+                "give one file alone, for a video's masks the first"
+            )
+        plane = found.labels != 0
+        if size is not None and plane.shape != tuple(size):
+            plane = fit_labels(plane.astype(np.uint8), size).astype(bool)
+            notes.append(f"{file.name}: fitted to the video's {size[1]}x{size[0]} (nearest pixel)")
+        if planes and plane.shape != planes[0].shape:
+            was, now = planes[0].shape, plane.shape
+            raise ValueError(f"mask {file} is {now[1]}x{now[0]}, {files[0].name} is {was[1]}x{was[0]}: sizes must agree")
+        if not plane.any():
+            notes.append(f"{file.name} is empty: no object {i}")
+        notes += [f"{file.name}: {note}" for note in found.notes if not note.startswith("0 and 255")]
+        planes.append(plane)
+    _refuse_a_video(files, planes)
+    labels: Labels = np.zeros(planes[0].shape, label_dtype(max(ids)))
+    covered = 0
+    for plane, i in sorted(zip(planes, ids, strict=True), key=lambda pair: pair[1]):
+        covered += int(np.count_nonzero(labels[plane]))
+        labels[plane] = i
+    if covered:
+        notes.append(f"{covered} px lie in several objects: the later object wins")
+    return Found(labels, "one file per object", notes, {i: f.stem for f, i in zip(files, ids, strict=True)})
+
+
+def _refuse_a_video(files: list[Path], planes: list[Plane]) -> None:
+    """Masks of successive frames lie nearly on one another; masks of different objects do not."""
+    pairs = list(pairwise(planes))
+    if len(pairs) >= 2 and all(2 * np.sum(a & b) > np.sum(a | b) for a, b in pairs):
+        raise ValueError(
+            f"mask files {files[0].name}, {files[1].name}, ... lie on one another like the frames of a video: "
+            f"give the first alone, {files[0]}"
+        )
+
+
+def _list(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:10])) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")

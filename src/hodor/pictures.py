@@ -1,0 +1,236 @@
+"""One picture file -> labels: what a pixel's value means, first rule that fits.
+
+    palette picture        the index is the id, unless its colours show that an editor sorted them anew
+    0 and 255              object 1
+    38, 75, 113, 15, ...   the greys of the DAVIS palette's colours: a palette flattened on its way; ids 1, 2, 3, 4, ...
+    255 beside small ids   void, therefore background
+    other greys            the value is the id
+    colours                DAVIS palette colours are their ids; else 1, 2, ... in the order of red, green, blue
+    shaped alpha           alpha > 127 is object 1, or, over a few flat colours, what is no background
+
+Whatever is decided is said in the notes. hodor.doctor is the door to this room.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hodor.masks import VOID, Labels, label_dtype, open_picture, palette
+from hodor.phantoms import MANY, Classes, classify, clutter, is_dust, is_gradient, mend_edges
+
+Plane = npt.NDArray[np.bool_]
+Colours = npt.NDArray[np.uint8]
+MOSAIC = 0.25  # clutter above this is a photograph or dithering; half of it for 64 to 256 values
+FLAT = 0.9  # the share of a cut-out's pixels in few colours from which on the colours are objects
+
+
+class Found(NamedTuple):
+    """What one file says before it is fitted to the video; the labels may be empty."""
+
+    labels: Labels
+    kind: str
+    notes: list[str]
+    names: dict[int, str]
+
+
+def read_picture(path: Path) -> Found:
+    """Read one picture file into labels, which may be empty."""
+    picture, step = open_picture(path)
+    where, form = f"mask {path}", f"{picture.format}"
+    notes: list[str] = []
+    if picture.mode == "1":
+        return Found(np.asarray(picture, np.uint8), f"black and white {form}", notes, {})
+    if form in ("JPEG", "MPO"):
+        return Found(_threshold_jpeg(np.asarray(picture.convert("RGB")), where, notes), form, notes, {})
+    if picture.mode == "P":
+        index = np.asarray(picture)
+        if _index_is_id(picture, index, notes):
+            return Found(_from_values(index, True, where, notes), f"palette {form}", notes, {})
+        picture = picture.convert("RGB")
+    if picture.mode[0] in "IF":
+        wide = np.asarray(picture)
+        if not np.array_equal(wide, np.round(wide)) or wide.min(initial=0) < 0:
+            raise ValueError(f"{where} holds fractions or negative numbers ({wide.min()} to {wide.max()}): wanted ids")
+        labels = _from_values(wide.astype(np.int64), False, where, notes)
+        return Found(labels, f"{'16' if 'I;16' in picture.mode else '32'}-bit grey {form}", notes, {})
+    if picture.mode not in ("L", "RGB"):
+        with_alpha = picture.convert("RGBA")
+        alpha = np.asarray(with_alpha)[..., 3] > 127
+        picture = with_alpha.convert("RGB")
+        if alpha.any() and not alpha.all():
+            return _from_alpha(np.asarray(picture), alpha, form, where, notes)
+    pixels = np.asarray(picture)
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3:
+        return Found(_from_colours(pixels, where, notes), f"colours in {form}", notes, {})
+    if step > 1 and len(np.unique(pixels)) > 2:  # 2 or 4 bits a pixel; two values alone are black and white
+        notes.append(f"a grey {form} of {8 // (2 if step == 17 else 4)} bits: values divided by {step} to what is stored")
+        pixels = pixels // step
+    return Found(_from_values(pixels, False, where, notes), f"grey {form}", notes, {})
+
+
+def _index_is_id(picture: Image.Image, index: npt.NDArray[Any], notes: list[str]) -> bool:
+    """Whether a palette picture's indices are ids; False (with a note) where its colours say otherwise."""
+    used = np.unique(index)
+    stored = np.asarray(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(stored)] = stored[:256]
+    if (colours[used] == palette()[used]).all() or (colours[used] == used[:, None]).all():
+        return True
+    black = used[(colours[used] == 0).all(1)]
+    if len(black) and black[0] != 0 and colours[0].any():
+        notes.append(f"the palette holds black at index {black[0]}, not 0: read by its colours, not its indices")
+        return False
+    if len(used) > 3:
+        mended, moved = mend_edges(classify(colours[index]), False)
+        if moved and len(used) - len(mended.values) >= 3:
+            notes.append("the palette holds shades of smoothed edges: read by its colours, not its indices")
+            return False
+    return True
+
+
+def _threshold_jpeg(pixels: Colours, where: str, notes: list[str]) -> Labels:
+    """A JPEG can hold black and white, nothing finer: its noise makes values of its own."""
+    bright = pixels.max(2)
+    tinted = int(np.count_nonzero(bright - pixels.min(2) > 60))
+    low, high = int(np.count_nonzero(bright < 64)), int(np.count_nonzero(bright > 191))
+    between = bright.size - low - high
+    if not high or between > 0.05 * bright.size or tinted > 0.01 * bright.size:
+        raise ValueError(
+            f"{where} is a JPEG that is not black and white ({low} px dark, {between} px between, {high} px bright, "
+            f"{tinted} px coloured): its noise would make false objects, save the mask as PNG"
+        )
+    noisy = int(np.count_nonzero((bright > 0) & (bright < 255)))
+    notes.append(f"JPEG noise in {noisy} px: above 127 is object 1")
+    labels: Labels = (bright > 127).astype(np.uint8)
+    return labels
+
+
+def _from_alpha(pixels: Colours, alpha: Plane, form: str, where: str, notes: list[str]) -> Found:
+    """A picture with a shape cut out: flat colours inside are objects; of a photograph or one grey the shape is."""
+    inside = np.where(alpha[..., None], pixels, 0).astype(np.uint8)
+    counts = np.sort(classify(inside[alpha][None]).counts())[::-1]
+    plain = len(counts) == 1 and int(np.ptp(inside[alpha])) == 0
+    if plain or counts[:MANY].sum() < FLAT * counts.sum():
+        what = "of one grey" if plain else f"a cut-out in {len(counts)} colours"
+        notes.append(f"alpha above 127 is object 1: {int(alpha.sum())} px, {what}")
+        return Found(alpha.astype(np.uint8), f"alpha of {form}", notes, {})
+    notes.append(f"{int(alpha.size - alpha.sum())} transparent px are background")
+    if (inside == inside[..., :1]).all():
+        return Found(_from_values(inside[..., 0], False, where, notes), f"grey with alpha in {form}", notes, {})
+    return Found(_from_colours(inside, where, notes), f"colours with alpha in {form}", notes, {})
+
+
+def _clean(classes: Classes, trusted: bool, where: str, notes: list[str]) -> Classes:
+    """Without the phantoms of smoothed edges; refuses what is no list of objects."""
+    before = classes
+    classes, moved = mend_edges(classes, trusted)
+    if moved:
+        gone = len(before.values) - len(classes.values)
+        told = f"smoothed edges: {moved} px in {gone} shades given to what lies beside them"
+        left_out = ~(before.values[:, None] == classes.values[None]).all(2).any(1)
+        most = int(np.where(left_out, before.counts(), 0).argmax())
+        notes.append(f"{told}; the most of one shade: {before.counts()[most]} px of {_value(before.values[most])}")
+    counts, number = classes.counts(), len(classes.values)
+    shades = number > MANY and not trusted and (is_gradient(classes) or is_dust(classes))
+    limit = MOSAIC / 2 if 64 <= number <= 256 else MOSAIC
+    if shades or (number > 3 and clutter(classes) > limit):
+        largest = np.argsort(-counts, kind="stable")[:4]
+        shown = ", ".join(f"{_value(classes.values[k])}: {counts[k]} px" for k in largest)
+        what = f"holds {number} values without clear objects ({shown}, ...)"
+        raise ValueError(f"{where} {what}: a photograph or a smoothed mask? Save it as a palette PNG without smoothing")
+    return classes
+
+
+def _from_values(values: npt.NDArray[Any], indexed: bool, where: str, notes: list[str]) -> Labels:
+    """Grey values or palette indices [H, W] -> labels."""
+    classes = classify(values)
+    ids = classes.values[:, 0]
+    small = ids[(ids > 0) & ((ids != VOID) | (ids[-1] > VOID))]  # with ids beyond 255 it is one of them
+    top = int(small.max(initial=0))
+    # whole numbers 1..n are ids, unless most of them have no inside: then they are the shades of something smooth
+    trusted = indexed or top <= MANY or (top == len(small) and not is_dust(classes))
+    classes = _clean(classes, trusted, where, notes)
+    ids, counts = classes.values[:, 0].copy(), classes.counts()
+    shown = ids[ids > 0]
+    if shown.tolist() == [VOID]:
+        notes.append(f"0 and 255: {counts[-1]} px of 255 are object 1")
+        ids[-1] = 1
+    elif not indexed and (greys := _flattened(shown)):
+        told = ", ".join(f"{grey} is id {i}" for grey, i in greys.items())
+        notes.append(f"a palette that was flattened to grey: {told}")
+        ids = np.array([greys.get(int(grey), 0) for grey in ids])
+    elif VOID in shown and (indexed or int(shown[shown != VOID].max()) <= 100):
+        notes.append(f"255 is void: {counts[ids == VOID][0]} px made background")
+        ids[ids == VOID] = 0
+    labels: Labels = ids.astype(label_dtype(int(ids.max(initial=0))))[classes.at]
+    return labels
+
+
+def _flattened(shown: npt.NDArray[Any]) -> dict[int, int]:
+    """{grey: id} if all values are greys of the DAVIS palette's first 15 colours, in which no two share one; else {}.
+
+    One value alone could be an id of its own: only 38, the grey of id 1, is then taken for it. 220 is the grey of void.
+    """
+    grey_of = np.asarray(Image.fromarray(palette()[None]).convert("L"))[0].tolist()
+    greys = {grey_of[i]: i for i in range(1, 16)} | {grey_of[VOID]: 0}
+    found = {int(v): greys[int(v)] for v in shown if int(v) in greys}
+    objects = [i for i in found.values() if i]
+    return found if len(found) == len(shown) and (len(objects) > 1 or objects == [1]) else {}
+
+
+def _from_colours(pixels: Colours, where: str, notes: list[str]) -> Labels:
+    """Colours [H, W, 3] -> labels: black, or else the colour along most of the border, is background."""
+    classes = _clean(classify(pixels), False, where, notes)
+    colours, counts = [tuple(v) for v in classes.values.tolist()], classes.counts()
+    known = {tuple(colour): i for i, colour in enumerate(palette().tolist())}
+    if (0, 0, 0) in colours:
+        ground = colours.index((0, 0, 0))
+    else:
+        at = classes.at
+        border = np.concatenate([at[0], at[-1], at[:, 0], at[:, -1]])
+        ground = int(np.bincount(border).argmax())
+        notes.append(f"no black: {_value(colours[ground])} along the border is background, {counts[ground]} px")
+    objects = [k for k in range(len(colours)) if k != ground]
+    if all(colours[k] in known for k in objects):
+        ids = {k: known[colours[k]] % VOID for k in objects}
+        notes.append("colours of the DAVIS palette: " + _told(objects, colours, ids))
+    else:
+        ids = {k: i for i, k in enumerate(objects, 1)}
+        notes.append("colours numbered by red, green, blue: " + _told(objects, colours, ids))
+    table = np.array([ids.get(k, 0) for k in range(len(colours))])
+    labels: Labels = table.astype(label_dtype(int(table.max(initial=0))))[classes.at]
+    return labels
+
+
+def _told(objects: list[int], colours: Sequence[Any], ids: dict[int, int]) -> str:
+    return ", ".join(f"{_value(colours[k])} is {f'id {ids[k]}' if ids[k] else 'void, so background'}" for k in objects)
+
+
+def _value(value: Sequence[int]) -> str:
+    """A grey or index as a number, a colour as (red, green, blue)."""
+    return str(int(value[0])) if len(value) == 1 else "(" + ", ".join(str(int(c)) for c in value) + ")"
+
+
+def describe_picture(path: Path) -> list[str]:
+    """Format, size and values of one picture file; for JSON its name only."""
+    if path.suffix.lower() == ".json":
+        return [f"file    {path}: JSON, {path.stat().st_size} bytes"]
+    picture, _ = open_picture(path)
+    lines = [f"file    {path}: {picture.format}, mode {picture.mode}, {picture.width}x{picture.height}"]
+    pixels = np.asarray(picture if picture.mode in ("P", "L", "1") or picture.mode[0] == "I" else picture.convert("RGB"))
+    classes = classify(pixels)
+    counts = classes.counts()
+    largest = np.argsort(-counts, kind="stable")[:12]
+    shown = ", ".join(f"{_value(classes.values[k])}: {counts[k]} px" for k in sorted(largest))
+    more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
+    lines.append(f"values  {shown}{more}")
+    if "A" in picture.mode:
+        alpha = np.asarray(picture.getchannel("A"))
+        lines.append(f"alpha   {alpha.min()} to {alpha.max()}, above 127: {np.count_nonzero(alpha > 127)} px")
+    return lines

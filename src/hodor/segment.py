@@ -1,0 +1,335 @@
+"""The whole job: a source and a few masks in, the masks of every frame out, written while it runs.
+
+    summary = segment(open_source("clip.mp4"), {0: labels}, network, Outputs(Path("out"), overlay=True))
+
+Decoding runs a few frames ahead in one thread and writing a few behind in another; the network has the rest. A run that was
+killed goes on with `resume=True` and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hodor import export
+from hodor.export import Result
+from hodor.frames import Frame, Source, prefetch
+from hodor.masks import Labels, label_dtype, read_labels
+from hodor.models.base import Network
+from hodor.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+BEHIND = 6
+"""Frames that may wait to be written."""
+SAVE_EVERY = 20
+"""Frames between two savings of the tracker's state, the most that a killed run does again."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run leaves in `folder`. masks/<frame>.png is always written; the rest on demand.
+
+    overlay: overlay.mp4. sheet: sheet.png, a contact sheet. soft: soft/<frame>.npz. coco, ytvis: coco.json, ytvis.json. table:
+    objects.csv, confidence, area and box of each object on each frame. cutout: ids, each cut out to cutout_<id>/<frame>.png
+    (RGBA). prores: ids, each to cutout_<id>.mov (ProRes 4444).
+    """
+
+    folder: Path
+    overlay: bool = False
+    sheet: bool = False
+    soft: bool = False
+    coco: bool = False
+    ytvis: bool = False
+    table: bool = False
+    cutout: tuple[int, ...] = ()
+    prores: tuple[int, ...] = ()
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
+    @property
+    def needs_soft(self) -> bool:
+        return self.soft or bool(self.cutout) or bool(self.prores)
+
+    def records(self, keep: set[str] | None, name: str) -> list[export.Writer]:
+        """Writers that take frames in any order; the masks come last, so that a mask says that its frame is whole."""
+        return [
+            *([export.SoftWriter(self.folder / "soft")] if self.soft else []),
+            *([export.CocoWriter(self.folder / "coco.json", keep)] if self.coco else []),
+            *([export.YtvisWriter(self.folder / "ytvis.json", keep, name)] if self.ytvis else []),
+            *([export.TableWriter(self.folder / "objects.csv", keep)] if self.table else []),
+            *(export.CutoutWriter(self.folder / f"cutout_{i}", i) for i in self.cutout),
+            export.MaskWriter(self.masks),
+        ]
+
+    def streams(self, source: Source) -> list[export.Writer]:
+        """Writers that need every frame in order of time; a resumed run makes them anew from the finished masks."""
+        rate = source.rate
+        return [
+            *([export.OverlayWriter(self.folder / "overlay.mp4", rate)] if self.overlay else []),
+            *([export.SheetWriter(self.folder / "sheet.png")] if self.sheet else []),
+            *(export.CutoutWriter(self.folder / f"cutout_{i}.mov", i, "prores", rate) for i in self.prores),
+        ]
+
+
+@dataclass
+class Summary:
+    """What a run did. stopped: where a damaged source ended, None if it was read whole. lost: id -> frames it was nowhere."""
+
+    frames: int = 0
+    tracked: int = 0
+    seconds: float = 0.0
+    objects: tuple[int, ...] = ()
+    lost: dict[int, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    interrupted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "objects": list(self.objects),
+            "lost": {str(i): names for i, names in self.lost.items()},
+            "frames_per_second": round(self.tracked / self.seconds, 3) if self.seconds else None,
+        }
+
+
+def segment(
+    source: Source,
+    masks: Mapping[int, Labels],
+    network: Network,
+    outputs: Outputs,
+    *,
+    history: int = 7,
+    size: int | None = None,
+    backward: bool = True,
+    resume: bool = False,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Summary:
+    """Follow the objects of `masks` (labels by frame index) through the source.
+
+    From the earliest mask the run goes forward to the end, taking up the other masks on their way; then, where `backward`,
+    from the earliest mask back to the first frame. Without it, frames before the first mask are empty. Every frame gets a
+    file.
+
+    Raises ValueError: "no mask: want at least one", "mask for frame 90, but clip.mp4 ended at frame 80", "OUT holds another
+    run (its history was 7, now 5): start anew without resume".
+    """
+    if not masks:
+        raise ValueError("no mask: want at least one")
+    job = _Job(source, dict(masks), network, outputs, history, size, backward)
+    began = time.monotonic()
+    try:
+        job.play(resume, progress)
+    except KeyboardInterrupt:
+        job.summary.interrupted = True
+    job.summary.seconds = round(time.monotonic() - began, 3)
+    job.summary.stopped = source.stopped
+    job.summary.notes = list(source.notes)
+    return job.summary
+
+
+class _Job:
+    def __init__(
+        self,
+        source: Source,
+        masks: dict[int, Labels],
+        network: Network,
+        outputs: Outputs,
+        history: int,
+        size: int | None,
+        backward: bool,
+    ) -> None:
+        self.source, self.masks, self.outputs, self.backward = source, masks, outputs, backward
+        self.first = min(masks)
+        self.summary = Summary(objects=tuple(sorted({int(i) for m in masks.values() for i in np.unique(m) if i})))
+        self.network, self.history, self.size = network, history, size
+        self.state = outputs.folder / ".hodor-state.safetensors"
+        self.job = {
+            "source": source.name,
+            "history": history,
+            "size": size,
+            "backward": backward,
+            "masks": {str(i): hashlib.sha256(m.tobytes()).hexdigest()[:16] for i, m in masks.items()},
+            "network": _fingerprint(network),
+        }
+
+    def new_tracker(self) -> Tracker:
+        return Tracker(self.network, history=self.history, size=self.size)
+
+    def play(self, resume: bool, progress: Callable[[int, int | None], None]) -> None:
+        """The backward run, then the forward one; each frame's result goes to the writers as it comes."""
+        count = None if self.source.estimated else self.source.count
+        if count is not None and max(self.masks) >= count:
+            raise ValueError(f"mask for frame {max(self.masks)}, but {self.source.name} has frames 0 to {count - 1}")
+        phase, index, done = self._found() if resume else ("", 0, None)
+        if phase == "":
+            self.state.unlink(missing_ok=True)
+        with contextlib.ExitStack() as open_writers:
+            records = [open_writers.enter_context(w) for w in self.outputs.records(done, self.source.name)]
+            if self.backward and self.first > 0 and phase != "forward":
+                with _Behind(records) as behind:
+                    for result in self._track_back(index if phase == "backward" else None, behind):
+                        self._count(result, progress)
+            streams = [open_writers.enter_context(w) for w in self.outputs.streams(self.source)]
+            with _Behind(records) as behind, _Behind(streams) as beside:
+                for result in self._track_on(index if phase == "forward" else None, behind):
+                    beside.write(result)
+                    if result.confidence or not self.backward or result.index >= self.first:
+                        self._count(result, progress)
+        self.state.unlink(missing_ok=True)
+
+    def _track_back(self, saved: int | None, behind: _Behind) -> Iterator[Result]:
+        """From the first mask back to frame 0; that mask's own frame belongs to the forward run."""
+        tracker = self.new_tracker()
+        if saved is not None:
+            tracker.restore(self.state)
+        stop = self.first + 1 if saved is None else saved
+        with contextlib.closing(prefetch(self.source.frames(0, stop, reverse=True))) as frames:
+            for frame in frames:
+                given = frame.index == self.first
+                tracked = tracker.step(frame.image, self.masks[self.first] if given else None)
+                if given:
+                    continue
+                result = self._result(frame, tracked)
+                behind.write(result)
+                yield result
+                if (self.first - frame.index) % SAVE_EVERY == 0:
+                    behind.wait()
+                    tracker.save(self.state, phase="backward", index=frame.index, job=self.job)
+
+    def _track_on(self, saved: int | None, behind: _Behind) -> Iterator[Result]:
+        """-> every frame in order of time: finished ones come back from their masks, the others are tracked and written."""
+        tracker = self.new_tracker()
+        if saved is not None:
+            tracker.restore(self.state)
+        start = self.first if saved is None else saved
+        last = -1
+        with contextlib.closing(prefetch(self.source.frames())) as frames:
+            for frame in frames:
+                last = frame.index
+                if frame.index < start and (self.backward or frame.index >= self.first):
+                    yield self._again(frame)
+                    continue
+                if frame.index < self.first:
+                    result = self._empty(frame)
+                else:
+                    result = self._result(frame, tracker.step(frame.image, self.masks.get(frame.index)))
+                behind.write(result)
+                yield result
+                if result.index >= self.first and (frame.index + 1 - self.first) % SAVE_EVERY == 0:
+                    behind.wait()
+                    tracker.save(self.state, phase="forward", index=frame.index + 1, job=self.job)
+        unused = [i for i in self.masks if i > last]
+        if unused:
+            self.source.notes.append(f"the mask for frame {unused[0]} was not used: the last frame is {last}")
+
+    def _result(self, frame: Frame, tracked: Any) -> Result:
+        soft = tracked.soft() if self.outputs.needs_soft else None
+        labels = tracked.labels.astype(label_dtype(max(self.summary.objects)))
+        return Result(
+            frame.index,
+            frame.name,
+            frame.time,
+            frame.image,
+            labels,
+            tracked.objects,
+            soft,
+            tracked.confidence,
+            tracked.lost,
+        )
+
+    def _again(self, frame: Frame) -> Result:
+        labels = read_labels(self.outputs.masks / f"{frame.name}.png")
+        soft, objects = None, self.summary.objects
+        path = self.outputs.folder / "soft" / f"{frame.name}.npz"
+        if path.is_file():
+            soft, objects = export.read_soft(path)
+        return Result(frame.index, frame.name, frame.time, frame.image, labels, objects, soft)
+
+    def _empty(self, frame: Frame) -> Result:
+        labels = np.zeros(frame.image.shape[:2], label_dtype(max(self.summary.objects)))
+        soft = np.zeros((0, *labels.shape), np.float32) if self.outputs.needs_soft else None
+        return Result(frame.index, frame.name, frame.time, frame.image, labels, (), soft)
+
+    def _count(self, result: Result, progress: Callable[[int, int | None], None]) -> None:
+        self.summary.frames += 1
+        if result.confidence:
+            self.summary.tracked += 1
+        for i in result.lost:
+            self.summary.lost.setdefault(i, []).append(result.name)
+        progress(self.summary.frames, self.source.count)
+
+    def _found(self) -> tuple[str, int, set[str] | None]:
+        """-> where a killed run stands: its phase, the next frame, the names of the frames that are finished."""
+        if not self.state.is_file():
+            log.info("nothing to resume in %s: starting anew", self.outputs.folder)
+            return "", 0, None
+        note = self.new_tracker().restore(self.state)
+        for key, now in self.job.items():
+            was = note["job"].get(key)
+            if was != now:
+                raise ValueError(
+                    f"{self.outputs.folder} holds another run (its {key} was {was}, now {now}): start anew without resume"
+                )
+        index, phase = int(note["index"]), str(note["phase"])
+        ranges = {"backward": range(index, self.first), "forward": range(0 if self.backward else self.first, index)}
+        names = {frame.name for frame in self.source.frames(ranges[phase].start, ranges[phase].stop)}
+        gone = names - export.completed(self.outputs.masks)
+        if gone:
+            raise ValueError(
+                f"{self.outputs.masks} lacks {len(gone)} finished masks ({min(gone)}, ...): start anew without resume"
+            )
+        return phase, index, names
+
+
+class _Behind:
+    """Writers in a thread of their own, at most BEHIND results waiting; what they raise is raised at the next call."""
+
+    def __init__(self, writers: list[export.Writer]) -> None:
+        self.writers, self.pending = writers, list[Future[None]]()
+        self.pool = ThreadPoolExecutor(1, "hodor-write")
+
+    def write(self, result: Result) -> None:
+        if not self.writers:
+            return
+        while len(self.pending) >= BEHIND:
+            self.pending.pop(0).result()
+        self.pending.append(self.pool.submit(self._all, result))
+
+    def _all(self, result: Result) -> None:
+        for writer in self.writers:
+            writer.write(result)
+
+    def wait(self) -> None:
+        while self.pending:
+            self.pending.pop(0).result()
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self.wait()
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+
+
+def _fingerprint(network: Network) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
