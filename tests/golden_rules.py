@@ -1,7 +1,7 @@
 """The inputs and synthetic weights behind tests/golden/*.npz.
 
-The arrays were made by running the original implementations (HODOR 45da732, Cutie ec5cdd4, XMem f3b841d, STCN eb83102) on a CPU
-with weights from `fill` and input from `frames` and `masks`; PyTorch 2.13, one thread.
+The arrays were made by running the original implementations (HODOR 45da732, Cutie ec5cdd4, XMem f3b841d, STCN eb83102)
+on a CPU with weights from `fill` and input from `frames` and `masks`; PyTorch 2.13, one thread.
 """
 
 import math
@@ -80,7 +80,7 @@ def _afterwards(state: dict[str, Tensor], network: str) -> None:
 def frames(phi0: float, T: int = 5, H: int = 96, W: int = 160) -> Tensor:
     """-> float32 [T, 3, H, W] in [0, 1]: two plane waves per channel that move with time.
 
-    The waves' divisors are always 96 and 160, so a smaller H or W crops the same pictures (case C: 90 x 148 or 90 x 150).
+    The waves' divisors are always 96 and 160: a smaller H or W crops the same pictures (case C: 90 x 148 or 90 x 150).
     """
     t = torch.arange(T, dtype=torch.float64)[:, None, None]
     y = torch.arange(H, dtype=torch.float64)[None, :, None] / 96
@@ -94,7 +94,7 @@ def frames(phi0: float, T: int = 5, H: int = 96, W: int = 160) -> Tensor:
 
 
 def masks(H: int = 96, W: int = 160) -> dict[int, Tensor]:
-    """-> {object: float32 [H, W] of 0 and 1}: the rectangles, cut at the border. 1 and 2 are given on frame 0, 3 on frame 2."""
+    """-> {object: float32 [H, W] of 0 and 1}: rectangles, cut at the border; 1, 2 given on frame 0, 3 on frame 2."""
     planes = {}
     for name, (y0, y1, x0, x1) in RECTANGLES.items():
         plane = torch.zeros(H, W)

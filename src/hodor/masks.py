@@ -115,9 +115,9 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
     """Write labels [H, W] as a PNG, whole or not at all: palette (8-bit, index = id) up to id 254, 16-bit grey beyond.
 
-    Always 8 bits a pixel in the palette form: 1, 2 and 4-bit files are read wrongly by some tools. Under 1 ms
-    for 480x854 beside what the disk takes (fast compression; masks compress well anyway). Note that a 255 in `labels` is an id like another
-    here, so it makes the file 16-bit; set void pixels to 0 first.
+    Always 8 bits a pixel in the palette form: 1, 2 and 4-bit files are read wrongly by some tools. Under 1 ms for
+    480x854 beside what the disk takes (fast compression; masks compress well anyway). Note that a 255 in `labels` is
+    an id like another here, so it makes the file 16-bit; set void pixels to 0 first.
     Raises ValueError as objects_in and label_dtype do, and "labels have shape (2, 3, 4): wanted [H, W]".
     """
     _check_labels(labels)

@@ -126,12 +126,16 @@ def _is_dark_or_light(greys: Ints) -> Bools:
 
 
 def _halve(classes: Classes) -> tuple[Classes, int]:
-    """A soft black and white mask, decided at 128; left as it is where greys are more than a third of it."""
-    shades = classes.values[:, 0]
-    grey = classes.counts()[~_is_dark_or_light(shades)].sum()
-    if 3 * grey > classes.at.size or not (shades >= 255 - DARK).any() or (shades > 255).any():
+    """A soft black and white mask, decided at 128.
+
+    Left as it is where greys are more than a third of it, or white less than a twentieth of what is not black.
+    """
+    shades, counts = classes.values[:, 0], classes.counts()
+    light = counts[shades >= 255 - DARK].sum()
+    grey = counts[~_is_dark_or_light(shades)].sum()
+    if 3 * grey > classes.at.size or 20 * light < light + grey or shades[-1] > 255:
         return classes, 0
-    moved = classes.counts()[(shades > 0) & (shades < 255)].sum()
+    moved = counts[(shades > 0) & (shades < 255)].sum()
     return classify(np.where(shades > 127, 255, 0)[classes.at]), int(moved)
 
 

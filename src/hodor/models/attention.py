@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hodor.models.layers import Linear, linear
+
 CHUNK_ROWS = 1024
 """Pixels whose nine taps are gathered at a time: their product stays in a core's second-level cache."""
 
@@ -31,7 +33,7 @@ class SoftMaskedAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.conditioning, self.scale = heads, conditioning, scale
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (Linear(width, width) for _ in range(4))
         for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -105,7 +107,7 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
     for start in range(0, batch * height * width, chunk):
         part = slice(start * 9, (start + chunk) * 9)
         samples = F.embedding_bag(rows_R4[part], table, per_sample_weights=weights_R4[part], mode="sum")
-        pieces.append(F.linear(samples.view(-1, kernel.shape[1]), kernel, bias_E))
+        pieces.append(linear(samples.view(-1, kernel.shape[1]), kernel, bias_E))
     out = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 

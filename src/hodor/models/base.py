@@ -107,12 +107,12 @@ class Prediction:
             top, left = min(r.start for r, _ in seen), min(c.start for _, c in seen)
             all_rows = slice(top, max(r.stop for r, _ in seen))
             all_columns = slice(left, max(c.stop for _, c in seen))
-            best_HW = (rows[all_rows] @ grounds_KHW @ columns[all_columns].t()).amax(0)
+            best_HW = (rows[all_rows] @ (grounds_KHW @ columns[all_columns].t())).amax(0)
             for plane, (object_HW, reach) in enumerate(zip(objects_NHW, reaches, strict=True), 1):
                 if reach is None:
                     continue
                 r, c = reach
-                here = rows[r] @ object_HW @ columns[c].t()
+                here = rows[r] @ (object_HW @ columns[c].t())
                 best = best_HW[r.start - top : r.stop - top, c.start - left : c.stop - left]
                 out_BHW[clip, r, c].masked_fill_(here > best, plane)
                 torch.maximum(best, here, out=best)
@@ -177,7 +177,7 @@ class Entry:
     def select(self, planes: Sequence[int | None]) -> Entry:
         """The entry for another list of objects: plane i is today's plane planes[i], or an unknown object where None."""
         index = torch.tensor([0 if p is None else p for p in planes], device=self.known_BN.device, dtype=torch.long)
-        known = torch.tensor([p is not None for p in planes], device=self.known_BN.device)
+        known = torch.tensor([p is not None for p in planes], device=self.known_BN.device, dtype=torch.bool)
         if self.known_BN.shape[1] == 0:
             batch = self.known_BN.shape[0]
             empty = self.known_BN.new_zeros(batch, len(planes))

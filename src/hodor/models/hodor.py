@@ -28,7 +28,16 @@ from hodor.models.attention import (
 )
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction, pad_to_multiple
+from hodor.models.layers import Linear
 from hodor.models.pyramid import FPN
+
+WORDS = {
+    "conditioning": ("soft", "hard", "none"),
+    "convolution": ("deformable", "regular"),
+    "attention_scale": ("released", "paper"),
+    "pooling": ("hard", "soft"),
+}
+"""The settings that are words, and the words they take."""
 
 
 class HODOR(Network):
@@ -83,6 +92,10 @@ class HODOR(Network):
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        for name, words in WORDS.items():
+            if settings[name] not in words:
+                *others, last = (f'"{word}"' for word in words)
+                raise ValueError(f"{name} is {settings[name]!r}, want {', '.join(others)} or {last}")
         self.settings = settings
         self.width, self.grid, self.joint, self.pooling, self.barebones = width, grid, joint, pooling, barebones
         self.backbone = BACKBONES[backbone]()
@@ -119,10 +132,10 @@ class HODOR(Network):
     ) -> Memory:
         """The memory with descriptors of frame `index` in it: of the known objects, and of the rest as background.
 
-        A frame on which not all objects are known describes those it knows, against everything else as background; that
-        background holds the unknown objects too and is therefore not read again (`Entry.complete_B`), unless the memory has
-        nothing older. The background is cut into cells at the resolution of the masks where all are given, else at stride 8,
-        as in the released code.
+        A frame that does not know all objects describes those it knows, against everything else as background. If another
+        remembered frame knows the rest, that background holds them too and is therefore not read again
+        (`Entry.complete_B`); planes that no frame knows, such as those that pad a batch, do not count. The
+        background is cut into cells at the resolution of the masks where all are given, else at stride 8, as released.
         """
         coarse = features.maps[1]
         masks_BNHW = masks_BNHW * known_BN[..., None, None]
@@ -135,8 +148,12 @@ class HODOR(Network):
             alone, rest = self._describe(one, masks_BNHW.flatten(0, 1)[:, None], known_BN.flatten()[:, None], exact)
             objects = torch.cat([alone, rest], 1).unflatten(0, (batch, count))
             background = objects.new_zeros(batch, 0, self.width)
-        first = torch.tensor(not memory.frames, device=known_BN.device)
-        entry = Entry(objects, background, known_BN, given_BN & known_BN, known_BN.all(1) | first)
+        elsewhere_BN = torch.zeros_like(known_BN)
+        for i, other in memory.frames.items():
+            if i != index:
+                elsewhere_BN = elsewhere_BN | other.known_BN
+        complete_B = (known_BN | ~elsewhere_BN).all(1)
+        entry = Entry(objects, background, known_BN, given_BN & known_BN, complete_B)
         return memory.add(index, entry)
 
     def _describe(self, features: Features, masks_BNHW: Tensor, known_BN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
@@ -144,11 +161,11 @@ class HODOR(Network):
         coarse = features.maps[1]
         inner = int(coarse.shape[2]), int(coarse.shape[3])
         if not exact:
-            masks_BNHW = features.fit(masks_BNHW, inner)
+            masks_BNHW = fit_objects(features, masks_BNHW, inner)
         elif masks_BNHW.shape[-2:] == features.size:
             masks_BNHW = features.fit(masks_BNHW, features.padded)
         cells_BKHW = features.fit(background_cells(masks_BNHW, self.grid), inner)
-        masks_BNHW = features.fit(masks_BNHW, inner)
+        masks_BNHW = fit_objects(features, masks_BNHW, inner)
         masks_BMP = torch.cat([cells_BKHW, masks_BNHW], 1).flatten(2).to(coarse.dtype)
         pixels_BPD = coarse.flatten(2).transpose(1, 2)
         cells = cells_BKHW.shape[1]
@@ -184,6 +201,7 @@ class HODOR(Network):
         known = known_BTN.transpose(1, 2).flatten(0, 1)
         logits = self._find(alone, own[:, :, :1], own[:, :, 1:], known[..., None], known)
         relative = (logits[:, -1] - logits[:, :-1].amax(1)).unflatten(0, (batch, count))
+        relative = relative.masked_fill(~known_BTN.any(1)[..., None, None], UNKNOWN)
         return self._prediction(torch.cat([torch.zeros_like(relative[:, :1]), relative], 1), features, 1), memory
 
     def _find(
@@ -200,6 +218,16 @@ class HODOR(Network):
 
     def _prediction(self, logits_BKHW: Tensor, features: Features, backgrounds: int) -> Prediction:
         return Prediction(logits_BKHW.float(), backgrounds, features.size, features.padded)
+
+
+def fit_objects(features: Features, masks_BNHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """`Features.fit`, but an object so small that it falls between the sampled pixels stands where it touches a cell."""
+    fitted_BNHW = features.fit(masks_BNHW, size)
+    gone_BN = ~fitted_BNHW.flatten(2).any(-1)
+    if not bool(gone_BN.any()):
+        return fitted_BNHW
+    touched_BNHW = F.adaptive_max_pool2d(features.fit(masks_BNHW, features.padded), size)
+    return torch.where(gone_BN[..., None, None], touched_BNHW, fitted_BNHW)
 
 
 def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:
@@ -269,7 +297,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(width, heads, conditioning, scale, dropout) for _ in range(layers))
         if not layers:
             self.mlp = nn.Sequential(
-                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+                Linear(width, width), nn.ReLU(), Linear(width, width), nn.ReLU(), Linear(width, width)
             )  # fmt: skip
 
     def forward(self, tokens_BMD: Tensor, coarse_BDHW: Tensor, masks_BMP: Tensor, known_BM: Tensor) -> Tensor:
@@ -305,10 +333,10 @@ class EncoderLayer(nn.Module):
             width, heads, conditioning=conditioning, scale=scale, dropout=dropout
         )  # fmt: skip
         self.ffn = nn.Sequential(
-            nn.Linear(width, 4 * width),
+            Linear(width, 4 * width),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
+            Linear(4 * width, width),
             nn.Dropout(dropout),
         )
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
@@ -348,7 +376,7 @@ class Decoder(nn.Module):
         self.head = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU(), nn.GroupNorm(8, width)
         )  # fmt: skip
-        self.object_proj, self.cell_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.object_proj, self.cell_proj = Linear(width, width), Linear(width, width)
         self.catch_all = (
             nn.Sequential(
                 nn.Conv2d(width, width // 2, 3, padding=1, bias=False),
@@ -422,16 +450,14 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, convolution: str, dropout: float) -> None:
         super().__init__()
-        if convolution not in ("deformable", "regular"):
-            raise ValueError(f'convolution is {convolution!r}, want "deformable" or "regular"')
         self.heads = heads
         self.conv = DeformableConv(width) if convolution == "deformable" else nn.Conv2d(width, width, 3, padding=1)
         self.conv_norm = nn.GroupNorm(16, width)
-        self.q_proj = nn.Linear(width, width)
-        self.k_objects, self.v_objects = nn.Linear(width, width), nn.Linear(width, width)
-        self.k_cells, self.v_cells = nn.Linear(width, width), nn.Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.k_objects, self.v_objects = Linear(width, width), Linear(width, width)
+        self.k_cells, self.v_cells = Linear(width, width), Linear(width, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.ffn = nn.Sequential(Linear(width, width), nn.ReLU(), nn.Dropout(dropout), Linear(width, width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(

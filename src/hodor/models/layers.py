@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,6 +61,29 @@ class StoredNorm(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode."""
         return super().train(False)
+
+
+class Linear(nn.Linear):
+    """nn.Linear that, without gradients in float32 on a CPU, multiplies with oneDNN.
+
+    The default library reaches half of an AMD processor's peak or less: 7,424 x 2,304 by 2,304 x 256 takes 92 ms a core with
+    it and 37 ms with oneDNN (AVX-512). Elsewhere the two tie, and where the operator is missing the default one serves.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear, by the quicker library (see `Linear`)."""
+    plain = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel()
+    if _onednn is None or plain or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        return F.linear(x, weight, bias)
+    out: Tensor = _onednn(x.contiguous(), weight, bias, "none", [], "")
+    return out
+
+
+_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def fold(module: Module) -> Module:

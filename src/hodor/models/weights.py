@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hodor.models.base import Network
 from hodor.models.hodor import HODOR
+from hodor.models.layers import fold
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,13 @@ def save(network: Network, path: str | Path, **provenance: Any) -> None:
     write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
 
 
-def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device = "cpu") -> Network:
+def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device = "cpu", folded: bool = True) -> Network:
     """A network ready to track: by name with the weights in the box, or from a .safetensors file that `save` wrote.
 
-    The file rebuilds its network alone; nothing in it is executed. Raises FileNotFoundError and ValueError, in one line:
-    "no weights for 'hodor-t' in the box: train it, or convert the authors' file with `hodor convert`", "FILE is not a
+    The file rebuilds its network alone; nothing in it is executed. folded: batch norms are merged into their convolutions,
+    which is the same function, quicker; False leaves the weights as they are in the file, to train or save again.
+
+    Raises FileNotFoundError and ValueError, in one line: "no weights for 'hodor-t' in the box: train it, or convert the authors' file with `hodor convert`", "FILE is not a
     safetensors file ...", "FILE does not say which network it holds ...", and the keys that are missing, unexpected or
     misshapen.
     """
@@ -93,6 +96,8 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
     network = build(about["model"], **about["settings"])
     network.size = int(about["size"])
     fill(network, state, str(path))
+    if folded:
+        network.backbone = fold(network.backbone)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
