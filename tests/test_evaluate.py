@@ -235,6 +235,15 @@ def test_missing_frames_sizes_and_sequences_are_all_told_at_once(out: Path, trut
     ]
 
 
+def test_the_folder_of_a_segment_run_is_the_sequence_it_holds(out: Path, truth: Path) -> None:
+    clip, guess = video(), video(shift=1)
+    store(truth / "walk", clip), store(out / "walk" / "masks", guess)
+    Image.fromarray(clip[0]).save(out / "walk" / "sheet.png")
+    inside = evaluate(out, truth)
+    assert inside.jf == evaluate(out / "walk", truth / "walk").jf == evaluate(out / "walk" / "masks", truth / "walk").jf
+    assert inside.jf < 1
+
+
 def test_a_sequence_can_be_chosen(out: Path, truth: Path) -> None:
     store(truth / "a", video()), store(truth / "b", video()), store(out / "b", video())
     assert [sequence.name for sequence in evaluate(out, truth, ["b"]).sequences] == ["b"]

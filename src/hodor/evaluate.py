@@ -173,6 +173,10 @@ def table(report: Report) -> "Table":
     return rows
 
 
+RUN = "masks"
+"""Where `hodor segment -o DIR` puts its masks: such a DIR is read as the sequence it holds."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """One sequence to score: true frames in order, and the predictions of those between first and last."""
@@ -251,6 +255,8 @@ def _sequences(root: Path, what: str) -> tuple[dict[str, dict[str, Path]], bool]
     if not root.is_dir():
         raise ValueError(f"{what} {root} is a file: a folder of mask PNGs is wanted")
     frames = _frames(root)
+    if frames and (root / RUN).is_dir():
+        return {root.resolve().name: frames}, True
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     sequences = {path.name: below for path in folders if (below := _frames(path))}
     if frames and sequences:
@@ -269,6 +275,7 @@ def _sequences(root: Path, what: str) -> tuple[dict[str, dict[str, Path]], bool]
 
 
 def _frames(folder: Path) -> dict[str, Path]:
+    folder = folder / RUN if (folder / RUN).is_dir() else folder
     files = [path for path in folder.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")]
     return {path.stem: path for path in sorted(files, key=lambda path: _order(path.stem))}
 
