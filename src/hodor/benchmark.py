@@ -6,12 +6,13 @@ and writing of masks are all in the frames a second. Stages are timed one after 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hodor.frames import VideoWriter, open_source
+from hodor.masks import write_labels, written_whole
 from hodor.segment import Outputs, segment
 from hodor.tracking import Tracker
 
@@ -58,13 +60,27 @@ CURVES: dict[str, tuple[Case, ...]] = {
     "size": tuple(Case(size=s) for s in (192, 256, 288, 320, 384, 480)),
     "length": tuple(Case(frames=n) for n in (60, 200, 600)),
 }
+FIELD = {"objects": "objects", "history": "history", "size": "size", "length": "frames"}
+"""What each curve varies."""
+
+
+def curves(base: Case, names: Sequence[str]) -> list[Case]:
+    """The cases of these curves; all but what a curve varies is as in `base`."""
+    return [replace(base, **{FIELD[name]: getattr(case, FIELD[name])}) for name in names for case in CURVES[name]]
 
 
 def run(network: Any, cases: Sequence[Case], *, height: int = 480, width: int = 854) -> dict[str, Any]:
-    """Measure the cases; -> a dict for JSON: the machine, its measured peak, and one row a case."""
-    dtype = next(network.parameters()).dtype
+    """Measure the cases; -> a dict for JSON: the machine, its measured peak, and one row a case.
+
+    Raises ValueError: "frames is 1: want at least 2 to measure".
+    """
+    for case in cases:
+        if case.frames < 2:
+            raise ValueError(f"frames is {case.frames}: want at least 2 to measure")
+    weight = next(network.parameters())
+    dtype = weight.dtype
     rows = [asdict(measure(network, case, height, width)) for case in cases]
-    peak = peak_gflops(dtype)
+    peak = peak_gflops(dtype, weight.device)
     for row in rows:
         network_ms = sum(row["stages"][s] for s in ("encode", "segment", "remember"))
         row["floor_ms"] = round(row["gflop"] / peak["mean"] * 1000, 2)
@@ -104,8 +120,6 @@ def measure(network: Any, case: Case, height: int, width: int) -> Measured:
 
 def time_stages(network: Any, case: Case, video: Path, first: np.ndarray, folder: Path) -> dict[str, float]:
     """-> milliseconds a frame by stage, each stage alone; the first frames warm up and do not count."""
-    from hodor.masks import write_labels
-
     spent = dict.fromkeys(STAGES, 0.0)
     timed: Any = _Timed(network, spent)
     tracker = Tracker(timed, history=case.history, size=case.size or network.size)
@@ -194,10 +208,11 @@ def make_video(path: Path, objects: int, frames: int, height: int, width: int) -
     return first
 
 
-def peak_gflops(dtype: torch.dtype) -> dict[str, float]:
+def peak_gflops(dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, float]:
     """What this machine reaches, in GFLOP/s, on a 3 x 3 convolution and on a matrix product; the floor uses their mean."""
-    a = torch.randn(2048, 2048, dtype=dtype)
-    image, kernel = torch.randn(1, 256, 64, 128, dtype=dtype), torch.randn(256, 256, 3, 3, dtype=dtype)
+    a = torch.randn(2048, 2048, dtype=dtype, device=device)
+    image = torch.randn(1, 256, 64, 128, dtype=dtype, device=device)
+    kernel = torch.randn(256, 256, 3, 3, dtype=dtype, device=device)
     image = image.to(memory_format=torch.channels_last)
     kernel = kernel.to(memory_format=torch.channels_last)
     product = 2 * 2048**3 / _best(lambda: a @ a) / 1e9
@@ -205,14 +220,23 @@ def peak_gflops(dtype: torch.dtype) -> dict[str, float]:
     return {"conv": round(conv, 1), "matmul": round(product, 1), "mean": round((conv + product) / 2, 1)}
 
 
-def _best(work: Any, times: int = 12) -> float:
+def _best(work: Any, times: int = 12, seconds: float = 2.0) -> float:
+    """The quickest of `times` goes, or of as many as fit in `seconds`; the first only warms up."""
     with torch.inference_mode():
-        return min(_timed_once(work) for _ in range(times))
+        _timed_once(work)
+        end, best = time.perf_counter() + seconds, _timed_once(work)
+        for _ in range(times - 2):
+            if time.perf_counter() > end:
+                break
+            best = min(best, _timed_once(work))
+    return best
 
 
 def _timed_once(work: Any) -> float:
     began = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
@@ -257,21 +281,31 @@ def _peak_mb() -> float:
     return peak / 1024**2 if platform.system() == "Darwin" else peak / 1024
 
 
+def check_plot(path: Path) -> None:
+    """Raises ValueError before minutes of measuring: "plot x.gif: want a name that ends in .png or .svg", "a plot needs
+    matplotlib: pip install 'hodor-vos[viz]'"."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"plot {path}: want a name that ends in .png or .svg")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("a plot needs matplotlib: pip install 'hodor-vos[viz]'")
+
+
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Frames a second and milliseconds against what the cases vary, one panel each, as PNG or SVG."""
+    """Milliseconds a frame and peak memory against what the cases vary beside the first one, a panel each, as PNG or SVG."""
+    check_plot(path)
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    base = asdict(Case())
-    curves = {
+    base = report["cases"][0]["case"]
+    varied = {
         name: [r for r in report["cases"] if all(r["case"][k] == base[k] for k in base if k != name)]
         for name in ("objects", "history", "size", "frames")
     }
-    curves = {name: rows for name, rows in curves.items() if len({r["case"][name] for r in rows}) > 1}
-    figure, axes = pyplot.subplots(1, max(len(curves), 1), figsize=(4.2 * max(len(curves), 1), 3.4), squeeze=False)
-    for axis, (name, rows) in zip(axes[0], curves.items(), strict=False):
+    varied = {name: rows for name, rows in varied.items() if len({r["case"][name] for r in rows}) > 1}
+    figure, axes = pyplot.subplots(1, max(len(varied), 1), figsize=(4.2 * max(len(varied), 1), 3.4), squeeze=False)
+    for axis, (name, rows) in zip(axes[0], varied.items(), strict=False):
         rows = sorted(rows, key=lambda r: r["case"][name] or report["network"]["size"])
         x = [r["case"][name] or report["network"]["size"] for r in rows]
         axis.plot(x, [r["ms"] for r in rows], "o-", color="tab:blue")
@@ -284,5 +318,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         other.set_ylim(bottom=0)
     figure.suptitle(f"{report['network']['model']}, {report['network']['dtype']}, {report['machine']['processor']}", fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as out:
+        figure.savefig(out, dpi=120, format=path.suffix.lower().lstrip("."))
     pyplot.close(figure)

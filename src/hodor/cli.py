@@ -5,6 +5,7 @@ ended early, everything up to there is written; 130 stopped by Ctrl-C, everythin
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,26 +32,43 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        sys.exit(0)
-    if argv[0] == "--version":
-        from hodor import __version__
-
-        print(f"hodor {__version__}")
-        sys.exit(0)
-    if argv[0] not in COMMANDS:
-        _fail(f"no command {argv[0]!r}: want one of {', '.join(COMMANDS)}; see `hodor --help`")
     try:
-        code = _RUN[argv[0]](argv[1:])
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone, as in `hodor doctor ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except (ValueError, FileNotFoundError) as error:
-        _fail("; ".join(str(error).splitlines()))
+        if isinstance(error, FileNotFoundError) and error.filename:
+            _fail(f"{error.filename}: {error.strerror}")
+        _fail(_one_line(str(error)))
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("hodor: stopped", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        from hodor import __version__
+
+        print(f"hodor {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        raise ValueError(f"no command {argv[0]!r}: want one of {', '.join(COMMANDS)}; see `hodor --help`")
+    return _RUN[argv[0]](argv[1:])
+
+
+def _one_line(message: str) -> str:
+    """A heading and its list become "heading: first; second"."""
+    lines = [line.removeprefix("- ") for line in message.splitlines() if line.strip()]
+    heading = lines.pop(0) + " " if len(lines) > 1 and lines[0].endswith(":") else ""
+    return heading + "; ".join(lines)
 
 
 def _usage() -> str:
@@ -92,7 +110,7 @@ class Network:
     def load(self) -> Any:
         from hodor.models import weights
 
-        return weights.ready(self.checkpoint or self.model, device=self.device, dtype=self.dtype)
+        return weights.ready(self.checkpoint or self.model, device=_device(self.device), dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -138,7 +156,9 @@ class Segment:
         from hodor import doctor, frames
         from hodor.segment import Outputs, segment
 
-        with frames.open_source(int(self.source) if self.source.isdecimal() else self.source) as source:
+        if not self.mask:
+            raise ValueError("no mask: give one with --mask FILE, or --mask FILE@FRAME for another frame than the first")
+        with frames.open_source(self.source) as source:
             masks = {}
             for given in self.mask:
                 file, index = _file_and_frame(given)
@@ -161,6 +181,7 @@ class Segment:
                 self.cutout,
                 self.prores,
             )
+            said = list(source.notes)
             network = self.network.load()
             with _progress("segmenting") as progress:
                 summary = segment(
@@ -175,16 +196,19 @@ class Segment:
                     progress=progress,
                 )
         _write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json()})
+        for note in summary.notes:
+            if note not in said:
+                _say(f"{source.name}: {note}")
         return self._report(summary)
 
     def _report(self, summary: "Summary") -> int:
+        if summary.interrupted:
+            _say(f"hodor: stopped, {summary.frames} frames are whole in {self.out}; --resume goes on")
+            return 130
         rate = summary.tracked / summary.seconds if summary.seconds else 0
         _say(f"{summary.frames} frames, {summary.seconds:.1f} s, {rate:.1f} frames/s -> {self.out}")
         for i, names in summary.lost.items():
             _say(f"object {i} was lost on {len(names)} frames, {names[0]} the first")
-        if summary.interrupted:
-            _say(f"stopped after {summary.frames} frames; --resume goes on")
-            return 130
         if summary.stopped:
             _say(f"the source is damaged: {summary.stopped}; everything before is written")
             return 3
@@ -284,11 +308,10 @@ class Benchmark:
 
         from hodor import benchmark
 
+        if self.plot:
+            benchmark.check_plot(self.plot)
         base = benchmark.Case(history=self.network.history, size=self.network.size, frames=self.frames)
-        cases = [base, replace(base, objects=5)]
-        for name in self.curves:
-            varied = [c if name == "length" else replace(c, frames=self.frames) for c in benchmark.CURVES[name]]
-            cases += [c for c in varied if c not in cases]
+        cases = list(dict.fromkeys([base, replace(base, objects=5), *benchmark.curves(base, self.curves)]))
         report = benchmark.run(self.network.load(), cases, height=self.height, width=self.width)
         if self.json != Path("-"):
             for row in report["cases"]:
@@ -320,16 +343,14 @@ def _train(argv: list[str]) -> int:
     class Train:
         """Train a network by a named recipe; every field of the recipe can be changed here."""
 
-        recipe: OmitArgPrefixes[train.Recipe] = field(default_factory=lambda: named)
+        recipe: Annotated[train.Recipe, arg(name="")] = field(default_factory=lambda: named)
         out: Path = Path("runs") / argv[0]
         """Folder of the run: log.jsonl, last.pt (to go on from), weights.safetensors."""
         device: str = "auto"
 
     chosen = tyro.cli(Train, prog=f"hodor train {argv[0]}", args=argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from hodor.models import weights
-
-    print(train.run(chosen.recipe, chosen.out, device=weights.pick_device(chosen.device)))
+    print(train.run(chosen.recipe, chosen.out, device=_device(chosen.device)))
     return 0
 
 
@@ -351,6 +372,21 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
     "convert": _plain(Convert),
     "train": _train,
 }
+
+
+def _device(name: str) -> str:
+    """The device that `name` means, tried out. Raises ValueError: "device 'cuda' cannot be used (...): want auto, cpu ..."."""
+    import torch
+
+    from hodor.models import weights
+
+    try:
+        device = weights.pick_device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}): want auto, cpu, cuda, cuda:1 or mps") from None
+    return str(device)
 
 
 def _file_and_frame(given: str) -> tuple[str, int]:

@@ -46,13 +46,18 @@ def completed(folder: str | os.PathLike[str]) -> set[str]:
 
 
 class MaskWriter(Writer):
-    """folder/<frame name>.png: palette PNG, 16-bit beyond id 254. Aborting keeps the frames done: each one is whole."""
+    """folder/<frame name>.png: palette PNG; 16-bit where the labels are uint16, also on a frame without a high id, so that
+    all files of a video are of one kind. Aborting keeps the frames done: each one is whole."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
 
     def write(self, result: Result) -> None:
-        write_labels(self._folder / f"{result.name}.png", result.labels)
+        path = self._folder / f"{result.name}.png"
+        if result.labels.dtype == np.uint16:
+            _write_png(path, result.labels, compress_level=1)
+        else:
+            write_labels(path, result.labels)
 
 
 class SoftWriter(Writer):
@@ -149,8 +154,8 @@ def _bytes(soft: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
     return (soft.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _write_png(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+def _write_png(path: Path, picture: npt.NDArray[Any], compress_level: int = 3) -> None:
     from PIL import Image
 
     with written_whole(path) as file:
-        Image.fromarray(picture).save(file, "PNG", compress_level=3)
+        Image.fromarray(picture).save(file, "PNG", compress_level=compress_level)

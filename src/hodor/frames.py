@@ -81,6 +81,10 @@ class Source:
             raise ValueError(f"start {start}, stop {stop}: wanted 0 <= start <= stop")
         return self._checked(self._backward(start, stop) if reverse else self._forward(start, stop))
 
+    def name_of(self, index: int) -> str:
+        """The name that frame `index` has, without reading it."""
+        return f"{index:05d}"
+
     def _checked(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for frame in frames:
             size = frame.image.shape[:2]
@@ -166,6 +170,9 @@ class _Stills(Source):
                 raise ValueError(f"{both}: give a pattern such as '*{p.suffix}'")
         self.count = len(self._paths)
         self.size = size_of(_read_still(self._paths[0]))
+
+    def name_of(self, index: int) -> str:
+        return self._paths[index].stem
 
     def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
         return (self._frame(i) for i in range(len(self._paths))[start:stop])

@@ -76,16 +76,21 @@ def mend_edges(classes: Classes, trusted: bool) -> tuple[Classes, int]:
         return classes, 0
     of_class, shades = at[ys, xs], values[at[ys, xs]].astype(np.float64)
     near = np.stack([_grow(at == a, REACH)[ys, xs] for a in anchors], 1)
-    between = _lies_between(shades, values[anchors], near, 0 if trusted else OVERSHOOT)
-    if soft:  # ringing and compression: almost the shade of a true value close by
-        between |= _is_noise(shades, values[anchors], near)
     counts = classes.counts()
-    share = np.bincount(of_class[between], minlength=len(values)) / counts
-    suspect = ~is_true & (share >= 0.9)
+
+    def suspects(overshoot: float) -> Bools:
+        """Which classes lie between others, nine pixels of ten."""
+        between = _lies_between(shades, values[anchors], near, overshoot)
+        if soft:  # ringing and compression: almost the shade of a true value close by
+            between |= _is_noise(shades, values[anchors], near)
+        return ~is_true & (np.bincount(of_class[between], minlength=len(values)) >= 0.9 * counts)
+
+    suspect = suspects(0 if trusted else OVERSHOOT)
     follows = _follows_edges(classes, anchors, near, ys, xs, suspect, together=not trusted)
-    if trusted:
-        thin = _per_class(classes, _blocks(at)) == 0
-        phantom = suspect & (follows | thin) & (follows.sum() >= 2)
+    if trusted and follows.sum() < 2:
+        return classes, 0
+    if trusted:  # it was smoothed: then shades of a few pixels and of ringing are phantoms too, if no blob of 2x2
+        phantom = follows | (suspects(OVERSHOOT) & (_per_class(classes, _blocks(at)) == 0))
     else:
         others = ~is_true & ~follows
         phantom = ~is_true if counts[others].sum() <= STRAGGLERS * counts[follows].sum() else follows

@@ -94,17 +94,17 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
     memory = network.remember(memory, 0, images[0], clip.masks_BTNHW[:, 0], known, known)
     trackable = {0: known & visible[:, 0]}
     given = {0}
-    soft: dict[int, Tensor] = {}
+    soft = {0: clip.masks_BTNHW[:, 0]}
     judged = []
     for number, step in enumerate(plan):
         with torch.set_grad_enabled(step.grad and torch.is_grad_enabled()):
+            missing = [s for s in step.sources if s not in soft or not (step.restart or s in memory.frames)]
+            if missing:
+                raise ValueError(f"step {number} reads frame {missing[0]}, which no earlier step has remembered")
             if step.restart:
                 memory, given = Memory(objects=memory.objects), set(step.sources)
                 for source in step.sources:
                     memory = network.remember(memory, source, images[source], soft[source], known, known)
-            missing = [s for s in step.sources if s not in memory.frames]
-            if missing:
-                raise ValueError(f"step {number} reads frame {missing[0]}, which no earlier step has remembered")
             prediction, memory_after = network.segment(memory.only(step.sources), images[step.target])
             can_know = torch.stack([trackable[s] for s in step.sources]).any(0)
             if step.judged:

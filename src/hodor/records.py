@@ -96,6 +96,7 @@ class _Records(Writer):
                 lost = f"{len(missing)} finished frames are not in {self._lines.name} ({min(missing)}, ...)"
                 raise ValueError(f"{self._path} cannot be resumed, {lost}: run without resume")
         self._places: list[int] = []
+        self._whole = False
         self._file: IO[bytes] | None = self._lines.open("ab")
 
     def write(self, result: Result) -> None:
@@ -110,22 +111,26 @@ class _Records(Writer):
             raise
 
     def close(self, finished: bool = True) -> None:
-        if self._file is None:
-            return
-        self._file.close()
-        self._file = None
-        self._places = self._ordered()
-        with written_whole(self._path) as file:
-            for text in self._assembled():
-                file.write(text.encode())
-        if finished:
-            self._lines.unlink()
+        """May be called again: first `finished=False` puts the file together, then `finished=True` lets go of the lines."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._places = self._ordered()
+            with written_whole(self._path) as file:
+                for text in self._assembled():
+                    file.write(text.encode())
+            self._whole = True
+        if finished and self._whole:
+            self._lines.unlink(missing_ok=True)
 
     def abort(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             with contextlib.suppress(OSError):  # a full disk refuses the rest of the last line again
                 file.close()
+            with contextlib.suppress(OSError):
+                if self._lines.stat().st_size == 0:
+                    self._lines.unlink()  # nothing to resume
 
     def _ordered(self) -> list[int]:
         """Where in the file of lines each frame begins, in order of frame index."""

@@ -41,6 +41,8 @@ class Tracked:
 
     def soft(self) -> np.ndarray:
         """-> float32 [N, H, W] in [0, 1], soft masks at the frame's own size, made when asked for."""
+        if not self.objects:
+            return np.zeros((0, *self._size), np.float32)
         height, width = self._features.size
         soft = self._features.fit(self._soft_NHW[None], self._features.padded)[..., :height, :width]
         return F.interpolate(soft, self._size, mode="bilinear", align_corners=False)[0].cpu().numpy()
@@ -70,7 +72,7 @@ class Tracker:
         if history < 1:
             raise ValueError(f"history is {history}, want at least 1 frame")
         self.network, self.history, self.pin_first, self.hold_lost = network, history, pin_first, hold_lost
-        self.size = size
+        self.size = network.size if size is None else size
         self.memory = Memory()
         self.index = 0
 
@@ -102,12 +104,12 @@ class Tracker:
         with torch.inference_mode():
             image, size = self._image(frame)
             features = self.network.encode(image)
+            # a memory from elsewhere may hold later frames
+            self.index = max(self.index, 1 + max(self.memory.frames, default=-1))
             if labels is not None:
                 return self._given(features, np.asarray(labels), size, objects)
-            if not self.memory.objects:
-                self.index += 1
-                nothing = np.zeros(size, np.uint8)
-                return Tracked(nothing, (), {}, frozenset(), torch.zeros(0, *size), features, size)
+            if not self.memory.objects or not self.memory.frames:
+                return self._nothing(features, size)
             prediction, self.memory = self.network.segment(self.memory, features)
             return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
 
@@ -161,20 +163,25 @@ class Tracker:
 
     def _given(self, features: Features, labels: np.ndarray, size: tuple[int, int], objects: Iterable[int] | None) -> Tracked:
         """A frame with masks from the caller: they stand as given, the other objects are segmented around them."""
+        here = objects_in(labels)
         if labels.shape != size:
             raise ValueError(
                 f"labels are {labels.shape[0]}x{labels.shape[1]} pixels, the frame {size[0]}x{size[1]}: "
                 "resize them with nearest neighbour"
             )
-        ids = tuple(dict.fromkeys([*objects_in(labels), *(objects or ())]))
+        ids = tuple(dict.fromkeys([*here, *(objects or ())]))
         if not ids:
             raise ValueError("labels hold no object: want an id above 0 on some pixel")
+        label_dtype(max(ids))  # raises before anything has changed
         memory = self.memory.with_objects([*self.memory.objects, *(i for i in ids if i not in self.memory.objects)])
         memory = _forget_predicted(memory, ids)
         given_BN = torch.tensor([[i in ids for i in memory.objects]], device=features.maps[0].device)
-        native_NHW = torch.from_numpy(to_planes(labels, memory.objects)).to(features.maps[0].device)
-        planes_BNHW = F.interpolate(native_NHW[None], features.size, mode="bilinear", align_corners=False)
-        planes_BNHW = (planes_BNHW > 0.5).float() if features.size != size else planes_BNHW
+        planes_BNHW = torch.from_numpy(to_planes(labels, memory.objects))[None].to(features.maps[0].device)
+        if features.size != size:
+            fitted_BNHW = (F.interpolate(planes_BNHW, features.size, mode="bilinear", align_corners=False) > 0.5).float()
+            # an object too small for that stands where it touches a pixel
+            touched_BNHW = F.adaptive_max_pool2d(planes_BNHW, features.size)
+            planes_BNHW = torch.where(fitted_BNHW.flatten(2).any(-1)[..., None, None], fitted_BNHW, touched_BNHW)
         others = [i for i in memory.objects if i not in ids]
         plane_HW = torch.zeros(size, dtype=torch.int32)
         soft_BNHW = planes_BNHW
@@ -203,29 +210,47 @@ class Tracker:
         given_BN: Tensor | None = None,
     ) -> Tracked:
         """Say what the frame gave, remember it, let go of what no longer serves."""
-        count = len(self.memory.objects)
-        areas = torch.bincount(plane_HW.flatten(), minlength=count + 1)[1:]
-        won_BN = areas[None] > 0
-        inside = soft_BNHW > 0.5
-        sure = (soft_BNHW * inside).sum((-1, -2)) / inside.sum((-1, -2)).clamp(min=1)
+        plane_HW = plane_HW.to(soft_BNHW.device)
+        sure_N, areas_N = _mean_where_won(soft_BNHW[0], plane_HW, features)
+        won_BN = areas_N[None] > 0
         given_BN = torch.zeros_like(won_BN) if given_BN is None else given_BN
-        known_BN = won_BN.to(given_BN.device) | given_BN if self.hold_lost else torch.ones_like(given_BN)
+        # an object that the caller told absent has no likeliest pixel to be described from
+        known_BN = won_BN if self.hold_lost else won_BN | ~given_BN
         memory = self.memory
         if bool(known_BN.any()):
             memory = self.network.remember(memory, self.index, features, soft_BNHW, known_BN, given_BN)
+            # a lost object is nowhere in this frame, so the background that it leaves is whole
+            entry = memory.frames[self.index]
+            memory = memory.add(self.index, replace(entry, complete_B=torch.ones_like(entry.complete_B)))
         self.memory = self.network.keep(memory, self.history, self.pin_first)
         self.index += 1
         ids = self.memory.objects
-        confidence = {i: float(c) if w else 0.0 for i, c, w in zip(ids, sure[0], won_BN[0], strict=True)}
-        lost = frozenset(i for i, w in zip(ids, won_BN[0], strict=True) if not w)
+        sure = torch.where(given_BN[0] & won_BN[0], 1.0, sure_N).tolist()
+        confidence = dict(zip(ids, sure, strict=True))
+        lost = frozenset(i for i, won in zip(ids, won_BN[0].tolist(), strict=True) if not won)
         table = np.array([0, *ids], label_dtype(max(ids, default=0)))
         return Tracked(table[plane_HW.cpu().numpy()], ids, confidence, lost, soft_BNHW[0], features, size)
 
+    def _nothing(self, features: Features, size: tuple[int, int]) -> Tracked:
+        """A frame in which no object is known."""
+        self.index += 1
+        ids = self.memory.objects
+        soft_NHW = torch.zeros(len(ids), *features.size, device=features.maps[0].device)
+        labels = np.zeros(size, label_dtype(max(ids, default=0)))
+        return Tracked(labels, ids, dict.fromkeys(ids, 0.0), frozenset(ids), soft_NHW, features, size)
+
     def _image(self, frame: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
         """-> float [1, 3, h, w] in [0, 1] at the inner size, and the frame's own (H, W)."""
-        image = torch.from_numpy(frame).permute(2, 0, 1) if isinstance(frame, np.ndarray) else frame
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"frame is {tuple(frame.shape)}, want uint8 [H, W, 3] or a tensor [3, H, W]")
+        shape, wanted = tuple(frame.shape), "want uint8 [H, W, 3] or a tensor [3, H, W]"
+        if len(shape) != 3 or shape[2 if isinstance(frame, np.ndarray) else 0] != 3:
+            raise ValueError(f"frame is {shape}, {wanted}")
+        if isinstance(frame, np.ndarray):
+            # a mirrored or read-only array is copied: a tensor can be neither
+            image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
+        else:
+            image = frame
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"frame is {str(image.dtype).removeprefix('torch.')} {shape}, {wanted}")
         size = int(image.shape[1]), int(image.shape[2])
         image = image[None].to(next(self.network.parameters()).device)
         image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
@@ -233,6 +258,21 @@ class Tracker:
         if inner != size:
             image = F.interpolate(image, inner, mode="bilinear", align_corners=False)
         return image, size
+
+
+def _mean_where_won(soft_NHW: Tensor, plane_HW: Tensor, features: Features) -> tuple[Tensor, Tensor]:
+    """-> for each object the mean of its soft mask over the pixels that it won (0 if none), and how many they are."""
+    # soft masks from the network cover the padded frame, given ones the frame alone
+    covered = features.size if soft_NHW.shape[1:] == features.size else features.padded
+    y_P, x_P = plane_HW.nonzero(as_tuple=True)
+    won_P = plane_HW[y_P, x_P].long() - 1
+    row_P, column_P = (
+        ((place + 0.5) * (features.size[axis] * soft_NHW.shape[1 + axis] / covered[axis] / plane_HW.shape[axis])).long()
+        for axis, place in enumerate((y_P, x_P))
+    )
+    areas_N = torch.bincount(won_P, minlength=len(soft_NHW))
+    sums_N = torch.bincount(won_P, weights=soft_NHW[won_P, row_P, column_P], minlength=len(soft_NHW))
+    return sums_N / areas_N.clamp(min=1), areas_N
 
 
 def _forget_predicted(memory: Memory, objects: Iterable[int]) -> Memory:

@@ -28,7 +28,7 @@ from hodor.models.attention import (
 )
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction, pad_to_multiple
-from hodor.models.layers import Linear
+from hodor.models.layers import Linear, double
 from hodor.models.pyramid import FPN
 
 WORDS = {
@@ -92,6 +92,8 @@ class HODOR(Network):
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
         for name, words in WORDS.items():
             if settings[name] not in words:
                 *others, last = (f'"{word}"' for word in words)
@@ -212,7 +214,7 @@ class HODOR(Network):
         if not self.barebones:
             embed = self.encoder.object_embed, self.encoder.cell_embed
             return self.decoder(fine, coarse, objects_BTND, cells_BTKD, known_BTN, known_BTK, *embed)  # type: ignore[no-any-return]
-        map_BDHW = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        map_BDHW = double(coarse)
         cells, objects = dot_max(map_BDHW, cells_BTKD, known_BTK), dot_max(map_BDHW, objects_BTND, known_BTN)
         return torch.cat([cells, objects], 1)
 
@@ -415,7 +417,7 @@ class Decoder(nn.Module):
                 x_BDHW = layer(x_BDHW, here, objects, cells, named_objects, named_cells, blind_BS)
         else:
             x_BDHW = self.convs(x_BDHW)
-        map_BDHW = self._refine(F.interpolate(x_BDHW, scale_factor=2.0, mode="bilinear", align_corners=False), fine_BDHW)
+        map_BDHW = self._refine(double(x_BDHW), fine_BDHW)
         channels = [
             dot_max(map_BDHW, self.cell_proj(cells_BTKD), known_BTK),
             dot_max(map_BDHW, self.object_proj(objects_BTND), known_BTN),
@@ -427,7 +429,9 @@ class Decoder(nn.Module):
     def _refine(self, x_BDHW: Tensor, fine_BDHW: Tensor) -> Tensor:
         """Stride 4: the fine features join the first quarter of the channels, then a 3 x 3 convolution (Eq. 4, as released)."""
         narrow = self.reduce_fine(fine_BDHW)
-        mixed = torch.cat([x_BDHW[:, : narrow.shape[1]] + narrow, x_BDHW[:, narrow.shape[1] :]], 1)
+        # x is ours alone (`double` made it): only those who read it again need a copy
+        mixed = x_BDHW.clone() if self.residual or torch.is_grad_enabled() else x_BDHW
+        mixed[:, : narrow.shape[1]] += narrow
         out: Tensor = self.head(mixed)
         return x_BDHW + out if self.residual else out
 

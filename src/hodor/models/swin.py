@@ -4,11 +4,13 @@ Parameter names are those of the released detection checkpoints, so loading them
 Inside, maps are channels-last: B images, H x W cells, D channels, S = 49 cells of a window, h heads.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hodor.models.layers import Backbone, Linear
+from hodor.models.layers import Backbone, Linear, linear
 
 WINDOW = 7
 SHIFT = WINDOW // 2
@@ -98,7 +100,8 @@ class Block(nn.Module):
         return out.view(x.shape)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        mixed: Tensor = self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+        fc1 = cast(Linear, self.mlp["fc1"])
+        mixed: Tensor = self.mlp["fc2"](linear(self.norm2(x), fc1.weight, fc1.bias, "gelu"))
         return mixed
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:

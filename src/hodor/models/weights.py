@@ -80,7 +80,7 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
     The file rebuilds its network alone; nothing in it is executed. folded: batch norms are merged into their convolutions,
     which is the same function, quicker; False leaves the weights as they are in the file, to train or save again.
 
-    Raises FileNotFoundError and ValueError, in one line: "no weights for 'hodor-t' in the box: train it, or convert the authors' file with `hodor convert`", "FILE is not a
+    Raises FileNotFoundError: "no weights for 'hodor-t' in the box: ...". Raises ValueError, in one line: "FILE is not a
     safetensors file ...", "FILE does not say which network it holds ...", and the keys that are missing, unexpected or
     misshapen.
     """
@@ -93,8 +93,11 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
                 "`hodor convert`, and give the file's path"
             )
     about, state = read(path)
-    network = build(about["model"], **about["settings"])
-    network.size = int(about["size"])
+    try:
+        network = build(about["model"], **about["settings"])
+        network.size = int(about["size"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a network that this version cannot build: {error}") from None
     fill(network, state, str(path))
     if folded:
         network.backbone = fold(network.backbone)
@@ -133,10 +136,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"no file {path}: want a .safetensors file, or one of {', '.join(MODELS)}")
     try:
         with safe_open(str(path), "pt") as opened:
-            about = json.loads((opened.metadata() or {}).get("hodor", "null"))
+            about = (opened.metadata() or {}).get("hodor", "null")
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}): convert a .pth file with `hodor convert`") from None
+    with contextlib.suppress(json.JSONDecodeError):
+        about = json.loads(about)
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
         raise ValueError(f"{path} does not say which network it holds: want a file written by hodor")
     return about, state
