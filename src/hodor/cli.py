@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -69,6 +69,18 @@ def _one_line(message: str) -> str:
     lines = [line.removeprefix("- ") for line in message.splitlines() if line.strip()]
     heading = lines.pop(0) + " " if len(lines) > 1 and lines[0].endswith(":") else ""
     return heading + "; ".join(lines)
+
+
+def _keep_memory() -> None:
+    """Let glibc reuse freed memory instead of handing it back: maps of 30 MB a layer would fault in anew, 12 % of hodor-t's
+    time on a CPU. Elsewhere nothing happens."""
+    import ctypes
+
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-4, 0)  # M_MMAP_MAX: large blocks too come from the heap
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and stay there
 
 
 def _usage() -> str:

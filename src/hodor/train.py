@@ -107,6 +107,7 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu") -> Pat
     average = {k: v.detach().clone() for k, v in network.state_dict().items()}
     optimiser = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay)
     first = _resume(out / "last.pt", network, average, optimiser)
+    _cut(out / "log.jsonl", first)
     batches = _batches(recipe, first)
     began = time.monotonic()
     network.train()
@@ -158,7 +159,7 @@ def _batches(recipe: Recipe, first: int) -> Iterator[Clip]:
         sequences = [davis.load(data.video, name, data.short_side) for name in names]
         labelled = "first" if recipe.scheme == "cyclic" else "all"
         video = davis.VideoClips(sequences, recipe.frames, data.gap, data.most, labelled)
-        size = tuple(sequences[0].images_TCHW.shape[-2:])
+        size = video.size
     else:
         size = (data.short_side, round(data.short_side * 16 / 9))
     if data.stills:
@@ -204,14 +205,24 @@ def _note(path: Path, step: int, losses: Any, norm: Any, rate: float, began: flo
         log.info("step %d of %d: %s", step, recipe.steps, line)
 
 
+def _cut(path: Path, steps: int) -> None:
+    """Drop the lines of steps that will be done again."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    if len(lines) > steps:
+        weights.write_atomically(path, b"".join(lines[:steps]))
+
+
 def _checkpoint(
     out: Path, recipe: Recipe, network: Network, average: dict[str, Any], optimiser: torch.optim.Optimizer, step: int
 ) -> None:
     buffer = io.BytesIO()
     state = {"network": network.state_dict(), "average": average, "optimiser": optimiser.state_dict(), "step": step}
+    if torch.cuda.is_available():
+        state["random_cuda"] = torch.cuda.get_rng_state_all()
     torch.save({**state, "random": torch.get_rng_state()}, buffer)
     weights.write_atomically(out / "last.pt", buffer.getvalue())
-    holder = weights.build(recipe.model)
+    with torch.random.fork_rng(devices=[]):  # or the run would go on with other numbers than one that resumes here
+        holder = weights.build(recipe.model)
     holder.load_state_dict(average)
     about = json.loads(json.dumps(asdict(recipe), default=str))
     weights.save(holder, out / "weights.safetensors", recipe=about, step=step, commit=_commit())
@@ -226,6 +237,8 @@ def _resume(path: Path, network: Network, average: dict[str, Any], optimiser: to
         average[key].copy_(value)
     optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["random"])
+    if torch.cuda.is_available() and "random_cuda" in state:
+        torch.cuda.set_rng_state_all(state["random_cuda"])
     log.info("going on from step %d", state["step"])
     return int(state["step"])
 

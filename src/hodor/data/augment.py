@@ -84,7 +84,7 @@ def colour(clip: Clip, ranges: Colour, generator: torch.Generator) -> Clip:
     # a turn about the grey axis: Rodrigues' formula with k = (1, 1, 1) / sqrt(3)
     cross = (x.roll(1, 2) - x.roll(2, 2)) / math.sqrt(3)
     x = x * angle.cos() + cross * angle.sin() + x.mean(2, keepdim=True) * (1 - angle.cos())
-    middle = x.mean((2, 3, 4), keepdim=True)
+    middle = x.mean((1, 2, 3, 4), keepdim=True)
     x = middle + (x - middle) * (1 + draw(ranges.contrast)) + draw(ranges.brightness)
     return replace(clip, frames_BTCHW=x.clamp(0, 1))
 

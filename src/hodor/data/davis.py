@@ -18,6 +18,8 @@ HELD_OUT = ("bmx-bumps", "dance-jump", "drift-turn", "horsejump-low", "scooter-g
 """The five DAVIS 2016 train sequences kept out of every run whose score is reported."""
 
 VOID = 255
+TRIES = 1000
+"""Draws of a clip before the videos are said to have none."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,15 @@ class VideoClips:
     most: int = 4
     labelled: str = "all"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of every clip."""
+        heights, widths = zip(*(v.images_TCHW.shape[-2:] for v in self.sequences), strict=True)
+        return min(heights), min(widths)
+
     def sample(self, generator: torch.Generator) -> Clip:
-        while True:
+        """Raises ValueError: "no clip of 3 frames with an object in the first: want longer videos, or a smaller gap"."""
+        for _ in range(TRIES):
             sequence = self.sequences[_below(len(self.sequences), generator)]
             length = len(sequence.images_TCHW)
             steps = [1 + _below(self.gap, generator) for _ in range(self.frames - 1)]
@@ -125,17 +134,20 @@ class VideoClips:
             indices = [start + sum(steps[:i]) for i in range(self.frames)]
             if _below(2, generator):
                 indices.reverse()
-            first = sequence.labels_THW[indices[0]]
+            (height, width), whole = self.size, sequence.images_TCHW.shape
+            top, left = (_below(n + 1, generator) if n else 0 for n in (whole[-2] - height, whole[-1] - width))
+            count = self.frames if self.labelled == "all" else 1
+            labels_THW = sequence.labels_THW[indices[:count], top : top + height, left : left + width]
+            first = labels_THW[0]
             ids = [int(i) for i in first.unique() if i]
             if not ids:
                 continue
             order = torch.randperm(len(ids), generator=generator)[: self.most].tolist()
             ids = [ids[i] for i in order]
-            images = sequence.images_TCHW[indices].float() / 255
+            images = sequence.images_TCHW[indices, :, top : top + height, left : left + width].float() / 255
             planes = torch.zeros(self.frames, len(ids), *first.shape)
-            count = self.frames if self.labelled == "all" else 1
             for plane, i in enumerate(ids):
-                planes[:count, plane] = (sequence.labels_THW[indices[:count]] == i).float()
+                planes[:count, plane] = (labels_THW == i).float()
             if _below(2, generator):
                 images, planes = images.flip(-1), planes.flip(-1)
             return Clip(
@@ -145,6 +157,8 @@ class VideoClips:
                 torch.ones(1, len(ids), dtype=torch.bool),
                 torch.ones(1, self.frames, *first.shape, dtype=torch.bool),
             )
+        wanted = "want longer videos, or a smaller gap"
+        raise ValueError(f"no clip of {self.frames} frames with an object in the first: {wanted}")
 
 
 def _below(limit: int, generator: torch.Generator) -> int:

@@ -13,6 +13,9 @@ from PIL import Image
 from hodor.data.clip import Clip
 from hodor.masks import read_labels
 
+TRIES = 1000
+"""Draws of an image before the pairs are said to show no object."""
+
 VOID = 255
 """Pixels of masks that are left out of the loss: crowds, unsure edges."""
 
@@ -50,7 +53,8 @@ class StillClips:
     area: float = 0.004
 
     def sample(self, generator: torch.Generator) -> Clip:
-        while True:
+        """Raises ValueError: "no image of 12 shows an object on 0.4% of a canvas of 252x448: want larger objects"."""
+        for _ in range(TRIES):
             pair = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
             canvas, labels = self._place(pair, generator)
             ids, counts = labels[(labels > 0) & (labels < VOID)].unique(return_counts=True)
@@ -69,6 +73,8 @@ class StillClips:
                 torch.ones(1, len(ids), dtype=torch.bool),
                 valid.expand(self.frames, -1, -1)[None],
             )
+        where = f"an object on {self.area:.1%} of a canvas of {self.size[0]}x{self.size[1]}"
+        raise ValueError(f"no image of {len(self.pairs)} shows {where}: want larger objects")
 
     def _place(self, pair: Pair, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """-> image CHW in [0, 1] and labels HW on the canvas; VOID where the image is not."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -88,34 +87,39 @@ class Prediction:
     def labels(self, size: tuple[int, int]) -> Tensor:
         """-> BHW at `size`, the plane number (from 1) of the object with the largest logit, 0 where a background wins.
 
-        Every channel is enlarged straight to `size`, but only around the cells where the object can win: between four cells a
-        blend of logits exceeds a background's only if it does so at one of them. The rest of the frame is background, and
-        the cost follows the objects' extent, not their number.
+        Every channel is enlarged straight to `size`, bilinear, but only where it matters. Between four neighbouring cells of
+        which one channel leads all, it leads everywhere; and where some background's least logit exceeds every object's
+        greatest, no object leads. Pixels between the other cells, those along outlines, are worked out one by one.
         """
-        grounds_BKHW, objects_BNHW = self.logits_BKHW[:, : self.backgrounds], self._objects()
-        rows, columns = (
-            resize_matrix(self.logits_BKHW.shape[2 + axis], size[axis], self.padded[axis] / self.size[axis])
-            .to(self.logits_BKHW.device)
-            for axis in (0, 1)
-        )  # fmt: skip
-        out_BHW = torch.zeros(len(self.logits_BKHW), *size, dtype=torch.int32, device=self.logits_BKHW.device)
-        for clip, (grounds_KHW, objects_NHW) in enumerate(zip(grounds_BKHW, objects_BNHW, strict=True)):
-            reaches = [_reach(object_HW, grounds_KHW, rows, columns) for object_HW in objects_NHW]
-            seen = [r for r in reaches if r is not None]
-            if not seen:
+        height, width = int(self.logits_BKHW.shape[2]), int(self.logits_BKHW.shape[3])
+        device = self.logits_BKHW.device
+        y0_H, square_H, down_H = _between(height, size[0], self.padded[0] / self.size[0], device)
+        x0_W, square_W, right_W = _between(width, size[1], self.padded[1] / self.size[1], device)
+        out_BHW = torch.zeros(len(self.logits_BKHW), *size, dtype=torch.int32, device=device)
+        for out_HW, logits_KHW in zip(out_BHW, self.logits_BKHW.detach(), strict=True):
+            grounds, objects = logits_KHW[: self.backgrounds], logits_KHW[self.backgrounds :]
+            if not len(objects):
                 continue
-            top, left = min(r.start for r, _ in seen), min(c.start for _, c in seen)
-            all_rows = slice(top, max(r.stop for r, _ in seen))
-            all_columns = slice(left, max(c.stop for _, c in seen))
-            best_HW = (rows[all_rows] @ (grounds_KHW @ columns[all_columns].t())).amax(0)
-            for plane, (object_HW, reach) in enumerate(zip(objects_NHW, reaches, strict=True), 1):
-                if reach is None:
-                    continue
-                r, c = reach
-                here = rows[r] @ (object_HW @ columns[c].t())
-                best = best_HW[r.start - top : r.stop - top, c.start - left : c.stop - left]
-                out_BHW[clip, r, c].masked_fill_(here > best, plane)
-                torch.maximum(best, here, out=best)
+            leader = logits_KHW.argmax(0, keepdim=True).float()
+            highest, lowest = _largest_of_four(leader), -_largest_of_four(-leader)
+            quiet = _largest_of_four(objects.amax(0, keepdim=True)) <= (-_largest_of_four(-grounds)).amax(0, keepdim=True)
+            label = (highest - (self.backgrounds - 1)).clamp(min=0).int().masked_fill(quiet, 0)[0]
+            out_HW.copy_(label[square_H][:, square_W])
+            outline = ~((highest == lowest) | quiet)[0]
+            y, x = outline[square_H][:, square_W].nonzero(as_tuple=True)
+            if not len(y):
+                continue
+            rows_P2 = torch.stack([y0_H, y0_H + 1], 1).clamp(0, height - 1)[y] * width
+            columns_P2 = torch.stack([x0_W, x0_W + 1], 1).clamp(0, width - 1)[x]
+            down_P2 = torch.stack([1 - down_H, down_H], 1)[y]
+            right_P2 = torch.stack([1 - right_W, right_W], 1)[x]
+            mixed_PK = F.embedding_bag(
+                (rows_P2[:, :, None] + columns_P2[:, None]).flatten(1),
+                logits_KHW.flatten(1).t().contiguous(),
+                per_sample_weights=(down_P2[:, :, None] * right_P2[:, None]).flatten(1),
+                mode="sum",
+            )
+            out_HW[y, x] = (mixed_PK.argmax(1) - (self.backgrounds - 1)).clamp(min=0).int()
         return out_BHW
 
     def probabilities(self, size: tuple[int, int] | None = None) -> Tensor:
@@ -127,35 +131,19 @@ class Prediction:
         return F.interpolate(full, size=size, mode="bilinear", align_corners=False)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # a cached tensor also serves training steps
-def resize_matrix(cells: int, pixels: int, cover: float) -> Tensor:
-    """-> [pixels, cells], bilinear enlargement of an axis as a matrix; the cells cover `cover` times the pixels' extent (the
-    padding beyond is never read but for the half cell next to it), corners not aligned."""
+def _between(cells: int, pixels: int, cover: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the pixels of an axis lie among its cells, which cover `cover` times the pixels' extent; corners not aligned.
+
+    -> the cell before each pixel (-1 before the first), the square of neighbours it lies in, its place between the two.
+    """
     place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / (pixels * cover) - 0.5
-    place = place.clamp(0, cells - 1)
-    low = place.floor().long().clamp(max=max(cells - 2, 0))
-    matrix = torch.zeros(pixels, cells, dtype=torch.float64)
-    matrix.scatter_add_(1, low[:, None], (1 - (place - low))[:, None])
-    matrix.scatter_add_(1, (low + 1).clamp(max=cells - 1)[:, None], (place - low)[:, None])
-    return matrix.float()
+    before = place.floor()
+    return before.long().to(device), before.long().to(device) + 1, (place - before).float().to(device)
 
 
-def _reach(object_HW: Tensor, grounds_KHW: Tensor, rows: Tensor, columns: Tensor) -> tuple[slice, slice] | None:
-    """The rows and columns of pixels around every square of four cells in which the object can beat all backgrounds."""
-    leads = (object_HW - grounds_KHW)[None]
-    squares = F.max_pool2d(leads, 2, stride=1, padding=1)[0].amin(0) > 0
-    if not bool(squares.any()):
-        return None
-    out = []
-    for axis, matrix in ((1, rows), (0, columns)):
-        marked = squares.any(axis).nonzero()
-        cells = slice(max(int(marked[0]) - 1, 0), int(marked[-1]) + 1)
-        touched = matrix[:, cells].any(1).nonzero()
-        if not len(touched):
-            return None
-        out.append(slice(int(touched[0]), int(touched[-1]) + 1))
-    return out[0], out[1]
+def _largest_of_four(maps_KHW: Tensor) -> Tensor:
+    """-> K H+1 W+1, the largest of the four cells around each corner; beyond the border there is none."""
+    return F.max_pool2d(maps_KHW[None], 2, stride=1, padding=1)[0]
 
 
 @dataclass(frozen=True)
