@@ -3,7 +3,8 @@
     summary = segment(open_source("clip.mp4"), {0: labels}, network, Outputs(Path("out"), overlay=True))
 
 Decoding runs a few frames ahead in one thread and writing a few behind in another; the network has the rest. A run that was
-killed goes on with `resume=True` and ends with the same bytes.
+killed goes on with `resume=True` and ends with the same bytes (overlay and ProRes, which are encoded anew, with the same
+pictures).
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""Videos for the tests: each frame shows its number as a grey and which way is up. Made with FFmpeg, not shipped."""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from hodor.frames import Frame
+
+
+def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """Frame i of the test videos: a grey that tells i, and a red top left corner that tells which way is up."""
+    image = np.full((*size, 3), 40 + i % 50 * 4, np.uint8)
+    image[: size[0] // 4, : size[1] // 4] = (255, 0, 0)
+    return image
+
+
+def number(image: np.ndarray) -> int:
+    """The i of picture(i), from the middle of the image; i < 50."""
+    return round((float(image[image.shape[0] // 2, image.shape[1] // 2].mean()) - 40) / 4)
+
+
+def make(
+    path: Path,
+    count: int = 20,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    size: tuple[int, int] = (48, 64),
+    times: Sequence[float] | None = None,
+    form: str | None = None,
+    flags: dict[str, str] | None = None,
+    noise: bool = False,
+    **options: Any,
+) -> Path:
+    with av.open(str(path), "w", format=form, options=flags or {}) as container:
+        stream: Any = container.add_stream(codec, rate=25, options={k: str(v) for k, v in options.items()})
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(count):
+            image = np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) if noise else picture(i, size)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = round(times[i] * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def stamp(frames: Iterator[Frame]) -> list[tuple[int, str, float | None, bytes]]:
+    return [(f.index, f.name, f.time, f.image.tobytes()) for f in frames]

@@ -1,0 +1,434 @@
+"""The command: quick to start, one line for what is wrong, exit codes, and every command from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from job import HODOR, SIZE, checkpoint, mask, mask_file, masks_in, picture, process, stills
+from PIL import Image
+
+from hodor import __version__, cli
+from hodor.masks import write_labels
+
+Hodor = Callable[..., tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def hodor(capfd: pytest.CaptureFixture[str]) -> Hodor:
+    """Run the command in this process; -> exit code, stdout, lines of stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, list[str]]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out, err.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Options that name a tiny network."""
+    path = checkpoint(tmp_path_factory.mktemp("network"))
+    return ["--checkpoint", path, "--device", "cpu", "--dtype", "float32"]
+
+
+# Start, help, messages
+
+
+@pytest.mark.parametrize("arguments", [[*HODOR, "--help"], [sys.executable, "-c", "import hodor"]], ids=["help", "import"])
+def test_start_takes_less_than_half_a_second_of_processor_time(arguments: list[str]) -> None:
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    taken = []
+    for _ in range(3):
+        before = spent()
+        subprocess.run(arguments, check=True, capture_output=True)
+        taken.append(spent() - before)
+    assert min(taken) < 0.5
+
+
+def test_neither_import_nor_help_imports_torch_or_av() -> None:
+    code = "import sys, hodor.cli\ntry: hodor.cli.main(['--help'])\nfinally: print({'torch', 'av'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
+    assert all(f"  {name}" in done.stdout for name in cli.COMMANDS)
+
+
+def test_no_argument_shows_the_help(hodor: Hodor) -> None:
+    assert hodor() == hodor("--help") == hodor("-h")
+    assert hodor()[0] == 0
+
+
+def test_version(hodor: Hodor) -> None:
+    assert hodor("--version") == (0, f"hodor {__version__}\n", [])
+
+
+def test_an_unknown_command_is_named_with_the_known_ones(hodor: Hodor) -> None:
+    code, out, errors = hodor("segmnt", "clip.mp4")
+    assert (code, out) == (2, "")
+    assert errors == [f"hodor: no command 'segmnt': want one of {', '.join(cli.COMMANDS)}; see `hodor --help`"]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, hodor: Hodor) -> None:
+    code, out, _ = hodor(name, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: hodor {name}")
+
+
+def test_an_unknown_option_is_named_and_ends_with_code_2(hodor: Hodor) -> None:
+    code, _, errors = hodor("segment", "clip.mp4", "--maks", "m.png")
+    assert code == 2
+    assert "--maks" in "".join(errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("2 problems, nothing was scored:\n- a is missing\n- b is missing"),
+         "2 problems, nothing was scored: a is missing; b is missing"),
+        (ValueError("one\ntwo"), "one; two"),
+        (FileNotFoundError("mask x.png does not exist"), "mask x.png does not exist"),
+        (FileNotFoundError(2, "No such file or directory", "x.png"), "x.png: No such file or directory"),
+        (OSError(28, "No space left on device"), "output: No space left on device"),
+        (PermissionError(13, "Permission denied", "/x/y.png"), "/x/y.png: Permission denied"),
+    ],
+)  # fmt: skip
+def test_errors_become_one_line_and_code_2(error: Exception, line: str, hodor: Hodor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setitem(cli._RUN, "doctor", fail)
+    assert hodor("doctor", "x") == (2, "", [f"hodor: {line}"])
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli._RUN, "doctor", lambda argv: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor", "x"])
+
+
+def test_ctrl_c_before_the_work_is_one_line_and_code_130(hodor: Hodor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli._RUN, "doctor", stop)
+    assert hodor("doctor", "x") == (130, "", ["hodor: stopped"])
+
+
+def test_a_reader_that_left_is_no_error(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    running = process(["doctor", *[mask_file(tmp_path / "m.png")] * 3], stdout=writing)
+    os.close(writing)
+    assert running.communicate(timeout=60)[1] == ""
+    assert running.returncode == 141
+
+
+# segment: the options
+
+
+ALL: dict[str, list[object]] = {
+    "--mask": ["MASK"],
+    "--out": ["OUT"],
+    "--overlay": [],
+    "--sheet": [],
+    "--soft": [],
+    "--coco": [],
+    "--ytvis": [],
+    "--table": [],
+    "--cutout": [1, 2],
+    "--prores": [1],
+    "--direction": ["forward"],
+    "--resume": [],
+    "--json": ["SUMMARY"],
+    "--model": ["hodor-lite"],
+    "--checkpoint": ["CHECKPOINT"],
+    "--device": ["cpu"],
+    "--dtype": ["float32"],
+    "--size": [48],
+    "--history": [3],
+}
+
+
+def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    known = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", hodor("segment", "--help")[1]))
+    assert {o for o in known if not o.startswith("--no-")} - {"--help"} == set(ALL)
+    source, out = stills(tmp_path / "in", ["a.png", "b.png", "c.png"]), tmp_path / "out"
+    places = {"MASK": f"{mask_file(tmp_path / 'm.png')}@1", "OUT": out, "SUMMARY": tmp_path / "s.json", "CHECKPOINT": tiny[1]}
+    options = [word for name, values in ALL.items() for word in (name, *(places.get(str(v), v) for v in values))]
+    code, printed, errors = hodor("segment", source, *options)
+    assert (code, printed) == (0, ""), errors
+    assert {p.name for p in out.iterdir()} == {
+        *("masks", "overlay.mp4", "sheet.png", "soft", "coco.json", "ytvis.json", "objects.csv"),
+        *("cutout_1", "cutout_2", "cutout_1.mov"),
+    }  # fmt: skip
+    found = masks_in(out / "masks")
+    assert list(found) == ["a.png", "b.png", "c.png"]
+    assert not found["a.png"].any(), "forward leaves the frames before the mask empty"
+    assert np.array_equal(found["b.png"], mask())
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
+
+
+def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    source = stills(tmp_path / "in", ["0.png", "1.png"])
+    code, out, errors = hodor(
+        "segment", source, "--mask", mask_file(tmp_path / "m.png"), "-o", tmp_path / "o", "--json", "-", *tiny
+    )
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["frames"] == 2
+    assert {"lost", "notes", "stopped", "interrupted", "frames_per_second", "seconds", "source", "out"} <= summary.keys()
+    assert errors[-1].startswith("2 frames, ") or "was lost on" in errors[-1]
+
+
+def test_masks_on_several_frames_and_a_folder_with_a_file_per_object(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    source = stills(tmp_path / "in", [f"{i}.png" for i in range(4)])
+    (tmp_path / "objects").mkdir()
+    for i in (1, 2):
+        write_labels(tmp_path / "objects" / f"object_{i}.png", (mask() == i).astype(np.uint8))
+    late = np.zeros(SIZE, np.uint8)
+    late[2:8, 50:90] = 7
+    write_labels(tmp_path / "late.png", late)
+    given = ["--mask", tmp_path / "objects", "--mask", f"{tmp_path / 'late.png'}@2"]
+    code, _, errors = hodor("segment", source, *given, "-o", tmp_path / "out", *tiny)
+    assert code == 0
+    found = masks_in(tmp_path / "out" / "masks")
+    assert np.array_equal(found["0.png"], mask())
+    assert np.array_equal(found["2.png"] == 7, late == 7)
+    assert f"mask {tmp_path / 'objects'}: ids are the numbers at the end of the file names" in errors
+
+
+def test_a_file_whose_name_holds_an_at_is_taken_as_it_stands(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    source = stills(tmp_path / "in", ["0.png", "1.png"])
+    code, _, errors = hodor("segment", source, "--mask", mask_file(tmp_path / "m@1.png"), "-o", tmp_path / "out", *tiny)
+    assert code == 0, errors
+    assert np.array_equal(masks_in(tmp_path / "out" / "masks")["0.png"], mask())
+
+
+def test_a_folder_whose_name_is_a_number_is_no_camera(
+    tmp_path: Path, tiny: list[object], hodor: Hodor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stills(tmp_path / "2024", ["0.png"])
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = hodor("segment", "2024", "--mask", mask_file(tmp_path / "m.png"), "-o", "out", *tiny)
+    assert code == 0, errors
+
+
+def test_an_absent_camera_is_one_line(tmp_path: Path, hodor: Hodor) -> None:
+    code, _, errors = hodor("segment", "7", "--mask", mask_file(tmp_path / "m.png"))
+    assert (code, len(errors)) == (2, 1)
+    assert errors[0].startswith("hodor: camera 7 cannot be opened")
+
+
+def test_progress_without_a_terminal_is_at_most_a_line_in_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    with cli._progress("segmenting") as progress:
+        for i in range(1, 41):
+            now[0] += 0.75
+            progress(i, 90)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["segmenting: 14 of 90 frames, 1.3 frames/s", "segmenting: 28 of 90 frames, 1.3 frames/s"]
+
+
+def test_progress_on_a_terminal_is_a_bar(tmp_path: Path, tiny: list[object]) -> None:
+    source = stills(tmp_path / "in", [f"{i}.png" for i in range(8)])
+    ours, theirs = pty.openpty()
+    arguments = ["segment", source, "--mask", mask_file(tmp_path / "m.png"), "-o", tmp_path / "out", *tiny]
+    running = process(arguments, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # how a terminal ends on Linux
+        pass
+    assert running.wait(timeout=60) == 0
+    assert "8/8" in shown.decode()
+
+
+# doctor, evaluate, convert
+
+
+def test_doctor_tells_what_masks_hold(tmp_path: Path, hodor: Hodor) -> None:
+    code, out, errors = hodor("doctor", mask_file(tmp_path / "m.png"))
+    assert (code, errors) == (0, [])
+    lines = out.splitlines()
+    assert lines[0] == f"file    {tmp_path / 'm.png'}: PNG, mode P, 96x64"
+    assert lines[-1] == "good: 2 objects, ids as they stand"
+
+
+def test_doctor_ends_with_2_if_it_refuses_one_of_several(tmp_path: Path, hodor: Hodor) -> None:
+    write_labels(tmp_path / "empty.png", np.zeros(SIZE, np.uint8))
+    code, out, _ = hodor("doctor", tmp_path / "empty.png", mask_file(tmp_path / "m.png"))
+    assert code == 2
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith(("good", "refused"))] == ["refused", "good"]
+
+
+def test_doctor_names_a_file_that_does_not_exist(tmp_path: Path, hodor: Hodor) -> None:
+    assert hodor("doctor", tmp_path / "gone.png") == (2, "", [f"hodor: mask {tmp_path / 'gone.png'} does not exist"])
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Truth of two sequences, and predictions: "right" is the truth, "moved" lies 3 pixels beside."""
+    for name, shift in (("right", 0), ("moved", 3)):
+        for i in range(5):
+            write_labels(tmp_path / "truth" / name / f"{i:05d}.png", mask(i))
+            write_labels(tmp_path / "ours" / name / f"{i:05d}.png", np.roll(mask(i), shift, 1))
+    return tmp_path / "ours", tmp_path / "truth"
+
+
+def test_evaluate_writes_scores_of_sequences_and_objects(folders: tuple[Path, Path], tmp_path: Path, hodor: Hodor) -> None:
+    code, out, errors = hodor("evaluate", *folders, "--workers", 1, "--json", tmp_path / "scores.json")
+    assert (code, errors) == (0, [])
+    assert "right" in out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert {"J&F", "J", "F"} <= scores.keys()
+    assert scores["sequences"]["right"]["J&F"] == 1
+    moved = scores["sequences"]["moved"]["objects"]
+    assert set(moved) == {"1", "2"}
+    assert 0.6 < moved["1"]["J"] < 0.9
+    assert scores["J"] == pytest.approx((2 + moved["1"]["J"] + moved["2"]["J"]) / 4)
+
+
+def test_evaluate_of_some_sequences_prints_nothing_but_json_on_stdout(folders: tuple[Path, Path], hodor: Hodor) -> None:
+    code, out, _ = hodor("evaluate", *folders, "--sequences", "right", "--late-objects", "--workers", 1, "--json", "-")
+    assert code == 0
+    assert list(json.loads(out)["sequences"]) == ["right"]
+
+
+def test_evaluate_tells_all_problems_in_one_line(folders: tuple[Path, Path], hodor: Hodor) -> None:
+    (folders[0] / "right" / "00001.png").unlink()
+    (folders[0] / "moved" / "00002.png").unlink()
+    code, _, errors = hodor("evaluate", *folders, "--workers", 1)
+    assert (code, len(errors)) == (2, 1)
+    assert "right" in errors[0]
+    assert "moved" in errors[0]
+
+
+def test_convert_refuses_what_is_no_checkpoint_and_writes_nothing(tmp_path: Path, hodor: Hodor) -> None:
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    torch.save({"model": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    torch.save({"model": print}, tmp_path / "code.pth")
+    for file, line in {
+        "gone.pth": "no file ",
+        "text.pth": "text.pth ",
+        "other.pth": "other.pth does not fit the network: missing ",
+        "code.pth": "code.pth holds more than tensors and plain values: refused",
+    }.items():
+        code, out, errors = hodor("convert", tmp_path / file, tmp_path / "out.safetensors")
+        assert (code, out, len(errors)) == (2, "", 1), errors
+        assert line in errors[0]
+    code, _, errors = hodor("convert", tmp_path / "other.pth", tmp_path / "out.safetensors", "--model", "hodor-x")
+    assert errors == ["hodor: no key map for 'hodor-x': want hodor-t"]
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+# benchmark, train
+
+
+def test_benchmark_measures_and_draws(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    small = ["--frames", 4, "--height", 64, "--width", 96, "--size", 64, "--history", 2]
+    files = ["--json", tmp_path / "b.json", "--plot", tmp_path / "b.png", "--curves", "history"]
+    code, out, errors = hodor("benchmark", *small, *files, *tiny)
+    assert (code, errors) == (0, [])
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert [c["case"]["objects"] for c in report["cases"][:2]] == [1, 5]
+    assert sorted({c["case"]["history"] for c in report["cases"]}) == [1, 2, 4, 7, 10]
+    assert all(c["case"] | {"history": 2, "objects": 1} == report["cases"][0]["case"] for c in report["cases"])
+    for case in report["cases"]:
+        assert case["fps"] > 0
+        assert case["ms"] == pytest.approx(1000 / case["fps"], rel=0.01)
+        assert all(case["stages"][stage] > 0 for stage in ("decode", "encode", "segment", "remember", "write"))
+        assert 50 < case["peak_mb"] < 20_000
+        assert case["gflop"] > 0.001
+        assert case["state_kb"] > 1
+    states = {c["case"]["history"]: c["state_kb"] for c in report["cases"] if c["case"]["objects"] == 1}
+    assert states[4] > states[2] > states[1]
+    assert report["machine"]["threads"] == torch.get_num_threads()
+    assert {"processor", "cores", "torch", "python", "system"} <= report["machine"].keys()
+    assert report["peak_gflops"]["mean"] > 0.1
+    assert out.count("frames/s") == len(report["cases"])
+    with Image.open(tmp_path / "b.png") as drawn:
+        assert drawn.width == 2 * round(4.2 * 120), "want a panel for objects and one for history"
+        assert len(np.unique(np.asarray(drawn.convert("L")))) > 20
+
+
+def test_benchmark_refuses_before_it_measures(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    assert hodor("benchmark", "--plot", "x.gif", *tiny)[2] == ["hodor: plot x.gif: want a name that ends in .png or .svg"]
+    assert hodor("benchmark", "--frames", 1, *tiny)[2] == ["hodor: frames is 1: want at least 2 to measure"]
+
+
+@pytest.fixture
+def davis(tmp_path: Path) -> Path:
+    """Two sequences and a few stills of one moving block, in the layout of DAVIS."""
+    for i in range(4):
+        image, labels = Image.fromarray(picture(i)), mask(i)
+        for name in ("a", "b"):
+            (tmp_path / "JPEGImages" / name).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "JPEGImages" / name / f"{i:05d}.jpg")
+            write_labels(tmp_path / "Annotations" / name / f"{i:05d}.png", labels)
+        (tmp_path / "stills" / "images").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "stills" / "images" / f"{i}.jpg")
+        write_labels(tmp_path / "stills" / "masks" / f"{i}.png", labels)
+    return tmp_path
+
+
+def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path: Path, hodor: Hodor) -> None:
+    data: list[object] = ["--data.video", davis, "--data.stills", davis / "stills", "--data.short-side", 64, "--data.gap", 1]
+    few: list[object] = ["--steps", 2, "--batch", 1, "--frames", 2, "--warmup", 1, "--precision", "float32", "--device", "cpu"]
+    code, out, errors = hodor("train", "lite", *data, *few, "--lr", 1e-4, "--out", tmp_path / "run")
+    assert code == 0, errors
+    assert out == f"{tmp_path / 'run' / 'weights.safetensors'}\n"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1]
+    assert lines[0]["lr"] == 1e-4
+    trained = ["--checkpoint", tmp_path / "run" / "weights.safetensors", "--size", 64, "--device", "cpu"]
+    frames, first = davis / "JPEGImages" / "a", davis / "Annotations" / "a" / "00000.png"
+    code, _, errors = hodor("segment", frames, "--mask", first, "-o", tmp_path / "out", *trained)
+    assert code == 0, errors
+    assert len(masks_in(tmp_path / "out" / "masks")) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["lit"], "no recipe 'lit': want lite"),
+        (["lite"], "the recipe names no data: want data.video or data.stills"),
+        (["lite", "--data.video", "gone"], "gone/Annotations is not a folder: want Annotations/<sequence>/*.png"),
+        (["lite", "--data.stills", "gone"], "gone holds no pairs"),
+        (["lite", "--device", "toaster"], "device 'toaster' cannot be used"),
+    ],
+)
+def test_train_names_what_it_rejects(arguments: list[str], line: str, tmp_path: Path, hodor: Hodor) -> None:
+    given: list[Any] = [*arguments, *(["--out", tmp_path / "run"] if len(arguments) > 1 or arguments == ["lite"] else [])]
+    code, out, errors = hodor("train", *given)
+    assert (code, out, len(errors)) == (2, "", 1), errors
+    assert errors[0].startswith(f"hodor: {line}")
+
+
+def test_train_without_a_recipe_lists_them(hodor: Hodor) -> None:
+    code, out, _ = hodor("train")
+    assert code == 0
+    assert "recipes: lite" in out

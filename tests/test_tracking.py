@@ -1,0 +1,486 @@
+"""The tracker: ids, additions, corrections, losses, sizes, and a memory that stays small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hodor.losses import hodor_losses
+from hodor.models.base import Features, Memory, Prediction
+from hodor.models.hodor import HODOR
+from hodor.plans import dense, rollout
+from hodor.tracking import Tracked, Tracker
+
+SIZE = (64, 96)
+Array = NDArray[Any]
+
+
+def video(count: int, size: tuple[int, int] = SIZE) -> Array:
+    """-> uint8 [count, H, W, 3]."""
+    return (tiny.pictures(count, size) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def labels(*ids: int, size: tuple[int, int] = SIZE) -> Array:
+    """Ids of the two rectangles, 0 for none of it."""
+    planes = tiny.planes(size).bool().numpy()
+    out = np.zeros(size, np.uint16)
+    for plane, i in zip(planes, ids, strict=False):
+        out[plane] = i
+    return out
+
+
+def tracker(seed: int = 0, *, history: int = 7, pin_first: bool = True, hold_lost: bool = True, **changes: Any) -> Tracker:
+    network = tiny.network(seed, **changes).eval()
+    return Tracker(network, history=history, pin_first=pin_first, hold_lost=hold_lost, size=64)
+
+
+class Blindfold:
+    """The network, but for an object that it does not find in some frames."""
+
+    def __init__(self, network: HODOR, plane: int, frames: set[int]) -> None:
+        self.network, self.plane, self.frames, self.asked = network, plane, frames, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
+        prediction, memory = self.network.segment(memory, features)
+        self.asked += 1
+        blind = torch.arange(len(memory.objects)) == self.plane
+        return (prediction.without(blind[None]) if self.asked in self.frames else prediction), memory
+
+
+def test_an_object_that_appears_later_keeps_its_id() -> None:
+    walk, frames = tracker(), video(5)
+    first = walk.step(frames[0], labels(7))
+    assert (first.objects, first.labels.dtype) == ((7,), np.uint8)
+    assert np.array_equal(first.labels, labels(7))
+    assert set(np.unique(walk.track(frames[1]))) <= {0, 7}
+    second = walk.step(frames[2], labels(0, 300))
+    assert (second.objects, second.labels.dtype) == ((7, 300), np.uint16)
+    assert ((second.labels == 300) == (labels(0, 300) == 300)).all()
+    seen = set()
+    for frame in frames[3:]:
+        tracked = walk.step(frame)
+        assert tracked.objects == (7, 300)
+        assert tracked.confidence.keys() == {7, 300}
+        seen |= set(np.unique(tracked.labels).tolist())
+    assert seen == {0, 7, 300}
+
+
+def test_planes_follow_the_ids_whatever_order_they_come_in() -> None:
+    one, two, frames = tracker(), tracker(), video(4)
+    one.track(frames[0], labels(7, 300))
+    two.track(frames[0], labels(300, 7))
+    swap = np.array([300 if i == 7 else 7 if i == 300 else i for i in range(301)])
+    for frame in frames[1:]:
+        a, b = one.step(frame), two.step(frame)
+        assert (a.labels != swap[b.labels]).mean() < 2e-3
+        np.testing.assert_allclose(a.soft(), b.soft()[::-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("barebones", [False, True])
+def test_adding_an_object_leaves_what_is_remembered_of_the_others(barebones: bool) -> None:
+    with_, without, frames = (*(tracker(barebones=barebones) for _ in range(2)), video(3))
+    for walk in (with_, without):
+        walk.track(frames[0], labels(7))
+        walk.track(frames[1])
+    before = with_.memory
+    added = with_.track(frames[2], labels(0, 300))
+    alone = without.track(frames[2])
+    for index, entry in before.frames.items():
+        now = with_.memory.frames[index]
+        assert torch.equal(now.per_object[:, :1], entry.per_object)
+        assert torch.equal(now.shared, entry.shared)
+        assert now.known_BN.tolist() == [[True, False]]
+        assert now.complete_B.tolist() == entry.complete_B.tolist()
+    if barebones:  # where an object's logits do not depend on the others: its mask is the same around the new one
+        free = added != 300
+        assert (added[free] == alone[free]).all()
+        assert (alone[free] == 7).any()
+
+
+@pytest.mark.parametrize("barebones", [False, True])
+def test_removing_an_object_leaves_what_is_remembered_of_the_others(barebones: bool) -> None:
+    walk, frames = tracker(barebones=barebones), video(3)
+    walk.track(frames[0], labels(7, 300))
+    walk.track(frames[1])
+    before = walk.memory
+    with_both = walk.step(frames[2])
+    walk.memory = before
+    walk.remove(7)
+    assert walk.objects == (300,)
+    for index, entry in walk.memory.frames.items():
+        assert torch.equal(entry.per_object, before.frames[index].per_object[:, 1:])
+        assert torch.equal(entry.shared, before.frames[index].shared)
+    alone = walk.step(frames[2])
+    assert alone.objects == (300,)
+    assert set(np.unique(alone.labels)) <= {0, 300}
+    if barebones:  # the others' logits do not depend on it: they keep their pixels, and share out those it had
+        kept = with_both.labels != 7
+        assert (alone.labels[kept] == with_both.labels[kept]).all()
+        assert (with_both.labels == 300).any()
+        assert not kept.all()
+
+
+def test_all_objects_can_go_and_others_come() -> None:
+    walk, frames = tracker(), video(4)
+    walk.track(frames[0], labels(7, 300))
+    walk.remove(300, 7)
+    nothing = walk.step(frames[1])
+    assert not nothing.labels.any()
+    assert nothing.objects == ()
+    assert walk.step(frames[2], labels(5)).objects == (5,)
+    assert set(np.unique(walk.track(frames[3]))) <= {0, 5}
+
+
+def test_a_correction_holds_exactly_and_what_was_predicted_before_is_forgotten() -> None:
+    walk, frames = tracker(), video(6)
+    walk.track(frames[0], labels(7, 300))
+    for frame in frames[1:3]:
+        walk.track(frame)
+    right = np.zeros(SIZE, np.uint8)
+    right[20:40, 30:50] = 7
+    corrected = walk.step(frames[3], right)
+    assert ((corrected.labels == 7) == (right == 7)).all()
+    assert corrected.confidence[7] == 1
+    assert not corrected.soft()[1][24:36, 34:46].any(), "nobody else is where the caller put this one"
+    known = {i: e.known_BN[0].tolist() for i, e in walk.memory.frames.items()}
+    assert {i: k[0] for i, k in known.items()} == {0: True, 1: False, 2: False, 3: True}
+    assert all(k[1] for i, k in known.items() if i < 3)
+    assert walk.memory.frames[3].given_BN.tolist() == [[True, False]]
+    # it holds for what follows: without the first mask too, only the corrected one speaks
+    walk.track(frames[4])
+    assert walk.memory.frames[4].known_BN[0, 0] or 7 in walk.step(frames[5]).lost
+
+
+def test_a_corrected_object_is_followed_from_the_correction() -> None:
+    """After a wrong first mask is corrected on a later frame and the first one dropped, the wrong one no longer matters."""
+    frames = video(4)
+    right = np.zeros(SIZE, np.uint8)
+    right[20:40, 30:50] = 7
+    results = []
+    for wrong in (labels(7), labels(0, 7)):
+        walk = tracker(pin_first=False, history=1)
+        walk.track(frames[0], wrong)
+        walk.track(frames[1], right)
+        results.append(walk.track(frames[2]))
+    assert np.array_equal(*results)
+
+
+def test_frames_may_come_in_any_order_and_from_any_start() -> None:
+    """Forward and back from the middle, by keeping the memory: it is a value."""
+    walk, frames = tracker(), video(5)
+    walk.track(frames[2], labels(7, 300))
+    start = walk.memory
+    forward = [walk.track(f) for f in frames[3:]]
+    walk.memory = start
+    back = [walk.track(f) for f in frames[1::-1]]
+    again = tracker()
+    again.track(frames[2], labels(7, 300))
+    assert all(np.array_equal(a, again.track(f)) for a, f in zip(back, frames[1::-1], strict=True))
+    other = tracker()
+    other.memory = start
+    assert all(np.array_equal(a, other.track(f)) for a, f in zip(forward, frames[3:], strict=True))
+    assert next(iter(other.memory.frames)) == 0, "the given frame must not be overwritten in another tracker"
+    assert len(other.memory.frames) == 3
+
+
+def test_a_saved_state_goes_on_as_the_unbroken_run(tmp_path: Path) -> None:
+    walk, frames = tracker(), video(6)
+    walk.track(frames[0], labels(7, 300))
+    walk.track(frames[1])
+    walk.save(tmp_path / "state.safetensors", page=3)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+    rest = [walk.track(f) for f in frames[2:]]
+    other = tracker()
+    assert other.restore(tmp_path / "state.safetensors") == {"page": 3}
+    assert other.objects == (7, 300)
+    assert all(np.array_equal(a, other.track(f)) for a, f in zip(rest, frames[2:], strict=True))
+    with pytest.raises(FileNotFoundError, match=r"^no file .*none$"):
+        other.restore(tmp_path / "none")
+    (tmp_path / "other").write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"other is not the state of a tracker$"):
+        other.restore(tmp_path / "other")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 131), (45, 33), (200, 70), (31, 31)])
+def test_labels_come_back_at_the_frames_own_size(size: tuple[int, int]) -> None:
+    walk, frames = tracker(), video(2, size)
+    given = labels(7, 300, size=size)
+    first = walk.step(frames[0], given)
+    assert np.array_equal(first.labels, given)
+    second = walk.step(frames[1])
+    assert second.labels.shape == size
+    for tracked in (first, second):
+        soft = tracked.soft()
+        assert soft.shape == (2, *size)
+        assert soft.dtype == np.float32
+        assert soft.min() >= 0
+        assert soft.max() <= 1 + 1e-6
+    inside = first.soft()[0][given == 7].mean(), first.soft()[0][given != 7].mean()
+    assert inside[0] > 0.8 > 0.2 > inside[1]
+
+
+def test_arrays_and_tensors_of_every_kind_agree() -> None:
+    frames = video(2)
+    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    mirrored = np.ascontiguousarray(frames[:, ::-1, :, ::-1])
+    sealed = frames.copy()
+    sealed.setflags(write=False)
+    kinds: list[Any] = [frames, tensor, tensor.float() / 255, tensor.double() / 255, mirrored[:, ::-1, :, ::-1], sealed]
+    results = []
+    for kind in kinds:
+        walk = tracker()
+        walk.track(kind[0], labels(7, 300))
+        results.append(walk.track(kind[1]))
+    assert len(np.unique(results[0])) > 1
+    assert all(np.array_equal(r, results[0]) for r in results[1:])
+    walk = tracker()
+    walk.track(frames[0], torch.from_numpy(labels(7, 300).astype(np.int64)))
+    assert np.array_equal(walk.track(frames[1]), results[0])
+    upside = np.ascontiguousarray(labels(7, 300)[::-1])[::-1]  # rows in reverse in memory
+    walk = tracker()
+    walk.track(frames[0], upside)
+    assert np.array_equal(walk.track(frames[1]), results[0])
+
+
+@pytest.mark.parametrize("size", [SIZE, (97, 131)])
+def test_frames_before_any_mask_give_zeros(size: tuple[int, int]) -> None:
+    walk, frames = tracker(), video(3, size)
+    for frame in frames[:2]:
+        tracked = walk.step(frame)
+        assert tracked.labels.shape == size
+        assert not tracked.labels.any()
+        assert tracked.objects == ()
+        assert tracked.confidence == {}
+        assert tracked.soft().shape == (0, *size)
+    late, prompt = walk.step(frames[2], labels(7, size=size)), tracker().step(frames[2], labels(7, size=size))
+    assert np.array_equal(late.labels, prompt.labels)
+
+
+def lost_run(**settings: Any) -> tuple[Tracker, list[Tracked]]:
+    walk, frames = tracker(**settings), video(6)
+    walk.network = Blindfold(walk.network, 0, {2, 3, 4})  # type: ignore[assignment, arg-type]
+    given = [labels(7, 300), None, None, None, None, None]
+    return walk, [walk.step(f, g) for f, g in zip(frames, given, strict=True)]
+
+
+def test_a_lost_object_says_so_and_its_older_descriptors_stay() -> None:
+    walk, tracked = lost_run()
+    assert [7 in t.lost for t in tracked] == [False, False, True, True, True, False]
+    for t in tracked[2:5]:
+        assert t.confidence[7] == 0
+        assert not (t.labels == 7).any()
+    assert all(0 < t.confidence[7] <= 1 for t in tracked if 7 not in t.lost)
+    assert [e.known_BN[0, 0].item() for e in walk.memory.frames.values()] == [True, True, False, False, False, True]
+    assert all(e.known_BN[0, 1] for e in walk.memory.frames.values())
+
+
+def test_a_frame_in_which_an_object_is_lost_still_speaks_for_the_background() -> None:
+    """It is nowhere there, so what is left is background; only with masks yet unknown it would not be."""
+    for settings in ({}, {"pin_first": False, "history": 2}):
+        walk, _ = lost_run(**settings)
+        assert all(e.complete_B.all() for e in walk.memory.frames.values())
+
+
+def test_as_released_a_lost_object_is_described_all_the_same() -> None:
+    walk, tracked = lost_run(hold_lost=False)
+    assert 7 in tracked[2].lost
+    assert all(e.known_BN.all() for e in walk.memory.frames.values())
+
+
+def test_an_object_told_absent_is_lost_there_and_leaves_no_descriptor() -> None:
+    for hold_lost in (True, False):
+        walk, frames = tracker(hold_lost=hold_lost), video(4)
+        walk.track(frames[0], labels(7, 300))
+        walk.track(frames[1])
+        gone = walk.step(frames[2], labels(0, 300), objects=[7, 300])
+        assert gone.lost == {7}
+        assert not (gone.labels == 7).any()
+        assert {i: e.known_BN[0, 0].item() for i, e in walk.memory.frames.items()} == {0: True, 1: False, 2: False}
+        assert not walk.memory.frames[2].given_BN[0, 0]
+        assert walk.step(frames[3]).objects == (7, 300)
+
+
+def test_an_object_told_absent_from_the_start_is_lost_until_its_mask_comes() -> None:
+    walk, frames = tracker(), video(4)
+    first = walk.step(frames[0], labels(), objects=[7])
+    assert (first.objects, first.lost) == ((7,), {7})
+    second = walk.step(frames[1])
+    assert (second.objects, second.lost, second.confidence) == ((7,), {7}, {7: 0.0})
+    assert not second.labels.any()
+    assert second.soft().shape == (1, *SIZE)
+    assert walk.step(frames[2], labels(7)).lost == set()
+    assert walk.step(frames[3]).objects == (7,)
+
+
+def test_confidence_is_the_mean_soft_mask_over_the_pixels_won() -> None:
+    walk, frames = tracker(), video(3)
+    walk.track(frames[0], labels(7, 300))
+    for frame in frames[1:]:
+        tracked = walk.step(frame)
+        for plane, i in enumerate(tracked.objects):
+            won = tracked.labels == i
+            if won.any():
+                assert tracked.confidence[i] == pytest.approx(float(tracked.soft()[plane][won].mean()), abs=0.05)
+            else:
+                assert i in tracked.lost
+
+
+def test_an_object_of_a_few_pixels_survives_the_resize_to_the_inner_size() -> None:
+    walk, frames = tracker(barebones=True), video(2, (320, 480))
+    given = np.zeros((320, 480), np.uint8)
+    given[200:202, 301:303] = 7
+    first = walk.step(frames[0], given)
+    assert np.array_equal(first.labels, given)
+    features = walk.network.encode(walk._image(frames[0])[0])
+    with torch.no_grad():
+        expected = features.maps[1][0, :, 200 * 64 // 320 // 8, 301 * 64 // 320 // 8]
+    torch.testing.assert_close(walk.memory.frames[0].per_object[0, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_history_and_pins_bound_what_is_remembered() -> None:
+    frames = video(8)
+    for pin, expected in ((True, [0, 3, 6, 7]), (False, [6, 7])):
+        walk = tracker(history=2, pin_first=pin, hold_lost=False)
+        for t, frame in enumerate(frames):
+            walk.track(frame, {0: labels(7), 3: labels(0, 300)}.get(t))
+        assert list(walk.memory.frames) == expected
+
+
+def test_the_inner_size_is_the_networks_own_unless_another_is_asked_for() -> None:
+    network = tiny.network().eval()
+    network.size = 32
+    seen = []
+    for size in (None, 48):
+        walk = Tracker(network, size=size)
+        seen.append(walk.step(video(1)[0], labels(7))._features.size)
+    assert seen == [(32, 48), (48, 72)]
+
+
+def test_tracking_leaves_nothing_that_a_training_step_trips_over() -> None:
+    network = tiny.network(feature_positions=True).eval()
+    walk = Tracker(network, size=64)
+    for frame, given in zip(video(2), (labels(7, 300), None), strict=True):
+        walk.track(frame, given)
+    hodor_losses(rollout(network.train(), tiny.clip(), dense(3))).total.backward()
+
+
+def test_a_network_in_bfloat16_tracks_nearly_the_same() -> None:
+    frames = video(3)
+    one, two = tracker(), tracker()
+    two.network.to(torch.bfloat16)
+    for walk in (one, two):
+        walk.track(frames[0], labels(7, 300))
+    agree = [(one.track(f) == two.track(f)).mean() for f in frames[1:]]
+    assert min(agree) > 0.9
+
+
+class Blocks(nn.Module):
+    """A backbone without weights: the mean colours of blocks, so that thousands of frames pass in seconds."""
+
+    channels, mean, std = (3, 3, 3, 3), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.nn.functional.avg_pool2d(x, stride) for stride in (4, 8, 16, 32))
+
+
+def held_bytes(memory: Memory) -> int:
+    return sum(t.untyped_storage().nbytes() for e in memory.frames.values() for t in vars(e).values())
+
+
+def test_memory_does_not_grow_over_2000_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hodor.models.backbones import BACKBONES
+
+    monkeypatch.setitem(BACKBONES, "blocks", Blocks)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    network = HODOR(backbone="blocks", width=16, barebones=True).eval()
+    walk = Tracker(network, size=32, history=7)
+    frames = video(20, (32, 40))
+    entries, held, resident = [], [], []
+    statm = Path("/proc/self/statm")
+    for t in range(2000):
+        given, spoken = None, None
+        if t % 50 == 0:  # corrections, and an object that comes and goes
+            given = labels(7, 300 if t % 100 else 0, size=(32, 40))
+        if t % 100 == 90 and 300 in walk.objects:
+            walk.remove(300)
+        walk.step(frames[t % 20], given, spoken)
+        entries.append(len(walk.memory.frames))
+        held.append(held_bytes(walk.memory))
+        if statm.exists():
+            resident.append(int(statm.read_text().split()[1]))
+    assert max(entries) <= 7 + 2 * 2
+    assert max(held[200:]) <= max(held[:200])
+    if resident:
+        assert max(resident) <= 1.02 * max(resident[:200])
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (np.zeros((64, 96), np.uint8), r"^frame is \(64, 96\), want uint8 \[H, W, 3\] or a tensor \[3, H, W\]$"),
+        (np.zeros((64, 96, 4), np.uint8), r"^frame is \(64, 96, 4\), want uint8"),
+        (np.zeros((64, 96, 3), np.int64), r"^frame is int64 \(64, 96, 3\), want uint8"),
+        (torch.zeros(64, 96, 3), r"^frame is \(64, 96, 3\), want uint8"),
+        (torch.zeros(1, 3, 64, 96), r"^frame is \(1, 3, 64, 96\), want uint8"),
+        (torch.zeros(3, 64, 96, dtype=torch.int32), r"^frame is int32 \(3, 64, 96\), want uint8"),
+    ],
+)
+def test_a_frame_of_another_shape_or_kind_is_refused(frame: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tracker().step(frame)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            np.ones((60, 80), np.uint8),
+            r"^labels are 60x80 pixels, the frame 64x96: resize them with nearest neighbour$",
+        ),
+        (np.zeros(SIZE, np.uint8), r"^labels hold no object: want an id above 0 on some pixel$"),
+        (np.ones((*SIZE, 1), np.uint8), r"^labels have shape \(64, 96, 1\): wanted \[H, W\]$"),
+        (np.ones(7, np.uint8), r"^labels have shape \(7,\): wanted \[H, W\]$"),
+        (np.ones(SIZE, np.float32), r"^labels are float32: wanted integers$"),
+        (np.full(SIZE, -1, np.int64), r"^labels go down to -1: ids are positive$"),
+        (np.full(SIZE, 70000, np.int64), r"^id 70000 does not fit: ids go from 1 to 65535$"),
+    ],
+)
+def test_labels_that_are_none_are_refused_and_change_nothing(given: Array, words: str) -> None:
+    walk, frames = tracker(), video(3)
+    walk.track(frames[0], labels(7, 300))
+    before, index = walk.memory, walk.index
+    with pytest.raises(ValueError, match=words):
+        walk.step(frames[1], given)
+    assert walk.memory is before
+    assert walk.index == index
+    assert walk.step(frames[1]).objects == (7, 300)
+
+
+def test_other_mistakes_are_named() -> None:
+    walk = tracker()
+    with pytest.raises(ValueError, match=r"^object 9 is not followed: objects are none$"):
+        walk.remove(9)
+    walk.track(video(1)[0], labels(1, 2))
+    with pytest.raises(ValueError, match=r"^object 9 is not followed: objects are 1, 2$"):
+        walk.remove(1, 9)
+    assert walk.objects == (1, 2)
+    with pytest.raises(ValueError, match=r"^history is 0, want at least 1 frame$"):
+        Tracker(walk.network, history=0)
+
+
+def test_a_tracked_frame_is_a_value() -> None:
+    tracked = tracker().step(video(1)[0], labels(7))
+    with pytest.raises(AttributeError):
+        tracked.objects = ()  # type: ignore[misc]
+    assert replace(tracked, objects=(8,)).objects == (8,)
