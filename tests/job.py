@@ -93,7 +93,7 @@ def masks_in(folder: Path) -> dict[str, np.ndarray]:
 def process(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str]:
     """The command as a process of its own, on one thread as the tests are."""
     known: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     return subprocess.Popen([*HODOR, *map(str, arguments)], env=environment, **(known | options))
 
 

@@ -390,9 +390,7 @@ def test_the_weight_rule_gives_the_golden_sums(golden: dict[str, np.ndarray], st
         assert value.double().abs().sum().item() == pytest.approx(sums[key], rel=1e-6), key
 
 
-def test_swin_and_pyramid_reproduce_the_released_features(
-    golden: dict[str, np.ndarray], state: dict[str, Tensor]
-) -> None:
+def test_swin_and_pyramid_reproduce_the_released_features(golden: dict[str, np.ndarray], state: dict[str, Tensor]) -> None:
     prefix = "feature_extractor."
     swin, pyramid = SwinTiny().eval(), FPN((96, 192, 384, 768), 256)
     of_swin = {k.removeprefix(f"{prefix}bb_fpn.0."): v for k, v in state.items() if k.startswith(f"{prefix}bb_fpn.0.")}

@@ -24,9 +24,7 @@ needs_davis = pytest.mark.skipif(not DAVIS.is_dir(), reason="DAVIS 2016 train an
 needs_girls = pytest.mark.skipif(not GIRLS.is_dir(), reason="the schoolgirls sequence is not at shared/data")
 
 
-def video(
-    ids: Sequence[int] = (1, 2), frames: int = 6, shift: int = 0, size: tuple[int, int] = (40, 60)
-) -> list[np.ndarray]:
+def video(ids: Sequence[int] = (1, 2), frames: int = 6, shift: int = 0, size: tuple[int, int] = (40, 60)) -> list[np.ndarray]:
     """Labels [H, W] of squares, one per id, that move to the right from frame to frame."""
     clip = []
     for frame in range(frames):
@@ -165,9 +163,7 @@ def test_an_object_only_in_the_last_judged_frame_is_a_problem_when_alone(out: Pa
     for labels in clip[:4]:
         labels[:] = 0
     store(truth / "walk", clip), store(out / "walk", clip)
-    assert problems(out, truth, late_objects=True) == [
-        "walk: objects appear only in the last judged frame, none is judged"
-    ]
+    assert problems(out, truth, late_objects=True) == ["walk: objects appear only in the last judged frame, none is judged"]
 
 
 def test_frames_are_ordered_by_number(out: Path, truth: Path) -> None:
@@ -297,8 +293,7 @@ def test_folders_of_the_wrong_kind_are_problems(out: Path, truth: Path, tmp_path
         f"truth folder {truth} holds no PNGs, nor do the folders in it: did you mean {truth / '480p'}?"
     ]
     assert problems(out, truth / "480p" / "walk") == [
-        f"{truth / '480p' / 'walk'} is one sequence, {out} holds one folder per sequence (walk): "
-        "give two of the same kind"
+        f"{truth / '480p' / 'walk'} is one sequence, {out} holds one folder per sequence (walk): give two of the same kind"
     ]
     (tmp_path / "jpegs" / "walk").mkdir(parents=True)
     Image.fromarray(video()[0]).save(tmp_path / "jpegs" / "walk" / "00000.jpg")
@@ -332,9 +327,7 @@ def test_processes_give_the_same_report(out: Path, truth: Path) -> None:
 def test_processes_without_a_main_guard_end_in_an_error(out: Path, truth: Path, tmp_path: Path) -> None:
     two_sequences(out, truth)
     script = tmp_path / "script.py"
-    script.write_text(
-        f"from hodor.evaluate import evaluate\nprint(evaluate({str(out)!r}, {str(truth)!r}, workers=2).jf)\n"
-    )
+    script.write_text(f"from hodor.evaluate import evaluate\nprint(evaluate({str(out)!r}, {str(truth)!r}, workers=2).jf)\n")
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
     assert "RuntimeError: a scoring process died: start the script under `if __name__" in ended.stderr

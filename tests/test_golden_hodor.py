@@ -1,6 +1,6 @@
 """`hodor-t` computes the released code's function: features, descriptors, logits, five frames' masks, training losses.
 
-Expected values: tests/golden/hodor.npz, made by the original at commit 45da732 (tests/golden/README.md). Tolerances are the ones
+Expected values: tests/golden/hodor.npz, made by the original at commit 45da732 (tests/golden/README.md), with the tolerances
 its README suggests; they hold the spread between one thread and two.
 """
 

@@ -168,9 +168,7 @@ def test_frame_scores_take_ids_of_any_integer_type() -> None:
     assert 0 < wanted.j.min() < 1
     assert 0 < wanted.f.min() < 1
     for kind, factor in ((np.int64, 1), (np.uint16, 30000), (np.int32, 5_000_000)):
-        scores = frame_scores(
-            (prediction * factor).astype(kind), (truth * factor).astype(kind), [factor, 2 * factor], bound=1
-        )
+        scores = frame_scores((prediction * factor).astype(kind), (truth * factor).astype(kind), [factor, 2 * factor], bound=1)
         assert scores.j.tolist() == wanted.j.tolist()
         assert scores.f.tolist() == wanted.f.tolist()
 

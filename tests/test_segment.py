@@ -271,15 +271,19 @@ def test_no_more_frames_are_alive_late_in_a_long_run_than_early(tmp_path: Path) 
 
 
 def test_a_slow_disk_holds_the_run_back_instead_of_piling_up_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, alive, counts = export.MaskWriter.write, set[int](), list[int]()
+    write, alive, waiting = export.MaskWriter.write, set[int](), list[int]()
 
-    def slow(self: export.MaskWriter, result: export.Result) -> None:
-        time.sleep(0.05)
+    def stuck(self: export.MaskWriter, result: export.Result) -> None:
+        """The first write ends when the run has come to a stop behind it."""
+        while result.index == 0 and waiting[-1:] != [len(alive)]:
+            waiting.append(len(alive))
+            time.sleep(0.3)
         write(self, result)
 
-    monkeypatch.setattr(export.MaskWriter, "write", slow)
-    run(watched(50, alive), {0: mask()}, tmp_path, size=32, progress=lambda *_: counts.append(len(alive)))
-    assert max(counts) <= 24
+    monkeypatch.setattr(export.MaskWriter, "write", stuck)
+    summary = run(watched(50, alive), {0: mask()}, tmp_path, size=32)
+    assert summary.frames == 50
+    assert 1 < max(waiting) <= 24
 
 
 # Killed, stopped, taken up again
@@ -434,19 +438,19 @@ def test_the_state_is_saved_only_when_its_frames_are_on_disk(
     write, saved = export.MaskWriter.write, []
 
     def slow(self: export.MaskWriter, result: export.Result) -> None:
-        time.sleep(0.05)
+        time.sleep(0.3 if result.index in (4, 19, 39) else 0)
         write(self, result)
 
     def save(self: Tracker, path: Path, phase: str, index: int, **_: Any) -> None:
         names = {f"{i:05d}.png" for i in (range(index, 24) if phase == "backward" else range(index))}
-        saved.append((phase, index, names <= set(masks_in(tmp_path / "masks"))))
+        saved.append((phase, index, names <= set(masks_in(path.parent / "masks"))))
 
     monkeypatch.setattr(export.MaskWriter, "write", slow)
     monkeypatch.setattr(Tracker, "save", save)
-    run(clip, {24: mask(24)}, tmp_path, size=32)
+    run(clip, {24: mask(24)}, tmp_path / "back", size=32)
     assert saved == [("backward", 4, True)]
     saved.clear()
-    run(clip, {0: mask()}, tmp_path, size=32)
+    run(clip, {0: mask()}, tmp_path / "on", size=32)
     assert saved == [("forward", 20, True), ("forward", 40, True)]
 
 

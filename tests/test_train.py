@@ -56,6 +56,11 @@ def state(out: Path) -> dict[str, Tensor]:
     return weights.read(out / "weights.safetensors")[1]
 
 
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As a run saves them."""
+    return {k: v.half() if v.is_floating_point() else v.clone() for k, v in state.items()}
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
@@ -80,7 +85,7 @@ def test_a_run_leaves_a_log_a_checkpoint_and_weights_that_track(recipe: Recipe, 
     assert labels.max() == 1
     about, _ = weights.read(path)
     assert about["step"] == 5
-    assert about["recipe"]["data"]["video"] == str(recipe.data.video)
+    assert about["recipe"]["data"]["video"] == "video"  # a name, not a path of this machine
     assert about["recipe"]["seed"] == 0
 
 
@@ -192,7 +197,7 @@ def test_cycles_are_drawn_with_one_labelled_frame(recipe: Recipe) -> None:
 def test_a_frozen_backbone_stays_and_the_rest_moves(recipe: Recipe, tmp_path: Path) -> None:
     network = weights.build("tiny")
     weights.save(network, tmp_path / "start.safetensors")
-    before = {k: v.clone() for k, v in network.state_dict().items()}
+    before = halved(network.state_dict())
     frozen = replace(recipe, steps=2, start=tmp_path / "start.safetensors", frozen=32)
     run(frozen, tmp_path / "run")
     moved = {k for k, v in state(tmp_path / "run").items() if not torch.equal(v, before[k])}
@@ -210,7 +215,7 @@ def test_the_backbone_can_begin_from_a_public_checkpoint(recipe: Recipe, tmp_pat
     torch.save({"state_dict": backbone.state_dict()}, tmp_path / "backbone.pth")
     run(replace(recipe, steps=1, backbone=tmp_path / "backbone.pth", frozen=32), tmp_path / "run")
     mine = state(tmp_path / "run")
-    assert all(torch.equal(mine[f"backbone.{k}"], v) for k, v in backbone.state_dict().items())
+    assert all(torch.equal(mine[f"backbone.{k}"], v) for k, v in halved(backbone.state_dict()).items())
 
 
 def test_a_run_in_bfloat16_is_finite(recipe: Recipe, tmp_path: Path) -> None:

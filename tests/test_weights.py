@@ -335,3 +335,22 @@ def test_every_released_name_has_one_place_and_every_weight_a_name() -> None:
     assert ours.keys() == want.keys()
     # 12 index tables; norms 2 to 4, smoothing 2 and 3, the unused projection: weights and biases
     assert dropped == 12 + 6 + 4 + len([k for k in shapes if k.startswith("decoder.fmap_proj_4x")])
+
+
+def test_a_folded_network_is_not_saved(tmp_path: Path) -> None:
+    network = tiny.network()
+    network.folded = True
+    with pytest.raises(ValueError, match="the network is folded: load it with folded=False to save it"):
+        weights.save(network, tmp_path / "w.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_half_weights_take_half_the_room_and_come_back_as_float32(tmp_path: Path) -> None:
+    network = weights.build("hodor-lite", backbone="efficientnet-lite0", width=32, heads=2, encoder_layers=1, decoder_layers=1)
+    weights.save(network, tmp_path / "whole.safetensors")
+    weights.save(network, tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.52 * (tmp_path / "whole.safetensors").stat().st_size
+    loaded = weights.load(tmp_path / "half.safetensors", folded=False)
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == network.state_dict()[key].dtype
+        torch.testing.assert_close(value, network.state_dict()[key], rtol=1e-3, atol=1e-6)

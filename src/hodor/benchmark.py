@@ -126,9 +126,15 @@ def count_gflop(network: Any, case: Case, height: int, width: int) -> float:
     tracker.track(frame, np.broadcast_to(labels, (height, width)).astype(np.uint8))
     for _ in range(case.history):
         tracker.track(frame)
-    with FlopCounterMode(display=False) as counter:
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    with FlopCounterMode(display=False, custom_mapping={onednn: _linear_flop} if onednn else {}) as counter:
         tracker.track(frame)
     return float(counter.get_total_flops()) / 1e9
+
+
+def _linear_flop(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """The counter does not know oneDNN's product by itself."""
+    return 2 * int(np.prod(x)) * weight[0]
 
 
 def time_stages(network: Any, case: Case, video: Path, first: np.ndarray, folder: Path) -> dict[str, float]:

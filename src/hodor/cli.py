@@ -32,6 +32,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    _keep_memory()
     try:
         code = _run(argv)
         sys.stdout.flush()

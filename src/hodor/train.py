@@ -224,8 +224,9 @@ def _checkpoint(
     with torch.random.fork_rng(devices=[]):  # or the run would go on with other numbers than one that resumes here
         holder = weights.build(recipe.model)
     holder.load_state_dict(average)
-    about = json.loads(json.dumps(asdict(recipe), default=str))
-    weights.save(holder, out / "weights.safetensors", recipe=about, step=step, commit=_commit())
+    # files and folders by their names alone: where they lay on this machine is nobody's business
+    about = json.loads(json.dumps(asdict(recipe), default=lambda path: path.name))
+    weights.save(holder, out / "weights.safetensors", half=True, recipe=about, step=step, commit=_commit())
 
 
 def _resume(path: Path, network: Network, average: dict[str, Any], optimiser: torch.optim.Optimizer) -> int:

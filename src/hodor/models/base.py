@@ -210,13 +210,15 @@ class Memory:
 class Network(nn.Module):
     """The four questions; HODOR, STCN, XMem and Cutie answer them, and `rollout` and `Tracker` ask nothing else.
 
-    name and size (short side inside, in pixels) come from the preset or the file; settings rebuild the network.
+    name and size (short side inside, in pixels) come from the preset or the file; settings rebuild the network; folded: its
+    batch norms are merged into their convolutions, see `weights.load`.
     """
 
     name: str = ""
     size: int = 480
     settings: Mapping[str, Any] = {}
     backbone: Backbone
+    folded: bool = False
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> what is in these pictures."""

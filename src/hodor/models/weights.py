@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hodor.masks import written_whole
 from hodor.models.base import Network
 from hodor.models.hodor import HODOR
 from hodor.models.layers import fold
@@ -65,11 +65,18 @@ def build(name: str, **changes: Any) -> Network:
     return network
 
 
-def save(network: Network, path: str | Path, **provenance: Any) -> None:
-    """Weights, name, settings and provenance (recipe, commit ...) as one safetensors file, written beside and renamed."""
+def save(network: Network, path: str | Path, *, half: bool = False, **provenance: Any) -> None:
+    """Weights, name, settings and provenance (recipe, commit ...) as one safetensors file, written beside and renamed.
+
+    half: in float16, half the size; they are read back as float32. Raises ValueError: "the network is folded: load it with
+    folded=False to save it".
+    """
     from safetensors.torch import save as to_bytes
 
-    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if network.folded:
+        raise ValueError("the network is folded: load it with folded=False to save it")
+    kind = {torch.float32: torch.float16} if half else {}
+    state = {k: v.detach().to("cpu", kind.get(v.dtype, v.dtype)).contiguous() for k, v in network.state_dict().items()}
     about = {"model": network.name, "size": network.size, "settings": network.settings, **provenance}
     write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
 
@@ -100,7 +107,7 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
         raise ValueError(f"{path} holds a network that this version cannot build: {error}") from None
     fill(network, state, str(path))
     if folded:
-        network.backbone = fold(network.backbone)
+        network.backbone, network.folded = fold(network.backbone), True
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
@@ -163,16 +170,8 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, then rename: the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    """Write beside, flush to the disk, then rename: the old file or the new one, never half, whatever is cut off."""
+    with written_whole(path) as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
