@@ -62,7 +62,7 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
         notes.append(f"fitted from {width}x{height} to the video's {size[1]}x{size[0]} (nearest pixel)")
         stretch = (width * size[0]) / (height * size[1])
         if abs(stretch - 1) > 0.02:
-            turned = "; is it turned by 90 degrees?" if width > height and size[0] > size[1] else ""
+            turned = "; is it turned by 90 degrees?" if (width - height) * (size[1] - size[0]) < 0 else ""
             notes.append(f"its shape differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
     objects = objects_in(labels)
     if not objects:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class Recipe:
     """Everything a run depends on. lr: AdamW's, for all but the backbone, whose is lr * backbone_lr; both rise over `warmup`
     steps and fall along a cosine to `floor` of themselves. frozen: stride up to which the backbone is not trained. backbone:
     a public checkpoint file to begin from. start: a file of ours to begin from. ema: decay of the averaged weights, which
-    are the ones that are saved."""
+    are the ones that are saved. handoff: None takes the scheme's own (cycles soft, the others detached)."""
 
     model: str = "hodor-lite"
     backbone: Path | None = None
@@ -63,7 +64,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     scheme: Scheme = "dense"
     frames: int = 3
-    handoff: plans.Handoff = "detached"
+    handoff: plans.Handoff | None = None
     steps: int = 2000
     batch: int = 4
     lr: float = 3e-4
@@ -81,14 +82,14 @@ class Recipe:
 
 def plan_of(recipe: Recipe, step: int) -> plans.Plan:
     """The plan that the recipe's scheme plays at this step."""
-    made: dict[str, Callable[[], plans.Plan]] = {
-        "still": plans.still,
-        "chain": lambda: plans.chain(recipe.frames, recipe.handoff),
-        "dense": lambda: plans.dense(recipe.frames, recipe.handoff),
-        "cyclic": lambda: plans.cyclic(recipe.frames, recipe.handoff),
-        "released": lambda: plans.released(step, recipe.handoff),
+    made: dict[str, Callable[..., plans.Plan]] = {
+        "still": lambda **_: plans.still(),
+        "chain": partial(plans.chain, recipe.frames),
+        "dense": partial(plans.dense, recipe.frames),
+        "cyclic": partial(plans.cyclic, recipe.frames),
+        "released": partial(plans.released, step),
     }
-    return made[recipe.scheme]()
+    return made[recipe.scheme](**({"handoff": recipe.handoff} if recipe.handoff else {}))
 
 
 def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu") -> Path:

@@ -66,7 +66,7 @@ def load(root: Path, name: str, short_side: int) -> Video:
     if len(frames) != len(label_files):
         raise ValueError(f"{place} has {len(frames)} frames, {masks_of(root) / name} {len(label_files)} masks: want one each")
     size = frames[0].shape[:2]
-    labels = [_labels(path, (size[0], size[1])) for path in label_files]
+    labels = _fitted([read_labels(path) for path in label_files], (size[0], size[1]))
     return Video(
         name,
         torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
@@ -92,12 +92,12 @@ def _shrink(image: Image.Image, short_side: int) -> np.ndarray:
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _labels(path: Path, size: tuple[int, int]) -> np.ndarray:
-    labels = read_labels(path)
-    if set(np.unique(labels)) <= {0, VOID}:
-        labels = (labels > 0).astype(np.uint8)
-    labels = np.where(labels == VOID, 0, labels).astype(np.uint8)
-    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+def _fitted(labels: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    """The masks of a video at `size`. Where no frame holds another id, 255 is the one object of DAVIS 2016, else void."""
+    single = all(set(np.unique(each)) <= {0, VOID} for each in labels)
+    clean = [(each > 0 if single else np.where(each == VOID, 0, each)).astype(np.uint8) for each in labels]
+    height, width = size
+    return [np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.NEAREST)) for each in clean]
 
 
 @dataclass(frozen=True)

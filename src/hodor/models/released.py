@@ -74,6 +74,9 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     """The state dict of a .pth file: the file's own dict of tensors, or the one under "model" or "state_dict"."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: want the authors' .pth file")
+    with open(path, "rb") as file:
+        if not file.read(2).startswith((b"PK", b"\x80\x02")):  # a zip, or the older form's pickle
+            raise ValueError(f"{path} is not a PyTorch file: it begins like no file of torch.save")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -91,21 +91,13 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
     safetensors file ...", "FILE does not say which network it holds ...", and the keys that are missing, unexpected or
     misshapen.
     """
-    path = Path(name_or_path)
-    if str(name_or_path) in MODELS:
-        path = Path(str(files("hodor") / "weights" / f"{name_or_path}.safetensors"))
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no weights for {str(name_or_path)!r} in the box: train it, or convert the authors' file with "
-                "`hodor convert`, and give the file's path"
-            )
-    about, state = read(path)
+    about, state = read(name_or_path)
     try:
         network = build(about["model"], **about["settings"])
         network.size = int(about["size"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds a network that this version cannot build: {error}") from None
-    fill(network, state, str(path))
+        raise ValueError(f"{name_or_path} holds a network that this version cannot build: {error}") from None
+    fill(network, state, str(name_or_path))
     if folded:
         network.backbone, network.folded = fold(network.backbone), True
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
@@ -135,10 +127,18 @@ def _cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """-> what the file says of itself, and its tensors."""
+def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """-> what the file, or the file in the box of that name, says of itself, and its tensors. Errors as `load`."""
     from safetensors import SafetensorError, safe_open
 
+    path = Path(name_or_path)
+    if str(name_or_path) in MODELS:
+        path = Path(str(files("hodor") / "weights" / f"{name_or_path}.safetensors"))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no weights for {str(name_or_path)!r} in the box: train it, or convert the authors' file with "
+                "`hodor convert`, and give the file's path"
+            )
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: want a .safetensors file, or one of {', '.join(MODELS)}")
     try:
