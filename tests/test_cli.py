@@ -19,7 +19,7 @@ import torch
 from job import HODOR, SIZE, checkpoint, mask, mask_file, masks_in, picture, process, stills
 from PIL import Image
 
-from hodor import __version__, cli
+from hodor import __version__, cli, console
 from hodor.masks import write_labels
 
 Hodor = Callable[..., tuple[int, str, list[str]]]
@@ -157,6 +157,7 @@ ALL: dict[str, list[object]] = {
     "--prores": [1],
     "--direction": ["forward"],
     "--resume": [],
+    "--image": ["unused-by-a-picture"],
     "--json": ["SUMMARY"],
     "--model": ["hodor-lite"],
     "--checkpoint": ["CHECKPOINT"],
@@ -185,6 +186,25 @@ def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor
     assert np.array_equal(found["b.png"], mask())
     summary = json.loads((tmp_path / "s.json").read_text())
     assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
+
+
+def test_a_coco_file_of_several_pictures_is_read_by_image(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+    box = {"id": 1, "category_id": 1, "segmentation": [[4, 4, 40, 4, 40, 30, 4, 30]], "iscrowd": 0}
+    images = [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2)]
+    both = [{**box, "image_id": 1}, {**box, "id": 2, "image_id": 2, "segmentation": [[50, 4, 80, 4, 80, 30, 50, 30]]}]
+    file = tmp_path / "both.json"
+    file.write_text(json.dumps({"images": images, "annotations": both, "categories": [{"id": 1, "name": "thing"}]}))
+    source = stills(tmp_path / "in", ["0.png", "1.png"])
+    code, _, errors = hodor("segment", source, "--mask", file, "-o", tmp_path / "no", *tiny)
+    assert code == 2
+    assert "1.png" in errors[-1]
+    assert hodor("segment", source, "--mask", file, "--image", "2.png", "-o", tmp_path / "o", *tiny)[0] == 0
+    first = masks_in(tmp_path / "o" / "masks")["0.png"]
+    assert first[10, 60] == 1
+    assert not first[:, :45].any()
+    assert hodor("doctor", file, "--image", "1.png")[0] == 0
+    assert hodor("doctor", file)[0] == 2
+    assert hodor("doctor")[0] == 2
 
 
 def test_json_on_stdout_is_nothing_but_json(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
@@ -242,8 +262,8 @@ def test_progress_without_a_terminal_is_at_most_a_line_in_ten_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    with cli._progress("segmenting") as progress:
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress("segmenting") as progress:
         for i in range(1, 41):
             now[0] += 0.75
             progress(i, 90)

@@ -13,7 +13,7 @@ FLOORS = {
     **dict.fromkeys(["losses", "plans", "tracking"], 2),
     **dict.fromkeys(["train", "evaluate", "analysis", "export", "records", "deploy", "segment", "benchmark"], 3),
     **dict.fromkeys(["recipes", "server"], 4),
-    **dict.fromkeys(["cli", "__main__"], 5),
+    **dict.fromkeys(["cli", "console", "__main__"], 5),
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name != "__init__.py")
 

@@ -4,17 +4,17 @@ Exit codes: 0 done; 2 wrong input, one line says what came, what was wanted and 
 ended early, everything up to there is written; 130 stopped by Ctrl-C, everything so far is whole.
 """
 
-import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+
+from hodor.console import fail, one_line, progress, say, write_json
 
 if TYPE_CHECKING:
     from hodor.segment import Summary
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 141
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename:
-            _fail(f"{error.filename}: {error.strerror}")
-        _fail(_one_line(str(error)))
+            fail(f"{error.filename}: {error.strerror}")
+        fail(one_line(str(error)))
     except OSError as error:
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+        fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("hodor: stopped", file=sys.stderr)
         code = 130
@@ -63,13 +63,6 @@ def _run(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise ValueError(f"no command {argv[0]!r}: want one of {', '.join(COMMANDS)}; see `hodor --help`")
     return _RUN[argv[0]](argv[1:])
-
-
-def _one_line(message: str) -> str:
-    """A heading and its list become "heading: first; second"."""
-    lines = [line.removeprefix("- ") for line in message.splitlines() if line.strip()]
-    heading = lines.pop(0) + " " if len(lines) > 1 and lines[0].endswith(":") else ""
-    return heading + "; ".join(lines)
 
 
 def _keep_memory() -> None:
@@ -98,11 +91,6 @@ def _usage() -> str:
     )
 
 
-def _fail(message: str) -> None:
-    print(f"hodor: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 @dataclass(frozen=True)
 class Network:
     """Which network, and how it runs."""
@@ -123,7 +111,7 @@ class Network:
     def load(self) -> Any:
         from hodor.models import weights
 
-        return weights.ready(self.checkpoint or self.model, device=_device(self.device), dtype=self.dtype)
+        return weights.ready(self.checkpoint or self.model, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -163,6 +151,8 @@ class Segment:
     """Go on with a run that was killed; it ends with the same files."""
     json: Path | None = None
     """Write a summary of the run to this file; - prints it."""
+    image: str | None = None
+    """Which picture's masks to take from a COCO file with several: its file name or id."""
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
     def run(self) -> int:
@@ -175,14 +165,14 @@ class Segment:
             masks = {}
             for given in self.mask:
                 file, index = _file_and_frame(given)
-                reading = doctor.read(file, source.size)
+                reading = doctor.read(file, source.size, self.image)
                 for note in reading.notes:
-                    _say(f"mask {file}: {note}")
+                    say(f"mask {file}: {note}")
                 if index in masks:
                     raise ValueError(f"two masks for frame {index}: give one, or a folder with one file an object")
                 masks[index] = reading.labels
             for note in source.notes:
-                _say(f"{source.name}: {note}")
+                say(f"{source.name}: {note}")
             outputs = Outputs(
                 self.out,
                 self.overlay,
@@ -196,7 +186,7 @@ class Segment:
             )
             said = list(source.notes)
             network = self.network.load()
-            with _progress("segmenting") as progress:
+            with progress("segmenting") as moved:
                 summary = segment(
                     source,
                     masks,
@@ -206,24 +196,24 @@ class Segment:
                     size=self.network.size,
                     backward=self.direction == "both",
                     resume=self.resume,
-                    progress=progress,
+                    progress=moved,
                 )
-        _write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json()})
+        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json()})
         for note in summary.notes:
             if note not in said:
-                _say(f"{source.name}: {note}")
+                say(f"{source.name}: {note}")
         return self._report(summary)
 
     def _report(self, summary: "Summary") -> int:
         if summary.interrupted:
-            _say(f"hodor: stopped, {summary.frames} frames are whole in {self.out}; --resume goes on")
+            say(f"hodor: stopped, {summary.frames} frames are whole in {self.out}; --resume goes on")
             return 130
         rate = summary.tracked / summary.seconds if summary.seconds else 0
-        _say(f"{summary.frames} frames, {summary.seconds:.1f} s, {rate:.1f} frames/s -> {self.out}")
+        say(f"{summary.frames} frames, {summary.seconds:.1f} s, {rate:.1f} frames/s -> {self.out}")
         for i, names in summary.lost.items():
-            _say(f"object {i} was lost on {len(names)} frames, {names[0]} the first")
+            say(f"object {i} was lost on {len(names)} frames, {names[0]} the first")
         if summary.stopped:
-            _say(f"the source is damaged: {summary.stopped}; everything before is written")
+            say(f"the source is damaged: {summary.stopped}; everything before is written")
             return 3
         return 0
 
@@ -234,13 +224,17 @@ class Doctor:
 
     files: Positional[tuple[Path, ...]]
     """Masks: pictures, folders, COCO or labelme JSON."""
+    image: str | None = None
+    """Which picture's masks to take from a COCO file with several: its file name or id."""
 
     def run(self) -> int:
         from hodor import doctor
 
+        if not self.files:
+            raise ValueError("no file: want hodor doctor FILE ...")
         refused = False
         for file in self.files:
-            lines = doctor.examine(file)
+            lines = doctor.examine(file, image=self.image)
             print("\n".join(lines))
             refused |= lines[-1].startswith("refused")
         return 2 if refused else 0
@@ -279,8 +273,8 @@ class Evaluate:
         if self.json != Path("-"):
             Console().print(evaluate.table(report))
             for note in report.notes:
-                _say(note)
-        _write_json(self.json, report.to_json())
+                say(note)
+        write_json(self.json, report.to_json())
         return 0
 
 
@@ -296,7 +290,7 @@ class Convert:
         from hodor.models import released
 
         network = released.convert(self.source, self.out, self.model)
-        _say(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
+        say(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
         return 0
 
 
@@ -332,7 +326,7 @@ class Benchmark:
                 stages = ", ".join(f"{k} {v:.1f}" for k, v in row["stages"].items())
                 print(f"{case}: {row['fps']:.1f} frames/s, {row['ms']:.1f} ms ({stages}), {row['peak_mb']:.0f} MB")
                 print(f"   {row['gflop']:.1f} GFLOP a frame, floor {row['floor_ms']:.1f} ms, taken {row['times_floor']}x")
-        _write_json(self.json, report)
+        write_json(self.json, report)
         if self.plot:
             benchmark.plot(report, self.plot)
         return 0
@@ -344,6 +338,7 @@ def _train(argv: list[str]) -> int:
     import tyro
 
     from hodor import recipes, train
+    from hodor.models import weights
 
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: hodor train RECIPE [--out DIR] [--data.video ROOT] ...\nrecipes: {', '.join(recipes.RECIPES)}")
@@ -363,7 +358,7 @@ def _train(argv: list[str]) -> int:
 
     chosen = tyro.cli(Train, prog=f"hodor train {argv[0]}", args=argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    print(train.run(chosen.recipe, chosen.out, device=_device(chosen.device)))
+    print(train.run(chosen.recipe, chosen.out, device=weights.pick_device(chosen.device)))
     return 0
 
 
@@ -387,21 +382,6 @@ _RUN: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _device(name: str) -> str:
-    """The device that `name` means, tried out. Raises ValueError: "device 'cuda' cannot be used (...): want auto, cpu ..."."""
-    import torch
-
-    from hodor.models import weights
-
-    try:
-        device = weights.pick_device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used ({reason}): want auto, cpu, cuda, cuda:1 or mps") from None
-    return str(device)
-
-
 def _file_and_frame(given: str) -> tuple[str, int]:
     """ "first.png" -> frame 0, "late.png@40" -> frame 40; a file whose name holds an @ is taken as it stands."""
     file, at, number = given.rpartition("@")
@@ -410,47 +390,6 @@ def _file_and_frame(given: str) -> tuple[str, int]:
     if not number.isdecimal():
         raise ValueError(f"--mask {given}: want FILE or FILE@FRAME, FRAME a number from 0")
     return file, int(number)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
-def _write_json(path: Path | None, data: dict[str, Any]) -> None:
-    if path is None:
-        return
-    text = json.dumps(data, indent=1) + "\n"
-    if path == Path("-"):
-        sys.stdout.write(text)
-        return
-    from hodor.masks import written_whole
-
-    with written_whole(path) as out:
-        out.write(text.encode())
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with the time left on a terminal, a plain line now and then elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    began = last = time.monotonic()
-
-    def line(done: int, total: int | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 10:
-            last = now
-            _say(f"{what}: {done} of {total or 'unknown'} frames, {done / (now - began):.1f} frames/s")
-
-    yield line
 
 
 if __name__ == "__main__":

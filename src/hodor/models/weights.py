@@ -104,9 +104,16 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """ "auto": a CUDA GPU, an Apple GPU, else the CPU; any other word is the device itself."""
+    """ "auto": a CUDA GPU, an Apple GPU, else the CPU; any other word is the device itself, tried out.
+
+    Raises ValueError: "device 'cuda' cannot be used (...): want auto, cpu, cuda, cuda:1 or mps".
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.zeros(1, device=device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {device!r} cannot be used ({reason}): want auto, cpu, cuda, cuda:1 or mps") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
