@@ -41,9 +41,9 @@ class Data:
     video: Path | None = None
     without: tuple[str, ...] = davis.HELD_OUT
     stills: tuple[Path, ...] = ()
-    video_share: float = 0.6
+    video_share: float = 0.5
     short_side: int = 252
-    gap: int = 5
+    gap: int = 8
     most: int = 4
     crop: tuple[float, float] = (0.6, 1.0)
     warp: augment.Warp = field(default_factory=augment.Warp)

@@ -44,7 +44,7 @@ MODELS: dict[str, Preset] = {
             "start_pooled": True,
             "fine_conv": False,
         },
-        288,
+        352,
     ),
 }
 
