@@ -46,5 +46,6 @@ def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, known_BTM: Tensor) -> Tensor:
     height, columns = map_BDHW.shape[-2:]
     logits = tokens_BTMD.flatten(1, 2) / math.sqrt(width) @ map_BDHW.flatten(2)
     logits = logits.view(batch, frames, count, height * columns)
-    logits = logits.masked_fill(~known_BTM[..., None], UNKNOWN)
+    if not bool(known_BTM.all()):
+        logits = logits.masked_fill(~known_BTM[..., None], UNKNOWN)
     return logits.amax(1).view(batch, count, height, columns)
