@@ -180,8 +180,10 @@ class Tracker:
         if features.size != size:
             fitted_BNHW = (F.interpolate(planes_BNHW, features.size, mode="bilinear", align_corners=False) > 0.5).float()
             # an object too small for that stands where it touches a pixel
-            touched_BNHW = F.adaptive_max_pool2d(planes_BNHW, features.size)
-            planes_BNHW = torch.where(fitted_BNHW.flatten(2).any(-1)[..., None, None], fitted_BNHW, touched_BNHW)
+            small_N = ~fitted_BNHW[0].flatten(1).any(-1)
+            if bool(small_N.any()):
+                fitted_BNHW[0, small_N] = F.adaptive_max_pool2d(planes_BNHW[0, small_N], features.size)
+            planes_BNHW = fitted_BNHW
         others = [i for i in memory.objects if i not in ids]
         plane_HW = torch.zeros(size, dtype=torch.int32)
         soft_BNHW = planes_BNHW

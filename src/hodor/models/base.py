@@ -100,7 +100,7 @@ class Prediction:
             grounds, objects = logits_KHW[: self.backgrounds], logits_KHW[self.backgrounds :]
             if not len(objects):
                 continue
-            leader = logits_KHW.argmax(0, keepdim=True).float()
+            leader = _argmax(logits_KHW)[None].float()
             highest, lowest = _largest_of_four(leader), -_largest_of_four(-leader)
             quiet = _largest_of_four(objects.amax(0, keepdim=True)) <= (-_largest_of_four(-grounds)).amax(0, keepdim=True)
             label = (highest - (self.backgrounds - 1)).clamp(min=0).int().masked_fill(quiet, 0)[0]
@@ -109,17 +109,17 @@ class Prediction:
             y, x = outline[square_H][:, square_W].nonzero(as_tuple=True)
             if not len(y):
                 continue
-            rows_P2 = torch.stack([y0_H, y0_H + 1], 1).clamp(0, height - 1)[y] * width
-            columns_P2 = torch.stack([x0_W, x0_W + 1], 1).clamp(0, width - 1)[x]
-            down_P2 = torch.stack([1 - down_H, down_H], 1)[y]
-            right_P2 = torch.stack([1 - right_W, right_W], 1)[x]
+            rows_P2 = torch.stack([y0_H, y0_H + 1], 1).clamp(0, height - 1).mul(width).index_select(0, y)
+            columns_P2 = torch.stack([x0_W, x0_W + 1], 1).clamp(0, width - 1).index_select(0, x)
+            down_P2 = torch.stack([1 - down_H, down_H], 1).index_select(0, y)
+            right_P2 = torch.stack([1 - right_W, right_W], 1).index_select(0, x)
             mixed_PK = F.embedding_bag(
                 (rows_P2[:, :, None] + columns_P2[:, None]).flatten(1),
                 logits_KHW.flatten(1).t().contiguous(),
                 per_sample_weights=(down_P2[:, :, None] * right_P2[:, None]).flatten(1),
                 mode="sum",
             )
-            out_HW[y, x] = (mixed_PK.argmax(1) - (self.backgrounds - 1)).clamp(min=0).int()
+            out_HW[y, x] = (_argmax(mixed_PK.t().contiguous()) - (self.backgrounds - 1)).clamp(min=0)
         return out_BHW
 
     def probabilities(self, size: tuple[int, int] | None = None) -> Tensor:
@@ -139,6 +139,15 @@ def _between(cells: int, pixels: int, cover: float, device: torch.device) -> tup
     place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / (pixels * cover) - 0.5
     before = place.floor()
     return before.long().to(device), before.long().to(device) + 1, (place - before).float().to(device)
+
+
+def _argmax(maps_KX: Tensor) -> Tensor:
+    """-> X, int32: argmax over the first axis, the first of equals; three times as fast as torch's for a few channels."""
+    best, leader = maps_KX[0].clone(), torch.zeros(maps_KX.shape[1:], dtype=torch.int32, device=maps_KX.device)
+    for channel in range(1, len(maps_KX)):
+        leader.masked_fill_(maps_KX[channel] > best, channel)
+        torch.maximum(best, maps_KX[channel], out=best)
+    return leader
 
 
 def _largest_of_four(maps_KHW: Tensor) -> Tensor:
