@@ -20,6 +20,7 @@ from hodor.plans import released as released_plan
 from hodor.plans import rollout
 from hodor.tracking import Tracker
 
+# gradient norms get twice the suggestion: the original itself moves by 1.3e-3 from one thread to two
 RELATIVE, LOGITS, PROBABILITIES, GRADIENTS, PIXELS = 1e-4, 1e-3, 2e-4, 1e-3, 5e-4
 
 
@@ -203,4 +204,4 @@ def test_training_graph_reproduces_golden_losses_and_gradients(
         if torch.isnan(norm):
             assert torch.isnan(mine[key]) or float(mine[key]) == 0, key
         else:
-            assert float(mine[key]) == pytest.approx(float(norm), rel=3 * GRADIENTS, abs=1e-5 * largest), key
+            assert float(mine[key]) == pytest.approx(float(norm), rel=2 * GRADIENTS, abs=1e-5 * largest), key
