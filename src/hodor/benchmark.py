@@ -58,7 +58,7 @@ class Measured:
 CURVES: dict[str, tuple[Case, ...]] = {
     "objects": tuple(Case(objects=n) for n in (1, 2, 4, 5, 8, 16)),
     "history": tuple(Case(history=t) for t in (1, 2, 4, 7, 10)),
-    "size": tuple(Case(size=s) for s in (192, 256, 288, 320, 384, 480)),
+    "size": tuple(Case(size=s) for s in (192, 256, 288, 320, 352, 384, 480)),
     "length": tuple(Case(frames=n) for n in (60, 200, 600)),
 }
 FIELD = {"objects": "objects", "history": "history", "size": "size", "length": "frames"}

@@ -66,8 +66,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _keep_memory() -> None:
-    """Let glibc reuse freed memory instead of handing it back: maps of 30 MB a layer would fault in anew, 12 % of hodor-t's
-    time on a CPU. Elsewhere nothing happens."""
+    """Let glibc reuse freed memory instead of handing it back: maps of 30 MB a layer would fault in anew. Elsewhere
+    nothing happens."""
     import ctypes
 
     if sys.platform == "linux":

@@ -82,7 +82,7 @@ class DeformableConv(nn.Module):
 
     Offsets come from an ordinary 3 x 3 convolution with its default initialisation, as in the released code; they are in
     pixels, (dy, dx) for each tap, taps row by row. Samples are bilinear, zero outside. The sampling is a weighted bag of
-    four rows of the pixel table, which a CPU does three times faster than `grid_sample`.
+    four rows of the pixel table, which a CPU does faster than `grid_sample`.
     """
 
     def __init__(self, width: int) -> None:

@@ -142,7 +142,7 @@ def _between(cells: int, pixels: int, cover: float, device: torch.device) -> tup
 
 
 def _argmax(maps_KX: Tensor) -> Tensor:
-    """-> X, int32: argmax over the first axis, the first of equals; three times as fast as torch's for a few channels."""
+    """-> X, int32: argmax over the first axis, the first of equals; for a few channels quicker than torch's."""
     best, leader = maps_KX[0].clone(), torch.zeros(maps_KX.shape[1:], dtype=torch.int32, device=maps_KX.device)
     for channel in range(1, len(maps_KX)):
         leader.masked_fill_(maps_KX[channel] > best, channel)

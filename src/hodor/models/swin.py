@@ -91,7 +91,7 @@ class Block(nn.Module):
         exporting = torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling()
         if torch.is_grad_enabled() or exporting or x.device.type != "cpu":
             return self._mlp(x)
-        # Piece by piece the wide layer stays in reused memory: at 512 x 928 the first stage takes 35 % less time.
+        # Piece by piece the wide layer stays in reused memory, which is quicker.
         cells = x.reshape(-1, x.shape[-1])
         out = torch.empty_like(cells)
         rows = max(1, CHUNK // (4 * x.shape[-1]))
