@@ -114,12 +114,12 @@ def test_errors_become_one_line_and_code_2(error: Exception, line: str, hodor: H
     def fail(argv: list[str]) -> int:
         raise error
 
-    monkeypatch.setitem(cli._RUN, "doctor", fail)
+    monkeypatch.setattr("hodor.commands.doctor.main", fail)
     assert hodor("doctor", "x") == (2, "", [f"hodor: {line}"])
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli._RUN, "doctor", lambda argv: 1 // 0)
+    monkeypatch.setattr("hodor.commands.doctor.main", lambda argv: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["doctor", "x"])
 
@@ -128,7 +128,7 @@ def test_ctrl_c_before_the_work_is_one_line_and_code_130(hodor: Hodor, monkeypat
     def stop(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli._RUN, "doctor", stop)
+    monkeypatch.setattr("hodor.commands.doctor.main", stop)
     assert hodor("doctor", "x") == (130, "", ["hodor: stopped"])
 
 

@@ -8,12 +8,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "hodor"
 FLOORS = {
     **dict.fromkeys(["masks", "doctor", "annotations", "pictures", "phantoms"], 0),
-    **dict.fromkeys(["frames", "video", "render", "metrics"], 0),
+    **dict.fromkeys(["frames", "video", "render", "metrics", "png", "stores"], 0),
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(["losses", "plans", "tracking"], 2),
-    **dict.fromkeys(["train", "evaluate", "analysis", "export", "records", "deploy", "segment", "benchmark"], 3),
-    **dict.fromkeys(["recipes", "server"], 4),
-    **dict.fromkeys(["cli", "console", "__main__"], 5),
+    **dict.fromkeys(["evaluate", "profiles", "checks", "scores", "datasets", "submit", "analysis"], 3),
+    **dict.fromkeys(["train", "loader", "checkpoints", "journal", "budget", "validation"], 3),
+    **dict.fromkeys(["export", "records", "deploy", "segment", "benchmark"], 3),
+    **dict.fromkeys(["recipes", "ablations", "server"], 4),
+    **dict.fromkeys(["cli", "commands", "console", "__main__"], 5),
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name != "__init__.py")
 
