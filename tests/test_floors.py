@@ -8,10 +8,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "hodor"
 FLOORS = {
     **dict.fromkeys(["masks", "doctor", "annotations", "pictures", "phantoms"], 0),
-    **dict.fromkeys(["frames", "video", "render", "metrics", "png", "stores"], 0),
+    **dict.fromkeys(["frames", "video", "render", "metrics", "png", "stores", "stored_files", "stored_json", "bits"], 0),
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(["losses", "plans", "tracking"], 2),
     **dict.fromkeys(["evaluate", "profiles", "checks", "scores", "datasets", "submit", "analysis"], 3),
+    **dict.fromkeys(["intervals", "pages", "reports", "assignment", "workers", "merging", "looks"], 3),
     **dict.fromkeys(["train", "loader", "checkpoints", "journal", "budget", "validation"], 3),
     **dict.fromkeys(["export", "records", "deploy", "segment", "benchmark"], 3),
     **dict.fromkeys(["recipes", "ablations", "server"], 4),

@@ -9,8 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hodor import metrics
-from hodor.metrics import Statistics, average, boundary, boundary_f, frame_scores, jaccard, statistics
+from hodor import bits
+from hodor.metrics import (
+    Statistics,
+    average,
+    boundary,
+    boundary_f,
+    frame_scores,
+    jaccard,
+    mose_f,
+    mose_j,
+    pair_scores,
+    statistics,
+)
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "davis_metrics.npz"))
 SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))
@@ -190,9 +201,162 @@ def test_no_ids_give_no_scores() -> None:
 
 def test_bits_are_counted_the_same_without_numpy_2(monkeypatch: pytest.MonkeyPatch) -> None:
     words = np.random.default_rng(0).integers(1 << 63, size=(2, 9), dtype=np.uint64)
-    wanted = metrics._bit_count(words).tolist()
+    wanted = bits.ones_in(words[:, ::2]).tolist()
     monkeypatch.delattr(np, "bitwise_count", raising=False)
-    assert metrics._bit_count(words).tolist() == wanted == [sum(int(word).bit_count() for word in row) for row in words]
+    assert bits.ones_in(words[:, ::2]).tolist() == wanted == [[int(word).bit_count() for word in row[::2]] for row in words]
+    assert bits.bit_count(words[None]).tolist() == [sum(int(word).bit_count() for word in words.flat)]
+
+
+def slow_disk(radius: float) -> np.ndarray:
+    """The pixels of a disk, bool, its middle on the pixel; as skimage.morphology.disk makes it, also for broken radii."""
+    grid = np.arange(-radius, radius + 1)
+    disk = grid[:, None] ** 2 + grid**2 <= radius**2
+    disk[0, 0] |= not disk.any()  # OpenCV makes this of a disk without a pixel
+    return disk
+
+
+def dilated(edge: np.ndarray, disk: np.ndarray) -> np.ndarray:
+    """True where the disk, its entry size // 2 laid on the pixel, lies over a true pixel: OpenCV's dilation."""
+    height, width = edge.shape
+    reach = len(disk) // 2
+    wide = np.pad(edge, reach + 1)
+    grown = np.zeros_like(edge)
+    for row, column in zip(*np.nonzero(disk), strict=True):
+        grown |= wide[row + 1 :, column + 1 :][:height, :width]
+    return grown
+
+
+def dilation_f(prediction: np.ndarray, truth: np.ndarray, disk: np.ndarray) -> float:
+    found, wanted = boundary(prediction), boundary(truth)
+    if not found.any() or not wanted.any():
+        return float(found.any() == wanted.any())
+    precision = (found & dilated(wanted, disk)).sum() / found.sum()
+    recall = (wanted & dilated(found, disk)).sum() / wanted.sum()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def drawn(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Labels 0, 1, 3, 9, 255 of every sort: empty, full, single pixels, borders, noise, boxes with holes."""
+    labels = np.zeros(size, np.uint8)
+    for _ in range(rng.integers(5)):
+        kind, key = rng.integers(6), rng.choice([1, 3, 9, 255])
+        rows, columns = (slice(*np.sort(rng.integers(0, length + 1, 2))) for length in size)
+        if kind == 0:
+            labels[:] = key
+        elif kind == 1:
+            labels[rng.integers(size[0]), rng.integers(size[1])] = key
+        elif kind == 2:
+            labels[rng.choice([0, -1]), columns] = key
+        elif kind == 3:
+            labels[rows, rng.choice([0, -1])] = key
+        elif kind == 4:
+            labels[rng.random(size) < rng.random() ** 3] = key
+        else:
+            labels[rows, columns] = key
+            labels[rows, columns][2:-3, 3:-2] = 0
+    return labels
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_frame_scores_equal_direct_dilation_on_maps_of_every_sort(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(25):
+        size = tuple(int(length) for length in rng.choice([1, 2, 7, 30, 63, 64, 65, 100, 128, 129], 2))
+        prediction, truth = drawn(rng, size), drawn(rng, size)
+        void = drawn(rng, size) == 3 if rng.random() < 0.3 else None
+        keep = True if void is None else ~void
+        radius = float(rng.choice([1, 2, 5, 8, 17, 64]))
+        ids = [9, 1, 700, 3]
+        j, f = frame_scores(prediction, truth, ids, void, radius)
+        pairs = pair_scores(prediction, truth, ids, [3, 1], void, radius)
+        for place, key in enumerate(ids):
+            mask, wanted = (prediction == key) & keep, (truth == key) & keep
+            union = np.count_nonzero(mask | wanted)
+            assert j[place] == (np.count_nonzero(mask & wanted) / union if union else 1)
+            assert f[place] == dilation_f(mask, wanted, slow_disk(radius)) == boundary_f(mask, wanted, bound=radius)
+            for other, known in enumerate([3, 1]):
+                wanted = (truth == known) & keep
+                assert pairs.j[place, other] == jaccard(mask, wanted)
+                assert pairs.f[place, other] == boundary_f(mask, wanted, bound=radius)
+
+
+def test_pairs_of_nothing_have_the_shape_asked_for() -> None:
+    labels = np.ones((3, 4), np.uint8)
+    assert pair_scores(labels, labels, [], [1, 2]).j.shape == (0, 2)
+    assert pair_scores(labels, labels, [1, 2, 3], []).f.shape == (3, 0)
+    empty = pair_scores(0 * labels, 0 * labels, [1, 2], [5])
+    assert empty.j.tolist() == empty.f.tolist() == [[1], [1]]
+
+
+def test_mose_j_counts_one_pixel_more() -> None:
+    truth = np.zeros((4, 5), bool)
+    truth[1, 1:4] = True
+    assert mose_j(np.roll(truth, 1, axis=1), truth) == (2 + 1) / (4 + 1)
+    assert mose_j(~truth & truth, truth) == 1 / 4
+    assert mose_j(truth, truth) == mose_j(truth & ~truth, truth & ~truth) == 1
+
+
+@pytest.mark.parametrize("size", [(480, 854), (40, 60), (64, 64), (93, 130), (150, 90), (300, 310), (1, 70)])
+def test_mose_f_is_the_dilation_with_its_lopsided_disk(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(size[0])
+    limit = 0.008 * float(np.linalg.norm(size))
+    for area in (0.001, 0.01, 0.3, 0.6):
+        truth = np.zeros(size, bool)
+        half = [max(1, int(length * area**0.5 / 2)) for length in size]
+        truth[size[0] // 2 - half[0] : size[0] // 2 + half[0], size[1] // 2 - half[1] : size[1] // 2 + half[1]] = True
+        truth ^= rng.random(size) < 0.01
+        prediction = np.roll(truth, (int(limit) + 1, 1), (0, 1)) ^ (rng.random(size) < 0.003)
+        radius = min(np.ceil(0.1 * np.sqrt(truth.sum())), limit)
+        new, old = mose_f(prediction, truth)
+        assert new == dilation_f(prediction, truth, slow_disk(radius))
+        assert old == (boundary_f(prediction, truth) if radius < limit else new)
+
+
+def test_the_lopsided_disk_at_480x854_has_191_pixels() -> None:
+    radius = 0.008 * float(np.linalg.norm((480, 854)))
+    disk = slow_disk(radius)
+    assert disk.sum() == 191
+    assert disk.shape == (17, 17)
+    assert (disk != disk[::-1]).any()
+    assert sum(last - first + 1 for _, first, last in bits.skewed_disk(radius)) == 191
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.3, 0.5, 0.6, 0.9, 1, 1.2, 1.7, 2.5, 3.5, 5.01, 7.6, 7.837, 8, 12.4])
+def test_growing_by_a_lopsided_disk_is_what_opencv_dilates(radius: float) -> None:
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(7)
+    for density in (0.003, 0.05):
+        edge = rng.random((70, 150)) < density
+        wanted = cv2.dilate(edge.astype(np.uint8), slow_disk(radius).astype(np.uint8))
+        reach = bits.skewed_disk(radius)
+        stream, _ = bits.stream_of([bits.layers_of(edge, [1])], reach)
+        grown = np.unpackbits(bits.grown_by(stream, reach).view(np.uint8), axis=2, bitorder="little")[0, :70, :150]
+        assert grown.tolist() == wanted.tolist()
+
+
+def test_mose_f_of_empty_masks() -> None:
+    empty, mask = np.zeros((50, 60), bool), np.zeros((50, 60), bool)
+    mask[10:30, 20:40] = True
+    assert mose_f(empty, empty) == (1, 1)
+    assert mose_f(empty, mask) == mose_f(mask, empty) == (0, 0)
+
+
+def test_a_frame_of_noise_costs_no_more_than_a_frame_of_blobs() -> None:
+    from time import process_time
+
+    noise = np.random.default_rng(0).integers(0, 2, (2, 480, 854)).astype(np.uint8)
+    blobs = np.zeros((2, 480, 854), np.uint8)
+    blobs[0, 30:440, 40:800] = blobs[1, 35:450, 44:806] = 1
+
+    def seconds(maps: np.ndarray) -> float:
+        spent = []
+        for _ in range(12):
+            start = process_time()
+            frame_scores(maps[0], maps[1], [1])
+            spent.append(process_time() - start)
+        return min(spent)
+
+    assert seconds(noise) < 4 * seconds(blobs)
 
 
 def test_decay_of_a_300_frame_sequence_is_finite() -> None:

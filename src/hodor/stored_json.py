@@ -1,0 +1,151 @@
+"""Masks of sequences in one JSON file: COCO with tracks, or YouTube-VIS, as `hodor segment --coco --ytvis` writes them.
+
+hodor.stores opens them; see there.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from hodor.annotations import decode_runs, polygon
+from hodor.stores import Kept, Labels, Plane, Store, painted, some
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a frame holds: its size (H, W) if the file says it, and a segmentation per object."""
+
+    size: tuple[int, int] | None
+    objects: Mapping[int, Any]
+
+
+@dataclass(frozen=True)
+class _Json(Kept):
+    def read(self, sequence: str, frame: str) -> Labels:
+        planes = self.planes(sequence, frame)
+        return painted(planes, self._size(sequence, frame))
+
+    def planes(self, sequence: str, frame: str) -> dict[int, Plane]:
+        shapes = self.value(sequence, frame)
+        size = self._size(sequence, frame)
+        try:
+            return {i: _drawn(segmentation, size) for i, segmentation in shapes.objects.items()}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            told = error if isinstance(error, ValueError) else f"is damaged: {type(error).__name__} {error}"
+            raise ValueError(f"{self.place(sequence, frame)} {told}") from None
+
+    def _size(self, sequence: str, frame: str) -> tuple[int, int]:
+        """The frame's size; where the file does not say it, that of any run length of the sequence."""
+        here: Shapes = self.value(sequence, frame)
+        if here.size is not None:
+            return here.size
+        for shapes in (here, *self.sequences[sequence].values()):
+            for segmentation in shapes.objects.values():
+                if isinstance(segmentation, dict):
+                    height, width = segmentation["size"]
+                    return int(height), int(width)
+        raise ValueError(f"{self.place(sequence, frame)} has no height and width: wanted them in the file")
+
+
+def open_json(path: Path, what: str) -> Store:
+    """Open a COCO or YouTube-VIS JSON; see hodor.stores.open_store.
+
+    Objects are known by `track_id`; without it YouTube-VIS's by the `id` of their annotations, COCO's and bare results'
+    by their order, from 1. Sequences are called as the videos' `name`, else as the folder of their file names, else by
+    their number; frames as the file names. Raises ValueError, one line: no JSON, of another kind, damaged.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{what} {path} is no JSON: {error}") from None
+    try:
+        if isinstance(data, dict) and "videos" in data:
+            sequences, notes = _videos(data)
+        elif isinstance(data, dict) and "images" in data and "annotations" in data:
+            sequences, notes = _images(data, path)
+        elif isinstance(data, list) and data and all(isinstance(a, dict) and "segmentations" in a for a in data):
+            ids = {a["video_id"]: len(a["segmentations"]) for a in data}
+            videos = [{"id": i, "file_names": [f"{t:05d}" for t in range(length)]} for i, length in ids.items()]
+            sequences, notes = _videos({"videos": videos, "annotations": data})
+        else:
+            raise ValueError("is JSON, but neither COCO (images, annotations) nor YouTube-VIS (videos, or a list of results)")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{what} {path} is damaged: {type(error).__name__} {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{what} {path} {error}") from None
+    if not sequences:
+        raise ValueError(f"{what} {path} holds no video and no picture")
+    return _Json(str(path), what, len(sequences) == 1, tuple(notes), sequences)
+
+
+def _videos(data: Json) -> tuple[dict[str, dict[str, Shapes]], list[str]]:
+    annotations: dict[Any, list[Json]] = {}
+    for annotation in data.get("annotations") or []:
+        annotations.setdefault(annotation["video_id"], []).append(annotation)
+    sequences: dict[str, dict[str, Shapes]] = {}
+    ordered = 0
+    for video in data["videos"]:
+        files = [PurePosixPath(str(file)) for file in video["file_names"]]
+        name = str(video.get("name") or (files[0].parent.name if files else "") or video["id"])
+        if name in sequences:
+            raise ValueError(f"holds two videos called {name}: wanted names that differ")
+        size = (int(video["height"]), int(video["width"])) if video.get("height") and video.get("width") else None
+        own = annotations.pop(video["id"], [])
+        ids, by_order = _ids(own, ("track_id", "id"))
+        ordered += by_order
+        for annotation in own:
+            if (length := len(annotation["segmentations"])) != len(files):
+                raise ValueError(f"holds {length} masks of an object of {name}, which has {len(files)} frames")
+        sequences[name] = {
+            file.stem: Shapes(size, {i: a["segmentations"][t] for i, a in zip(ids, own, strict=True) if a["segmentations"][t]})
+            for t, file in enumerate(files)
+        }
+    if annotations:
+        raise ValueError(f"holds annotations of videos that it does not list: {some(annotations)}")
+    return sequences, [f"{ordered} videos: ids follow the order of the annotations"] if ordered else []
+
+
+def _images(data: Json, path: Path) -> tuple[dict[str, dict[str, Shapes]], list[str]]:
+    annotations: dict[Any, list[Json]] = {}
+    for annotation in data["annotations"]:
+        annotations.setdefault(annotation["image_id"], []).append(annotation)
+    sequences: dict[str, dict[str, Shapes]] = {}
+    ordered = 0
+    for image in data["images"]:
+        file = PurePosixPath(str(image.get("file_name", image["id"])))
+        size = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
+        own = [a for a in annotations.pop(image["id"], []) if a.get("segmentation")]
+        ids, by_order = _ids(own, ("track_id",))
+        ordered += by_order
+        objects = {i: a["segmentation"] for i, a in zip(ids, own, strict=True)}
+        sequences.setdefault(file.parent.name or path.stem, {})[file.stem] = Shapes(size, objects)
+    if annotations:
+        raise ValueError(f"holds annotations of pictures that it does not list: {some(annotations)}")
+    return sequences, [f"{ordered} pictures: ids follow the order of the annotations"] if ordered else []
+
+
+def _ids(annotations: list[Json], keys: tuple[str, ...]) -> tuple[list[int], bool]:
+    """The objects' ids: the first of `keys` that all annotations have, different and in range; else their order, True."""
+    for key in keys:
+        ids = [a.get(key) for a in annotations]
+        if all(isinstance(i, int) and 0 < i < 1 << 32 for i in ids) and len(set(ids)) == len(ids):
+            return [int(i) for i in ids if i is not None], False
+    return list(range(1, len(annotations) + 1)), True
+
+
+def _drawn(segmentation: Any, size: tuple[int, int]) -> Plane:
+    if isinstance(segmentation, dict):
+        height, width = segmentation["size"]
+        if (height, width) != size:
+            raise ValueError(f"holds runs for {width}x{height} in a picture of {size[1]}x{size[0]}")
+        return decode_runs(segmentation["counts"], size)
+    plane = np.zeros(size, bool)
+    for outline in segmentation if isinstance(segmentation[0], list) else [segmentation]:
+        plane |= polygon(outline, size)
+    return plane
