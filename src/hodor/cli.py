@@ -15,9 +15,13 @@ from hodor.console import fail, one_line
 COMMANDS = {
     "segment": "follow objects through a video from a mask on one frame",
     "doctor": "tell what a mask file holds, and what would be made of it",
-    "evaluate": "score masks against the truth: J, F, J&F",
+    "evaluate": "score masks against the truth by a benchmark's rules: J, F, J&F",
+    "compare": "compare results files: differences with 95 % intervals",
+    "submit": "write and check the zip that a benchmark's server takes",
+    "analyse": "the papers' figures and ablation tables, from any weights and video",
     "benchmark": "frames a second, milliseconds by stage, peak memory",
     "train": "train a network by a named recipe",
+    "data": "check what training would see of a data set; preview clips",
     "convert": "turn the authors' checkpoint into a .safetensors file",
 }
 
@@ -55,6 +59,10 @@ def _run(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise ValueError(f"no command {argv[0]!r}: want one of {', '.join(COMMANDS)}; see `hodor --help`")
+    if "--dataset" in argv[1:] and argv[0] in ("segment", "evaluate"):
+        from hodor.commands import dataset
+
+        return (dataset.main if argv[0] == "segment" else dataset.evaluate_main)(argv[1:])
     return int(import_module(f"hodor.commands.{argv[0]}").main(argv[1:]))
 
 

@@ -1,0 +1,100 @@
+"""`hodor compare`: several results files against the first of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from hodor.commands.options import parse
+from hodor.console import say, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hodor.intervals import Comparison
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare results files that `hodor evaluate --json` wrote: differences to the first, with 95 % intervals.
+
+    All must be scored by one profile against one truth.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Two results files or more; the first is the one that the others are measured against."""
+    names: tuple[str, ...] = ()
+    """What to call them; default: the names of the files."""
+    metric: str = "J&F"
+    """What the table shows: J&F, J or F. The files hold all three."""
+    common: bool = False
+    """Compare the objects that are in all files, and list the others; else files that differ in objects are refused."""
+    draws: int = 10_000
+    """Draws of the bootstrap."""
+    seed: int = 0
+    """Of the draws; the same seed gives the same intervals."""
+    json: Path | None = None
+    """Write all differences to this file; - prints them."""
+    html: Path | None = None
+    """Write a page with forest plots to this file."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from hodor import scores
+
+        if self.metric not in ("J&F", "J", "F"):
+            raise ValueError(f"--metric {self.metric}: want J&F, J or F")
+        results = [scores.read(file) for file in self.files]
+        names = self.names or _names(self.files)
+        comparison = scores.compare(results, names, draws=self.draws, seed=self.seed, common=self.common)
+        if self.json != Path("-"):
+            Console().print(table(comparison, self.metric))
+            for note in comparison.notes:
+                say(note)
+            if comparison.left_out:
+                say(f"left out: {', '.join(comparison.left_out)}")
+        write_json(self.json, comparison.to_json())
+        if self.html:
+            scores.write_comparison(comparison, self.html)
+            say(f"-> {self.html}")
+        return 0
+
+
+def table(comparison: "Comparison", metric: str = "J&F") -> "Table":
+    """The differences of the dataset and of every sequence, for a terminal; per cent and points."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    first, *others = comparison.names
+    many = len(others) > 1
+    title = f"{metric} of {', '.join(others)} less {first}, by {comparison.profile}"
+    shown = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("", overflow="fold")
+    if many:
+        shown.add_column("", overflow="fold")
+    for heading in ("first", "value", "less", "95 % interval", "better", "won", "lost"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    rows = [*comparison.dataset(metric), *(d for name in comparison.sequences for d in comparison.of(name, metric))]
+    for n, one in enumerate(rows):
+        interval = better = ""
+        if one.low is not None and one.high is not None and one.better is not None:
+            interval, better = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}", f"{100 * one.better:.1f} %"
+        cells = [one.sequence or "dataset", *([one.name] if many else [])]
+        cells += [f"{100 * one.first:.1f}", f"{100 * one.value:.1f}", f"{100 * one.difference:+.1f}", interval, better]
+        cells += [str(one.wins), str(one.losses)]
+        whole = one.sequence is None
+        shown.add_row(*map(Text, cells), style="bold" if whole else None, end_section=whole and n + 1 == len(others))
+    return shown
+
+
+def _names(files: tuple[Path, ...]) -> tuple[str, ...]:
+    """The files' stems, or the whole paths where two share a stem."""
+    stems = tuple(file.stem for file in files)
+    return stems if len(set(stems)) == len(stems) else tuple(map(str, files))
+
+
+def main(argv: list[str]) -> int:
+    return parse(Compare, "compare", argv)
