@@ -1,0 +1,61 @@
+"""`hodor submit`: masks as the zip file that a benchmark's server takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from hodor.commands.options import parse
+from hodor.console import say
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Check masks against the benchmark's folder and pack them as its server wants them.
+
+    Everything that is wrong is listed at once, and nothing is written then. Exit codes: 0 done; 2 something is wrong.
+    """
+
+    kind: Positional[Literal["davis2017", "youtube-vos", "mose", "lvos"]]
+    """The benchmark."""
+    masks: Positional[Path | None] = None
+    """Folder of the masks, <video>/<frame>.png, as `hodor segment --dataset` writes it."""
+    data: Path = Path(".")
+    """The benchmark's folder: it tells which sequences, frames, sizes and ids there are."""
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None
+    """The zip file to write."""
+    split: str | None = None
+    """Default: test-dev of DAVIS, valid of the others."""
+    check: Path | None = None
+    """Check this zip file instead, and write nothing."""
+
+    def run(self) -> int:
+        from hodor import submit
+        from hodor.data.layouts import open_layout
+
+        if (self.check is None) == (self.masks is None):
+            raise ValueError("want either a folder of masks to pack, or --check FILE.zip")
+        if self.check is None and self.out is None:
+            raise ValueError("no zip file to write: give one with -o FILE.zip")
+        layout = open_layout(self.data, self.kind, self.split or submit.form_of(self.kind).split)
+        for note in layout.notes:
+            say(note)
+        source = self.check or self.masks
+        assert source is not None
+        if problems := submit.check(layout, source):
+            say(f"hodor: {source} cannot be handed in, {len(problems)} things are wrong:")
+            for problem in problems:
+                say(f"  {problem}")
+            return 2
+        if self.out is None or self.check is not None:
+            say(f"{source} can be handed in: {len(layout.videos)} sequences of {layout.split}")
+            return 0
+        packed = submit.pack(layout, source, self.out)
+        say(f"{packed.sequences} sequences, {packed.masks} masks, {packed.size:,} bytes -> {packed.path}")
+        say(f"sha256 {packed.sha256}")
+        return 0
+
+
+def main(argv: list[str]) -> int:
+    return parse(Submit, "submit", argv)

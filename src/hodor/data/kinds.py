@@ -1,0 +1,307 @@
+"""How each kind of benchmark folder is read; see hodor.data.layouts, which has the entry point."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from hodor.data.search import (
+    VALID,
+    Search,
+    folders,
+    pick_split,
+    pictures_in,
+    place_of,
+    read_json,
+    sized,
+    split_folder,
+)
+from hodor.data.videofiles import VideoFiles, natural, shown
+from hodor.masks import VOID
+from hodor.png import read_labels
+
+Kind = Literal["davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder"]
+KINDS: tuple[Kind, ...] = ("davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder")
+SAMPLED = 12
+"""Masks looked into to tell whether a folder's are 0 and 255."""
+
+
+def recognise(root: Path) -> tuple[Kind, str]:
+    """-> the kind of a folder, and what told it."""
+    sets = root / "ImageSets"
+    if (sets / "2017").is_dir():
+        return "davis2017", "it has ImageSets/2017"
+    for name in ("2016", "480p", "1080p"):
+        if (sets / name).is_dir():
+            return "davis2016", f"it has ImageSets/{name}"
+    splits = [p for p in (root, *(root / n for n in (*VALID, "test", "train"))) if (p / "JPEGImages").is_dir()]
+    for place in splits:
+        for meta in (*place.glob("*meta*.json"), *place.parent.glob(f"{place.name}_meta.json")):
+            objects = _first_object(read_json(meta))
+            if "frame_range" in objects:
+                return "lvos", f"{meta.relative_to(root) if meta.is_relative_to(root) else meta} has frame ranges"
+            if isinstance(objects.get("frames"), list):
+                return "youtube-vos", f"{meta.relative_to(root)} lists the frames of objects"
+    if any(place != root for place in splits):
+        return "mose", "it has train or valid folders with JPEGImages, and no list of objects"
+    return "folder", "it has frames and masks, and nothing that only a benchmark has"
+
+
+def davis2016(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
+    """Any non-zero pixel is object 1; given: the first frame; required: all. Lists are path pairs or names."""
+    return _davis(search, split, ("2016", "480p", "1080p"), single=True)
+
+
+def davis2017(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
+    """Given: the objects of the first frame, no later ones; required: all frames."""
+    return _davis(search, split, ("2017",), single=False)
+
+
+def _davis(search: Search, split: str | None, lists: tuple[str, ...], single: bool) -> tuple[str, list[VideoFiles]]:
+    root = search.root
+    image_bases, masks = [sized(root / "JPEGImages"), root / "videos"], sized(root / "Annotations")
+    folder = next((root / "ImageSets" / name for name in lists if (root / "ImageSets" / name).is_dir()), None)
+    if folder is None:
+        split, names = split or "", folders(masks)
+        if not names:  # one sequence alone
+            alone = _flat(search, root.resolve().name, [base for base in image_bases if base.is_dir()], masks)
+            return split, [replace(video, given={video.frames[0]: None}, single=single) for video in alone]
+        search.notes.append("no ImageSets: every sequence with masks is taken")
+    else:
+        there = {p.stem: p for p in sorted(folder.glob("*.txt"))}
+        split = pick_split(search.root, split, list(there))
+        names = [_sequence_of(line) for line in there[split].read_text().splitlines() if line.strip()]
+    videos = []
+    for name in search.chosen(names):
+        files = search.files(name, place_of(image_bases, name), masks / name, gapless=True)
+        if files:
+            frames, images, found = files
+            if frames[0] not in found:
+                search.problems.append(f"{name} has no mask on its first frame {frames[0]}")
+            videos.append(VideoFiles(name, frames, images, found, {frames[0]: None}, frames, single))
+    return split, videos
+
+
+def mose(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
+    """Given: the objects of the first frame; required: all frames. meta.json of MOSE v2, if there, tells the lengths."""
+    split, place = split_folder(search, split)
+    lengths = {name: about.get("length") for name, about in search.videos_of(place, split).items()}
+    videos = []
+    for name in search.chosen(folders(place / "Annotations")):
+        files = search.files(name, place_of([place / "JPEGImages"], name), place / "Annotations" / name, gapless=True)
+        if files:
+            frames, images, found = files
+            if frames[0] not in found:
+                search.problems.append(f"{name} has no mask on its first frame {frames[0]}")
+            if isinstance(lengths.get(name), int) and lengths[name] != len(frames):
+                search.problems.append(f"{name} has {len(frames)} frames, its meta.json says {lengths[name]}")
+            videos.append(VideoFiles(name, frames, images, found, {frames[0]: None}, frames))
+    return split, videos
+
+
+def youtube_vos(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
+    """meta.json names each object's frames. Given: each object on its first; required: all of them.
+
+    Frames are those of <split>_all_frames where that folder is there, else the every-fifth ones.
+    """
+    split, place = split_folder(search, split)
+    told, bases = search.videos_of(place, split), [place / "JPEGImages"]
+    whole = f"{place.name}_all_frames"
+    every = [place.parent / whole / "JPEGImages", place.parent / "all_frames" / whole / "JPEGImages"]
+    for base in every:
+        if base.is_dir():
+            bases.insert(0, base)
+            search.notes.append(f"all frames of {base} are used")
+    if not told:
+        search.notes.append(f"no meta.json in {place}: objects begin on their first mask, every frame is required")
+    videos = []
+    for name in search.chosen(told or folders(place / "Annotations")):
+        files = search.files(name, place_of(bases, name), place / "Annotations" / name)
+        if not files:
+            continue
+        frames, images, found = files
+        if not told:
+            videos.append(VideoFiles(name, frames, images, found, dict.fromkeys(found), frames))
+            continue
+        objects = {int(i): about for i, about in told[name].get("objects", {}).items()}
+        named = {i: sorted(about.get("frames", ()), key=natural) for i, about in objects.items()}
+        wanted = set().union(*named.values())
+        given = _begin(search, name, {i: listed[0] for i, listed in named.items() if listed}, found)
+        if missing := sorted(wanted - set(frames), key=natural):
+            search.problems.append(f"{name} lacks frames {shown(missing)} of its meta.json")
+        required = tuple(frame for frame in frames if frame in wanted)
+        categories = {i: str(about["category"]) for i, about in objects.items() if about.get("category")}
+        videos.append(VideoFiles(name, frames, images, found, given, required, categories=categories))
+    return split, videos
+
+
+def lvos(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
+    """<split>_meta.json has each object's frame_range. Given: each object on its start; required: all frames."""
+    split, place = split_folder(search, split)
+    told = search.videos_of(place, split)
+    if not told:
+        search.notes.append(f"no {split or 'split'}_meta.json at {place}: objects begin on their first mask")
+    videos = []
+    for name in search.chosen(told or folders(place / "Annotations")):
+        files = search.files(name, place_of([place / "JPEGImages"], name), place / "Annotations" / name)
+        if not files:
+            continue
+        frames, images, found = files
+        given: Mapping[str, tuple[int, ...] | None] = dict.fromkeys(found)
+        if told:
+            numbers = {int(frame): frame for frame in frames if frame.isdecimal()}
+            starts: dict[int, str] = {}
+            for i, about in told[name].get("objects", {}).items():
+                start = str(about["frame_range"]["start"]).rpartition(".")[0] or str(about["frame_range"]["start"])
+                starts[int(i)] = numbers.get(int(start), start)
+            given = _begin(search, name, starts, found)
+        videos.append(VideoFiles(name, frames, images, found, given, frames))
+    return split, videos
+
+
+def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
+    """Any frames and masks. Given: each object on its first mask; required: all frames.
+
+    Masks: Annotations/<video>/<frame>.png, Annotations/<video>/<object>/<frame>.png, or a flat folder: one video if the
+    names count up and the pictures are of one size, else stills, each a video of one frame.
+    """
+    root = search.root
+    if split:
+        root = root / split
+    image_bases = [sized(root / n) for n in ("JPEGImages", "images", "frames", "videos") if (root / n).is_dir()]
+    masks = next((sized(root / n) for n in ("Annotations", "masks") if (root / n).is_dir()), None)
+    if not image_bases or masks is None:
+        wanted = "want JPEGImages, images or videos, and beside it Annotations or masks"
+        raise ValueError(f"{root} has no frames and masks that go together: {wanted}")
+    names = folders(masks)
+    if not names:
+        return split or "", _flat(search, root.resolve().name, image_bases, masks)
+    videos = []
+    for name in search.chosen(names):
+        parts = _parts(search, name, masks / name)
+        joined = {f: p for folder in reversed(parts.values()) for f, p in pictures_in(folder).items()}
+        files = search.files(name, place_of(image_bases, name), None if parts else masks / name)
+        if files:
+            frames, images, found = files
+            if parts:
+                if strays := sorted(joined.keys() - set(frames), key=natural):
+                    search.problems.append(f"{name} has masks without frames: {shown(strays)}")
+                found = {frame: joined[frame] for frame in frames if frame in joined}
+            if found:
+                videos.append(VideoFiles(name, frames, images, found, dict.fromkeys(found), frames, parts=parts))
+            else:
+                search.problems.append(f"{name} has no masks in {masks / name}")
+    return split or "", _told_single(search, videos)
+
+
+READERS: dict[Kind, Callable[[Search, str | None], tuple[str, list[VideoFiles]]]] = {
+    "davis2016": davis2016,
+    "davis2017": davis2017,
+    "youtube-vos": youtube_vos,
+    "lvos": lvos,
+    "mose": mose,
+    "folder": folder,
+}
+
+
+def _flat(search: Search, name: str, image_bases: Sequence[Path], masks: Path) -> list[VideoFiles]:
+    images = next((base for base in image_bases if pictures_in(base)), None)
+    if images is None:
+        search.problems.append(f"{masks} has masks, but no picture lies in {shown([str(b) for b in image_bases])}")
+        return []
+    found = pictures_in(images)
+    if _is_video(found):
+        files = search.files(name, images, masks) if search.chosen([name]) else None
+        if not files:
+            return []
+        search.notes.append(f"{images} is taken as one video of {len(files[0])} frames")
+        return _told_single(search, [VideoFiles(name, *files, dict.fromkeys(files[2]), files[0])])
+    there = pictures_in(masks)
+    if strays := [mask for mask in there if mask not in found]:
+        search.problems.append(f"{masks} has masks without pictures: {shown(strays)}")
+    if bare := len(found) - len(found.keys() & there.keys()):
+        search.notes.append(f"{bare} pictures without a mask are passed over")
+    names = search.chosen(n for n in found if n in there)
+    search.notes.append(f"{images} is taken as {len(names)} stills")
+    return _told_single(search, [VideoFiles(n, (n,), (found[n],), {n: there[n]}, {n: None}, (n,)) for n in names])
+
+
+def _is_video(found: Mapping[str, Path]) -> bool:
+    """Whether pictures are frames of one video: names that count up by one and the same step, pictures of one size."""
+    keys = [natural(name) for name in found]
+    if len(keys) < 2 or not all(key and key[-1][0] == 1 for key in keys):
+        return len(keys) == 1
+    steps = {b[-1][1] - a[-1][1] for a, b in itertools.pairwise(keys)}
+    if len({key[:-1] for key in keys}) > 1 or len(steps) > 1:
+        return False
+    sizes = set()
+    for path in list(found.values())[:: max(1, len(found) // SAMPLED)]:
+        with Image.open(path) as picture:
+            sizes.add(picture.size)
+    return len(sizes) == 1
+
+
+def _told_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]:
+    """Of a few masks over the whole folder: where none holds another value than 0 and 255, any non-zero pixel is object 1."""
+    values: set[int] = set()
+    for video in videos[:: max(1, len(videos) // SAMPLED)]:
+        if video.parts:
+            return videos
+        try:
+            values.update(np.unique(read_labels(next(iter(video.masks.values())))).tolist())
+        except ValueError as error:
+            search.problems.append(str(error))
+    if VOID not in values or not values <= {0, VOID}:
+        return videos
+    search.notes.append("masks hold 0 and 255: any non-zero pixel is object 1")
+    return [replace(video, single=True) for video in videos]
+
+
+def _parts(search: Search, name: str, folder: Path) -> dict[int, Path]:
+    """Id -> folder, where each object has its own folder of masks. Numbers from 0 are moved up by one: 0 is background."""
+    inner = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if not inner or pictures_in(folder):
+        return {}
+    if odd := [p.name for p in inner if not p.name.isdecimal()]:
+        search.problems.append(f"{name} has folders of masks that are not an object's number: {shown(sorted(odd))}")
+        return {}
+    up = int(any(int(p.name) == 0 for p in inner))
+    if up:
+        search.notes.append(f"{name}: objects are numbered from 0 and read as from 1")
+    return {int(p.name) + up: p for p in sorted(inner, key=lambda p: int(p.name))}
+
+
+def _begin(
+    search: Search, name: str, starts: Mapping[int, str], masks: Mapping[str, Path]
+) -> dict[str, tuple[int, ...] | None]:
+    """Frame -> the ids that begin there; a problem where that frame has no mask."""
+    given: dict[str, tuple[int, ...] | None] = {}
+    for frame in sorted(set(starts.values()), key=natural):
+        ids = tuple(sorted(i for i, start in starts.items() if start == frame))
+        if frame in masks:
+            given[frame] = ids
+        else:
+            search.problems.append(f"{name} has no mask on frame {frame}, where {', '.join(map(str, ids))} begin")
+    if not given and not starts:
+        search.problems.append(f"{name} has no object in its meta.json")
+    return given
+
+
+def _first_object(meta: Mapping[str, Any]) -> dict[str, Any]:
+    videos = meta.get("videos")
+    video: Any = next(iter(videos.values()), {}) if isinstance(videos, dict) else {}
+    objects = video.get("objects", {}) if isinstance(video, dict) else {}
+    first: Any = next(iter(objects.values()), {}) if isinstance(objects, dict) else {}
+    return first if isinstance(first, dict) else {}
+
+
+def _sequence_of(line: str) -> str:
+    """ "bear", or the folder's name in "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png"."""
+    first = line.split()[0]
+    return Path(first).parent.name if "/" in first else first

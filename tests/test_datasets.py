@@ -1,0 +1,307 @@
+"""The tracker over benchmark folders: what it is given, what is written, and going on after a break."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import benchmarks
+import hodor
+from benchmarks import SIZE, labels, numbered
+from hodor import datasets
+from hodor.commands import dataset as command
+from hodor.data.layouts import Layout, VideoFiles, open_layout
+from hodor.datasets import Masks, check_truth, follow, segment_dataset, written
+from hodor.evaluate import evaluate
+from hodor.masks import objects_in, read_labels
+from hodor.models import weights
+from hodor.models.base import Network
+from hodor.stores import Store
+from hodor.tracking import Tracker
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+GIRLS = REAL / "davis2017-schoolgirls"
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return tiny.network().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def boxed() -> Network:
+    return hodor.load("hodor-lite")
+
+
+def only(layout: Layout) -> VideoFiles:
+    (video,) = layout.videos
+    return video
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.png")}
+
+
+def test_the_given_frame_comes_back_as_given_and_every_frame_in_order(tmp_path: Path, network: Network) -> None:
+    video = only(open_layout(benchmarks.davis2017(tmp_path)))
+    followed = list(follow(network, video))
+    assert [f.frame for f in followed] == numbered(4)
+    assert (followed[0].labels == labels(0, (1, 2))).all()
+    assert {f.labels.shape for f in followed} == {SIZE}
+    assert {f.tracked.objects for f in followed} == {(1, 2)}
+    assert all(f.seconds > 0 for f in followed)
+
+
+def test_masks_after_the_first_frame_of_davis_are_never_looked_at(tmp_path: Path, network: Network) -> None:
+    video = only(open_layout(benchmarks.davis2017(tmp_path)))
+    before = [f.labels.tobytes() for f in follow(network, video)]
+    for frame in video.frames[1:]:
+        video.masks[frame].write_bytes(b"not a picture")
+    assert [f.labels.tobytes() for f in follow(network, video)] == before
+
+
+def test_a_late_mask_brings_its_new_object_and_leaves_the_others_to_the_network(tmp_path: Path, boxed: Network) -> None:
+    """The mask of frame 00010 shows object 5 alone, and where 2 is it holds zeros: unlabelled, not background."""
+    video = only(open_layout(benchmarks.youtube(tmp_path)))
+    late = {f.frame: f for f in follow(boxed, video, size=192)}
+    assert [late[f].tracked.objects for f in video.frames] == [(2,), (2,), (2, 5), (2, 5)]
+    truth = labels(2, (2, 5))
+    assert ((late["00010"].labels == 5) == (truth == 5)).all()
+    two = late["00010"].labels == 2
+    assert (two & (truth == 2)).sum() / (two | (truth == 2)).sum() > 0.7
+    assert 2 not in late["00010"].tracked.lost
+    assert (late["00015"].labels == 2).any()
+
+
+def test_a_late_mask_that_repeats_an_object_does_not_correct_it(tmp_path: Path, network: Network) -> None:
+    root = benchmarks.youtube(tmp_path)
+    alone = [f.labels.tobytes() for f in follow(network, only(open_layout(root)))]
+    path = root / "valid" / "Annotations" / "0a" / "00010.png"
+    mask = read_labels(path)
+    mask[40:, :10] = 2
+    datasets.write_labels(path, mask)
+    assert [f.labels.tobytes() for f in follow(network, only(open_layout(root)))] == alone
+
+
+def test_an_id_that_meta_does_not_name_is_not_followed(tmp_path: Path, network: Network) -> None:
+    root = benchmarks.youtube(tmp_path)
+    path = root / "valid" / "Annotations" / "0a" / "00000.png"
+    mask = read_labels(path)
+    mask[40:, :10] = 9
+    datasets.write_labels(path, mask)
+    first = next(iter(follow(network, only(open_layout(root)))))
+    assert (first.tracked.objects, objects_in(first.labels)) == ((2,), (2,))
+
+
+def test_without_a_list_of_objects_each_begins_on_its_first_mask_and_is_not_corrected(tmp_path: Path, network: Network) -> None:
+    video = only(open_layout(benchmarks.lvos(tmp_path)))
+    unlisted = replace(video, given=dict.fromkeys(video.frames))
+    both = [[f.labels.tobytes() for f in follow(network, v)] for v in (video, unlisted)]
+    assert both[0] == both[1]
+
+
+def test_frames_before_the_first_mask_are_zero(tmp_path: Path, network: Network) -> None:
+    benchmarks.frames(tmp_path / "shot" / "JPEGImages", numbered(4))
+    benchmarks.masks(tmp_path / "shot" / "Annotations", {"00002": (3,)}, numbered(4))
+    followed = list(follow(network, only(open_layout(tmp_path / "shot"))))
+    assert [objects_in(f.labels) for f in followed[:3]] == [(), (), (3,)]
+
+
+def test_follow_tells_which_frame_has_a_mask_of_another_size(tmp_path: Path, network: Network) -> None:
+    video = only(open_layout(benchmarks.davis2017(tmp_path)))
+    datasets.write_labels(video.masks["00000"], labels(0, (1,), (40, 64)))
+    with pytest.raises(ValueError, match="cows, frame 00000: labels are 40x64 pixels, the frame 48x64"):
+        list(follow(network, video))
+
+
+def test_a_follow_that_is_left_early_ends_its_reader(tmp_path: Path, network: Network) -> None:
+    import threading
+
+    walk: Iterator[datasets.Followed] = follow(network, only(open_layout(benchmarks.davis2017(tmp_path, count=12))))
+    next(walk)
+    walk.close()  # type: ignore[attr-defined]
+    assert not [t for t in threading.enumerate() if t.name == "hodor-prefetch"]
+
+
+def test_only_required_frames_are_written_as_palette_pictures_of_the_pictures_size(tmp_path: Path, network: Network) -> None:
+    layout = open_layout(benchmarks.youtube(tmp_path / "data", all_frames=True), "youtube-vos")
+    run = segment_dataset(layout, network, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0a", "run.json"]
+    assert sorted(tree(tmp_path / "out")) == [f"0a/{n}.png" for n in numbered(4, step=5)]
+    with Image.open(tmp_path / "out" / "0a" / "00015.png") as picture:
+        assert (picture.mode, picture.size) == ("P", (64, 48))
+    assert (run.videos["0a"].frames, run.videos["0a"].written) == (20, 4)
+    assert isinstance(written(layout, tmp_path / "out"), Store)
+    assert written(layout, tmp_path / "out").frames("0a") == numbered(4, step=5)
+    followed = {f.frame: f.labels for f in follow(network, only(layout))}
+    assert (read_labels(tmp_path / "out" / "0a" / "00015.png") == followed["00015"]).all()
+
+
+def test_run_json_tells_what_made_the_masks(tmp_path: Path, network: Network) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.add_backbone(patch)
+        patch.setitem(weights.MODELS, "tiny", weights.Preset(type(network), network.settings, 64))
+        network.name = "tiny"
+        weights.save(network, tmp_path / "w.safetensors", recipe={"steps": 7}, commit="abc")
+        layout = open_layout(benchmarks.davis2017(tmp_path / "data"))
+        command = ["hodor", "segment"]
+        run = segment_dataset(layout, network, tmp_path / "out", weights=tmp_path / "w.safetensors", command=command, history=3)
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert told == json.loads(json.dumps(run.to_json()))
+    assert told["weights_sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    assert (told["recipe"], told["provenance"], told["command"]) == ({"steps": 7}, {"commit": "abc"}, command)
+    assert told["settings"] == {"history": 3, "size": 64, "pin_first": True, "hold_lost": True}
+    assert (told["dataset"]["kind"], told["dataset"]["split"], told["finished"]) == ("davis2017", "val", True)
+    assert told["frames"] == 4
+    assert 0 < told["seconds"] < told["seconds_with_io"]
+    assert told["fps"] == pytest.approx(4 / told["seconds"])
+
+
+def test_a_run_cut_off_in_a_video_does_that_video_again_and_ends_the_same(tmp_path: Path, network: Network) -> None:
+    root = benchmarks.davis2017(tmp_path / "data", count=6)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("bear\ncows\n")
+    layout = open_layout(root)
+    segment_dataset(layout, network, tmp_path / "whole")
+    out = tmp_path / "out"
+
+    def stop(done: int, total: int | None) -> None:
+        assert total == 12
+        if done == 9:
+            raise KeyboardInterrupt
+
+    cut = segment_dataset(layout, network, out, progress=stop)
+    assert (cut.interrupted, cut.finished, list(cut.videos)) == (True, False, ["bear"])
+    assert 0 < len(list((out / "cows").iterdir())) < 6
+    (out / "cows" / ".00003.png.0.part").write_bytes(b"torn")
+    bear = (out / "bear" / "00003.png").stat().st_mtime_ns
+    resumed = segment_dataset(layout, network, out, resume=True)
+    assert (resumed.skipped, resumed.finished, list(resumed.videos)) == (("bear",), True, ["bear", "cows"])
+    assert (out / "bear" / "00003.png").stat().st_mtime_ns == bear
+    assert tree(out) == tree(tmp_path / "whole")
+    assert not list((out / "cows").glob(".*"))
+
+
+def test_a_finished_video_that_has_lost_a_mask_is_done_again(tmp_path: Path, network: Network) -> None:
+    layout = open_layout(benchmarks.davis2017(tmp_path / "data"))
+    segment_dataset(layout, network, tmp_path / "out")
+    whole = tree(tmp_path / "out")
+    (tmp_path / "out" / "cows" / "00002.png").unlink()
+    assert segment_dataset(layout, network, tmp_path / "out", resume=True).skipped == ()
+    assert tree(tmp_path / "out") == whole
+
+
+def test_resuming_with_another_network_or_setting_is_refused(tmp_path: Path, network: Network) -> None:
+    layout = open_layout(benchmarks.davis2017(tmp_path / "data"))
+    segment_dataset(layout, network, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"holds another run \(its size was 64, now 32\): give another folder, or start anew"):
+        segment_dataset(layout, network, tmp_path / "out", size=32, resume=True)
+    with pytest.raises(ValueError, match="its network was"):
+        segment_dataset(layout, tiny.network(seed=1).eval(), tmp_path / "out", resume=True)
+
+
+def test_a_new_run_leaves_nothing_of_an_old_one_and_refuses_strays(tmp_path: Path, network: Network) -> None:
+    layout = open_layout(benchmarks.davis2017(tmp_path / "data"))
+    out = tmp_path / "out"
+    segment_dataset(layout, network, out)
+    (out / "cows" / "00099.png").write_bytes(b"old")
+    assert segment_dataset(layout, network, out).videos["cows"].written == 4
+    assert sorted(tree(out)) == [f"cows/{n}.png" for n in numbered(4)]
+    (out / "horses").mkdir()
+    with pytest.raises(ValueError, match=r"out holds other things \(horses\): give an empty folder"):
+        segment_dataset(layout, network, out)
+
+
+def test_a_mask_that_cannot_be_written_ends_the_run(tmp_path: Path, network: Network) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cows").write_bytes(b"a file where the folder should be")
+    layout = open_layout(benchmarks.davis2017(tmp_path / "data"))
+    with pytest.raises(OSError, match=r"cows"):
+        segment_dataset(layout, network, tmp_path / "out")
+
+
+def test_the_truth_of_a_layout_reads_as_its_kind_says(tmp_path: Path) -> None:
+    truth = Masks(open_layout(benchmarks.davis2016(tmp_path)))
+    assert (truth.names(), truth.frames("swan")) == (["swan"], numbered(4))
+    assert np.unique(truth.read("swan", "00001")).tolist() == [0, 1]
+    assert (truth.planes("swan", "00001")[1] == (labels(1, (255,)) > 0)).all()
+    assert truth.place("swan", "00001").endswith("Annotations/480p/swan/00001.png")
+
+
+def test_a_split_without_its_own_truth_is_told_before_the_run(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    check_truth(open_layout(root, split="val"))
+    with pytest.raises(ValueError, match=r"test-dev, has masks only where they are given \(secret\)"):
+        check_truth(open_layout(root, split="test-dev"))
+
+
+@pytest.mark.skipif(not GIRLS.is_dir(), reason="schoolgirls of DAVIS 2017 is not here")
+def test_following_a_real_sequence_is_what_the_tracker_does_and_holds_the_people(boxed: Network) -> None:
+    video = only(open_layout(GIRLS, "davis2017"))
+    short = replace(video, frames=video.frames[:3], images=video.images[:3])  # type: ignore[index]
+    tracker = Tracker(boxed, size=240)
+    by_hand = [tracker.track(p, video.labels("00000") if t == 0 else None) for t, p in enumerate(short.stream())]
+    followed = list(follow(boxed, short, size=240))
+    assert all((a == f.labels).all() for a, f in zip(by_hand, followed, strict=True))
+    found, truth = followed[2].labels > 0, video.labels("00002") > 0
+    assert (found & truth).sum() / (found | truth).sum() > 0.6
+
+
+def test_evaluate_runs_scores_and_writes_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = benchmarks.davis2016(tmp_path / "data", count=5), tmp_path / "out"
+    line = ["--dataset", "davis2016", str(root), "-o", str(out), "--size", "96", "--workers", "1"]
+    assert command.evaluate_main(line) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert (results["format"], results["profile"]) == ("hodor-scores/1", "davis2016")
+    assert results["run"]["command"] == ["hodor", "evaluate", *line]
+    assert results["run"]["fps"] > 0
+    by_hand = evaluate(out, root / "Annotations" / "480p", "davis2016", ["swan"]).to_json()
+    assert results["sequences"] == by_hand["sequences"]
+    assert results["notes"] == []
+    assert results["summary"]["J"] > 0.5
+    before = (out / "swan" / "00003.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert command.evaluate_main([*line, "--resume", "--json", "-"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["summary"] == results["summary"]
+    assert (out / "swan" / "00003.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "split", "objects"),
+    [
+        (benchmarks.davis2017, "davis2017", "val", 2),
+        (benchmarks.youtube, "youtube-vos", "train", 2),
+        (benchmarks.lvos, "lvos", "valid", 2),
+        (benchmarks.mose, "mose", "train", 2),
+        (benchmarks.lvos, "folder", "valid", 2),
+    ],
+)
+def test_every_kind_is_scored_its_own_way(
+    build: Callable[[Path], Path], kind: str, split: str, objects: int, tmp_path: Path
+) -> None:
+    root = build(tmp_path / "data")
+    line = ["--dataset", kind, str(root), "--split", split, "-o", str(tmp_path / "out"), "--size", "64", "--workers", "1"]
+    assert command.evaluate_main(line) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["profile"] == command.PROFILES[kind]
+    assert [len(sequence["objects"]) for sequence in results["sequences"]] == [objects]
+    first = results["sequences"][0]["objects"][0]
+    assert 0.3 < first["summary"]["J"] <= 1
+
+
+def test_segment_parses_its_line_and_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = benchmarks.youtube(tmp_path / "data")
+    line = ["--dataset", "auto", str(root), "-o", str(tmp_path / "out"), "--size", "64", "--only", "0a"]
+    assert command.main(line) == 0
+    told = capsys.readouterr().err
+    assert "is read as youtube-vos" in told
+    assert "1 videos, 4 frames" in told
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["weights"] == "hodor-lite"

@@ -1,0 +1,308 @@
+"""Benchmark folders as they are on disk, and what is understood of them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import make, number
+from PIL import Image
+
+import benchmarks
+from benchmarks import SIZE, labels, numbered
+from hodor.data.layouts import KINDS, Layout, VideoFiles, open_layout
+from hodor.data.videofiles import natural
+from hodor.masks import write_labels
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+DAVIS, GIRLS = REAL / "davis2016-train", REAL / "davis2017-schoolgirls"
+BUILT = {
+    "davis2016": benchmarks.davis2016,
+    "davis2017": benchmarks.davis2017,
+    "youtube-vos": benchmarks.youtube,
+    "lvos": benchmarks.lvos,
+    "mose": benchmarks.mose,
+}
+
+
+def only(layout: Layout) -> VideoFiles:
+    (video,) = layout.videos
+    return video
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_auto_takes_each_benchmark_for_what_it_is_and_says_so(kind: str, tmp_path: Path) -> None:
+    layout = open_layout(BUILT[kind](tmp_path))
+    assert layout.kind == kind
+    assert layout.notes[0].startswith(f"{tmp_path} is read as {kind}: ")
+    assert layout.names == open_layout(tmp_path, layout.kind).names
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_every_frame_and_mask_of_every_kind_reads_at_one_size(kind: str, tmp_path: Path) -> None:
+    video = only(open_layout(BUILT[kind](tmp_path), kind))  # type: ignore[arg-type]
+    pictures = video.pictures(range(len(video.frames)))
+    assert [p.shape for p in pictures] == [(*SIZE, 3)] * len(video.frames)
+    assert all((a == b).all() for a, b in zip(pictures, video.stream(), strict=True))
+    assert video.masks
+    assert {video.labels(frame).shape for frame in video.masks} == {SIZE}
+    assert list(video.given) == [frame for frame in video.frames if frame in video.given]
+
+
+def test_davis_2016_reads_path_pairs_and_any_value_as_object_one(tmp_path: Path) -> None:
+    video = only(open_layout(benchmarks.davis2016(tmp_path), "davis2016"))
+    assert (video.name, video.single, video.frames) == ("swan", True, tuple(numbered(4)))
+    assert (video.labels("00002") == (labels(2, (255,)) > 0)).all()
+    assert video.given == {"00000": None}
+    assert video.required == video.frames
+
+
+def test_davis_2017_takes_val_by_default_and_other_lists_by_name(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    assert open_layout(root, "davis2017").names == ("cows",)
+    assert open_layout(root, "davis2017", "train").names == ("bear",)
+    secret = only(open_layout(root, "davis2017", "test-dev"))
+    assert (list(secret.masks), secret.given, secret.required) == (["00000"], {"00000": None}, tuple(numbered(4)))
+
+
+def test_davis_void_is_read_as_background(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    mask = labels(0, (1, 2))
+    mask[:4] = 255
+    Image.fromarray(mask).save(root / "Annotations" / "480p" / "cows" / "00000.png")
+    assert (only(open_layout(root)).labels("00000") == labels(0, (1, 2))).all()
+
+
+def test_full_resolution_is_taken_where_480p_is_not_there(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    for base in ("JPEGImages", "Annotations"):
+        (root / base / "480p").rename(root / base / "Full-Resolution")
+    assert "Full-Resolution" in str(only(open_layout(root)).masks["00000"])
+
+
+def test_youtube_gives_each_object_where_it_begins_and_requires_the_frames_of_meta(tmp_path: Path) -> None:
+    video = only(open_layout(benchmarks.youtube(tmp_path), "youtube-vos"))
+    assert video.given == {"00000": (2,), "00010": (5,)}
+    assert video.required == video.frames == ("00000", "00005", "00010", "00015")
+    assert video.categories == {2: "zebra", 5: "yak"}
+
+
+def test_youtube_with_all_frames_follows_them_and_requires_the_same_few(tmp_path: Path) -> None:
+    video = only(open_layout(benchmarks.youtube(tmp_path, all_frames=True), "youtube-vos"))
+    assert video.frames == tuple(numbered(20))
+    assert video.required == ("00000", "00005", "00010", "00015")
+    assert list(video.given) == ["00000", "00010"]
+
+
+def test_a_youtube_split_folder_is_a_root_too(tmp_path: Path) -> None:
+    layout = open_layout(benchmarks.youtube(tmp_path, all_frames=True) / "valid")
+    assert (layout.kind, layout.split, only(layout).frames) == ("youtube-vos", "valid", tuple(numbered(20)))
+
+
+def test_youtube_without_meta_begins_objects_on_their_first_mask(tmp_path: Path) -> None:
+    (benchmarks.youtube(tmp_path) / "valid" / "meta.json").unlink()
+    layout = open_layout(tmp_path, "youtube-vos")
+    assert only(layout).given == {"00000": None, "00010": None}
+    assert any("no meta.json" in note for note in layout.notes)
+
+
+def test_lvos_gives_an_object_on_the_start_of_its_range_and_names_have_eight_digits(tmp_path: Path) -> None:
+    video = only(open_layout(benchmarks.lvos(tmp_path), "lvos"))
+    assert video.given == {"00000001": (1,), "00000011": (2,)}
+    assert video.required == video.frames == tuple(numbered(8, 8, 5, 1))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_mose_gives_the_first_frame_of_valid(tmp_path: Path, version: int) -> None:
+    root = benchmarks.mose(tmp_path, version=version)
+    layout = open_layout(root)
+    assert (layout.kind, layout.split, only(layout).given) == ("mose", "valid", {"00000": None})
+    assert len(only(open_layout(root, "mose", "train")).masks) == 4
+
+
+def test_mose_2_tells_a_length_that_is_not_that_of_meta(tmp_path: Path) -> None:
+    root = benchmarks.mose(tmp_path, version=2)
+    (root / "valid" / "JPEGImages" / "cd34" / "00003.jpg").unlink()
+    with pytest.raises(ValueError, match=r"cd34 has 3 frames, its meta.json says 4"):
+        open_layout(root, "mose")
+
+
+def test_val_and_valid_are_one_word(tmp_path: Path) -> None:
+    assert open_layout(benchmarks.mose(tmp_path), "mose", "val").split == "valid"
+
+
+def test_a_video_file_stands_for_a_folder_of_frames(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    make(tmp_path / "videos" / "clip.mp4", 9)
+    write_labels(tmp_path / "Annotations" / "clip" / "00003.png", labels(3, (4,)))
+    video = only(open_layout(tmp_path))
+    assert video.frames == tuple(numbered(9))
+    assert [number(p) for p in video.pictures([7, 2, 7])] == [7, 2, 7]
+    assert [number(p) for p in video.stream()] == list(range(9))
+    again: VideoFiles = pickle.loads(pickle.dumps(video))  # also after its file has been opened
+    assert number(again.pictures([5])[0]) == 5
+    with pytest.raises(IndexError, match="frame 9 of clip: it has frames 0 to 8"):
+        video.pictures([9])
+
+
+def test_a_video_file_takes_the_names_of_its_masks_where_there_is_one_a_frame(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    make(tmp_path / "videos" / "clip.mp4", 3)
+    for name in ("10", "9", "11"):
+        write_labels(tmp_path / "masks" / "clip" / f"{name}.png", labels(0, (1,)))
+    assert only(open_layout(tmp_path)).frames == ("9", "10", "11")
+
+
+def test_a_folder_with_a_folder_an_object_joins_them_and_keeps_overlaps(tmp_path: Path) -> None:
+    benchmarks.frames(tmp_path / "images" / "v", numbered(3))
+    for i, left in ((0, 4), (1, 10)):
+        for name in numbered(3)[i:]:
+            mask = np.zeros(SIZE, np.uint8)
+            mask[8:20, left : left + 12] = 255
+            write_labels_255(tmp_path / "Annotations" / "v" / f"{i:03d}" / f"{name}.png", mask)
+    layout = open_layout(tmp_path)
+    video = only(layout)
+    assert sorted(video.parts) == [1, 2]
+    assert any("numbered from 0" in note for note in layout.notes)
+    assert np.unique(video.labels("00000")).tolist() == [0, 1]
+    assert (video.labels("00001")[10, [5, 12, 20]] == [1, 2, 2]).all()
+    assert video.planes("00001")[1].sum() == video.planes("00001")[2].sum() == 144
+
+
+def write_labels_255(path: Path, mask: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+
+
+def test_a_flat_folder_is_one_video_if_names_count_up_and_sizes_agree(tmp_path: Path) -> None:
+    benchmarks.frames(tmp_path / "shot" / "JPEGImages", numbered(4))
+    benchmarks.masks(tmp_path / "shot" / "Annotations", {"00001": (1,)}, numbered(4))
+    layout = open_layout(tmp_path / "shot")
+    assert (layout.names, only(layout).given) == (("shot",), {"00001": None})
+    assert "is taken as one video of 4 frames" in layout.notes[-1]
+
+
+def test_a_flat_folder_of_other_names_or_sizes_is_stills(tmp_path: Path) -> None:
+    benchmarks.frames(tmp_path / "images", ["00000", "00001"])
+    benchmarks.frames(tmp_path / "images", ["00002"], size=(30, 40))
+    for name in ("00000", "00002"):
+        write_labels(tmp_path / "masks" / f"{name}.png", labels(0, (1,), (30, 40) if name == "00002" else SIZE))
+    layout = open_layout(tmp_path)
+    assert [(v.name, v.frames, v.required) for v in layout.videos] == [(n, (n,), (n,)) for n in ("00000", "00002")]
+    assert "1 pictures without a mask are passed over" in layout.notes
+
+
+def test_zero_and_255_in_any_folder_is_one_object_and_other_values_are_ids(tmp_path: Path) -> None:
+    for name, value in (("a", 255), ("b", 255)):
+        benchmarks.frames(tmp_path / "JPEGImages" / name, numbered(2))
+        write_labels_255(tmp_path / "Annotations" / name / "00000.png", labels(0, (value,)))
+    assert [v.single for v in open_layout(tmp_path).videos] == [True, True]
+    write_labels_255(tmp_path / "Annotations" / "b" / "00000.png", labels(0, (7, 255)))
+    layout = open_layout(tmp_path)
+    assert [v.single for v in layout.videos] == [False, False]
+    assert np.unique(layout.video("b").labels("00000")).tolist() == [0, 7]
+
+
+def test_frames_follow_numbers_not_letters(tmp_path: Path) -> None:
+    benchmarks.frames(tmp_path / "JPEGImages" / "v", ["2", "10", "1"])
+    write_labels(tmp_path / "Annotations" / "v" / "1.png", labels(0, (1,)))
+    assert only(open_layout(tmp_path)).frames == ("1", "2", "10")
+    assert sorted(["b2", "a10", "a9"], key=natural) == ["a9", "a10", "b2"]
+
+
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    for base in ("JPEGImages", "Annotations"):
+        (root / base / "480p" / "cows" / ".DS_Store").write_bytes(b"x")
+        (root / base / "480p" / "cows" / "._00000.png").write_bytes(b"x")
+    assert only(open_layout(root)).frames == tuple(numbered(4))
+
+
+def test_everything_that_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path, count=6)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("cows\nbear\nsecret\nghost\n")
+    (root / "JPEGImages" / "480p" / "cows" / "00002.jpg").unlink()
+    (root / "Annotations" / "480p" / "bear" / "00000.png").unlink()
+    with pytest.raises(ValueError, match="read as davis2017") as error:
+        open_layout(root, "davis2017")
+    told = str(error.value)
+    assert "\n" not in told
+    assert "cows lacks frames 00002" in told
+    assert "cows has masks without frames: 00002" in told
+    assert "bear has no mask on its first frame 00000" in told
+    assert "ghost has no frames" in told
+
+
+def test_youtube_tells_frames_and_masks_that_meta_has_and_the_folder_has_not(tmp_path: Path) -> None:
+    root = benchmarks.youtube(tmp_path)
+    (root / "valid" / "JPEGImages" / "0a" / "00015.jpg").unlink()
+    (root / "valid" / "Annotations" / "0a" / "00010.png").unlink()
+    with pytest.raises(ValueError, match=r"no mask on frame 00010, where 5 begin; 0a lacks frames 00015 of its meta\.json"):
+        open_layout(root, "youtube-vos")
+
+
+def test_only_and_without_choose_and_a_wrong_name_is_told(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("cows\nbear\n")
+    assert open_layout(root, only=["bear"]).names == ("bear",)
+    assert open_layout(root, without=["bear", "not-there"]).names == ("cows",)
+    with pytest.raises(ValueError, match=r"no sequence 'cow' in .*: want cows, bear"):
+        open_layout(root, only=["cow"])
+
+
+def test_wrong_kinds_splits_folders_and_meta_files_are_told(tmp_path: Path) -> None:
+    root = benchmarks.youtube(tmp_path / "y")
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: want a benchmark's root"):
+        open_layout(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no kind 'davis': want auto, davis2016"):
+        open_layout(root, "davis")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has no split 'test': want train, valid"):
+        open_layout(root, "youtube-vos", "test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no frames and masks that go together: want JPEGImages"):
+        open_layout(tmp_path / "empty")
+    (root / "valid" / "meta.json").write_text("{")
+    with pytest.raises(ValueError, match=r"meta.json is not JSON .*: fetch it again"):
+        open_layout(root, "youtube-vos")
+
+
+def test_a_frame_without_a_mask_and_a_damaged_picture_are_told(tmp_path: Path) -> None:
+    video = only(open_layout(benchmarks.youtube(tmp_path), "youtube-vos"))
+    with pytest.raises(ValueError, match="0a has no mask on frame 00005: masks are on 00000, 00010"):
+        video.labels("00005")
+    assert not isinstance(video.images, Path)
+    video.images[1].write_bytes(b"\xff\xd8 no jpeg")
+    with pytest.raises(ValueError, match=r"00005.jpg cannot be read as an image .*: replace it or take it out"):
+        video.pictures([1])
+
+
+def test_layouts_import_neither_pyav_nor_torch() -> None:
+    line = "import sys, hodor.data.layouts; print([m for m in ('av', 'torch', 'tyro') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_there_is_a_fixture_for_every_kind() -> None:
+    assert {*BUILT, "folder"} == set(KINDS)
+
+
+@pytest.mark.skipif(not DAVIS.is_dir(), reason="the DAVIS 2016 train sequences are not here")
+def test_the_real_davis_2016_videos_are_understood() -> None:
+    layout = open_layout(DAVIS, "davis2016", only=["bear", "bmx-bumps"])
+    bear = layout.video("bear")
+    assert (len(bear.frames), bear.frames[0], bear.labels("00077").max()) == (82, "00000", 1)
+    assert bear.pictures([81])[0].shape == (480, 854, 3)
+
+
+@pytest.mark.skipif(not GIRLS.is_dir(), reason="schoolgirls of DAVIS 2017 is not here")
+@pytest.mark.parametrize("kind", ["auto", "davis2017"])
+def test_a_real_sequence_alone_in_its_folder_is_one_video(kind: str) -> None:
+    video = only(open_layout(GIRLS, kind))  # type: ignore[arg-type]
+    assert (len(video.frames), video.labels("00000").max()) == (80, 7)
+    assert list(video.given) == (["00000"] if kind == "davis2017" else list(video.frames))
+    json.dumps(video.frames)
