@@ -101,8 +101,6 @@ def test_an_unknown_option_is_named_and_ends_with_code_2(hodor: Hodor) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("2 problems, nothing was scored:\n- a is missing\n- b is missing"),
-         "2 problems, nothing was scored: a is missing; b is missing"),
         (ValueError("one\ntwo"), "one; two"),
         (FileNotFoundError("mask x.png does not exist"), "mask x.png does not exist"),
         (FileNotFoundError(2, "No such file or directory", "x.png"), "x.png: No such file or directory"),
@@ -116,6 +114,16 @@ def test_errors_become_one_line_and_code_2(error: Exception, line: str, hodor: H
 
     monkeypatch.setattr("hodor.commands.doctor.main", fail)
     assert hodor("doctor", "x") == (2, "", [f"hodor: {line}"])
+
+
+def test_of_a_list_of_problems_each_has_a_line(hodor: Hodor, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["2 problems, nothing was scored:", "- a is missing", "- b is missing"]
+
+    def fail(argv: list[str]) -> int:
+        raise ValueError("\n".join(lines))
+
+    monkeypatch.setattr("hodor.commands.doctor.main", fail)
+    assert hodor("doctor", "x") == (2, "", ["hodor: " + lines[0], *lines[1:]])
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,27 +332,28 @@ def test_evaluate_writes_scores_of_sequences_and_objects(folders: tuple[Path, Pa
     assert (code, errors) == (0, [])
     assert "right" in out
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert {"J&F", "J", "F"} <= scores.keys()
-    assert scores["sequences"]["right"]["J&F"] == 1
-    moved = scores["sequences"]["moved"]["objects"]
-    assert set(moved) == {"1", "2"}
-    assert 0.6 < moved["1"]["J"] < 0.9
-    assert scores["J"] == pytest.approx((2 + moved["1"]["J"] + moved["2"]["J"]) / 4)
+    assert {"J&F", "J", "F"} <= scores["summary"].keys()
+    sequences = {sequence["name"]: sequence for sequence in scores["sequences"]}
+    assert sequences["right"]["summary"]["J&F"] == 1
+    moved = {each["object"]: each["summary"] for each in sequences["moved"]["objects"]}
+    assert set(moved) == {1, 2}
+    assert 0.6 < moved[1]["J"] < 0.9
+    assert scores["summary"]["J"] == pytest.approx((2 + moved[1]["J"] + moved[2]["J"]) / 4)
 
 
 def test_evaluate_of_some_sequences_prints_nothing_but_json_on_stdout(folders: tuple[Path, Path], hodor: Hodor) -> None:
     code, out, _ = hodor("evaluate", *folders, "--sequences", "right", "--late-objects", "--workers", 1, "--json", "-")
     assert code == 0
-    assert list(json.loads(out)["sequences"]) == ["right"]
+    assert [sequence["name"] for sequence in json.loads(out)["sequences"]] == ["right"]
 
 
-def test_evaluate_tells_all_problems_in_one_line(folders: tuple[Path, Path], hodor: Hodor) -> None:
+def test_evaluate_tells_all_problems_at_once(folders: tuple[Path, Path], hodor: Hodor) -> None:
     (folders[0] / "right" / "00001.png").unlink()
     (folders[0] / "moved" / "00002.png").unlink()
     code, _, errors = hodor("evaluate", *folders, "--workers", 1)
-    assert (code, len(errors)) == (2, 1)
-    assert "right" in errors[0]
-    assert "moved" in errors[0]
+    assert (code, len(errors)) == (2, 3)
+    assert "right" in "".join(errors[1:])
+    assert "moved" in "".join(errors[1:])
 
 
 def test_convert_refuses_what_is_no_checkpoint_and_writes_nothing(tmp_path: Path, hodor: Hodor) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from hodor.console import fail, one_line
+from hodor.console import fail, told
 
 COMMANDS = {
     "segment": "follow objects through a video from a mask on one frame",
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename:
             fail(f"{error.filename}: {error.strerror}")
-        fail(one_line(str(error)))
+        fail(told(str(error)))
     except OSError as error:
         fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except KeyboardInterrupt:

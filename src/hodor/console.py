@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 
 
 def fail(message: str) -> NoReturn:
-    """Say it in one line and end with exit code 2."""
+    """Say it and end with exit code 2."""
     print(f"hodor: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def one_line(message: str) -> str:
-    """A heading and its list become "heading: first; second"."""
-    lines = [line.removeprefix("- ") for line in message.splitlines() if line.strip()]
-    heading = lines.pop(0) + " " if len(lines) > 1 and lines[0].endswith(":") else ""
-    return heading + "; ".join(lines)
+def told(message: str) -> str:
+    """An error as it is shown: one line; of a list of problems, the heading and a line each."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    listed = len(lines) > 2 and lines[0].endswith(":") and all(line.startswith("- ") for line in lines[1:])
+    return "\n".join(lines) if listed else "; ".join(line.removeprefix("- ") for line in lines)
 
 
 def say(message: str) -> None:
