@@ -1,104 +1,204 @@
-"""Folders of images with masks, as one-image clips that `augment.warp` turns into moving ones."""
+"""Images with masks as a source of clips: folders of pairs, or of images with one mask an object; coco.py makes them too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
-from hodor.data.clip import Clip
-from hodor.masks import read_labels
+from hodor.data.draws import below
+from hodor.data.shelf import WIDE_VOID, Labels, Objects, Shelf, Size, cover_size, measure, read_picture, shrink_labels
+from hodor.masks import VOID, read_labels
 
-TRIES = 1000
-"""Draws of an image before the pairs are said to show no object."""
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+SAMPLED = 32
+"""Masks looked into to tell whether a folder's are 0 and 255."""
 
-VOID = 255
-"""Pixels of masks that are left out of the loss: crowds, unsure edges."""
+
+class Taken(NamedTuple):
+    """What a clip is made of, before any geometry: one image, or one a frame.
+
+    images: uint8 [3, h, w]. planes: bool [N, h, w], None where the frame is not labelled. void: bool [h, w] or None.
+    """
+
+    images: list[Tensor]
+    planes: list[Tensor | None]
+    void: list[Tensor | None]
+
+
+class Seen(NamedTuple):
+    """Labels as kept, at about the size of clips, and what they were at their own size."""
+
+    labels: Labels
+    objects: Objects
+    size: Size
+
+
+class Source(Protocol):
+    """A root, opened. An item is whatever `pick` gives; its objects are those of the clip's first frame."""
+
+    root: Path
+    kind: str
+    moving: bool
+    """Whether a clip of it can have several different frames."""
+
+    def pick(self, rng: torch.Generator) -> int: ...
+    def objects(self, item: int) -> Objects: ...
+    def take(self, item: int, ids: Sequence[int], rng: torch.Generator) -> Taken: ...
+    def background(self, item: int) -> Tensor: ...
+    def seen(self, item: int) -> Seen: ...
+    def names(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+
+
+def see(labels: Labels, want: Size) -> tuple[Seen, int]:
+    """-> what is kept of a mask, and its bytes."""
+    size = labels.shape[0], labels.shape[1]
+    small = np.ascontiguousarray(shrink_labels(labels, cover_size(size, want)))
+    return Seen(small, measure(labels), size), small.nbytes
+
+
+def planes_of(seen: Seen, ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """-> bool [N, h, w], and the void pixels if there are any."""
+    labels = torch.from_numpy(seen.labels)
+    void = labels == (VOID if seen.labels.dtype == np.uint8 else WIDE_VOID)
+    planes = torch.stack([labels == i for i in ids]) if ids else torch.zeros(0, *labels.shape, dtype=torch.bool)
+    return planes, void if bool(void.any()) else None
+
+
+def read_mask(path: Path, single: bool = False) -> Labels:
+    """One label file. single: any non-zero pixel is object 1; else an 8-bit 255 is void. More than 8 bits come as int32."""
+    labels = read_labels(path)
+    if single:
+        return (labels > 0).astype(np.uint8)
+    return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
+
+
+def join_masks(parts: Mapping[int, Path]) -> Labels:
+    """One file an object, any non-zero pixel its own; where two overlap the higher id stands. Files that are not there say
+    nothing, one must be. Raises ValueError: "mask b.png is 4x5, another object's 8x9: want one size"."""
+    joined: Labels | None = None
+    for i, path in sorted(parts.items()):
+        if not path.exists():
+            continue
+        part = read_labels(path) > 0
+        if joined is None:
+            joined = np.zeros(part.shape, np.uint8 if max(parts) < VOID else np.int32)
+        if part.shape != joined.shape:
+            there = f"{joined.shape[0]}x{joined.shape[1]}"
+            raise ValueError(f"mask {path} is {part.shape[0]}x{part.shape[1]}, another object's {there}: want one size")
+        joined[part] = i
+    if joined is None:
+        raise FileNotFoundError("no mask file of any object is there")
+    return joined
 
 
 @dataclass(frozen=True)
-class Pair:
+class Still:
+    """An image and how to draw its labels (void as 255 in uint8, -1 in int32). mask: the file to blame if that fails.
+    objects: where they are known without drawing."""
+
+    name: str
     image: Path
     mask: Path
+    draw: Callable[[], Labels]
+    objects: Objects | None = None
 
 
-def pairs(root: Path) -> list[Pair]:
-    """The images of `root`/images that have a mask of the same stem in `root`/masks, sorted.
+class Stills:
+    """Images with masks, each a clip of one picture."""
 
-    Raises FileNotFoundError: "ROOT holds no pairs: want images/<name>.jpg|png|webp and masks/<name>.png".
+    moving = False
+
+    def __init__(self, root: Path, kind: str, stills: Sequence[Still], shelf: Shelf, want: Size) -> None:
+        self.root, self.kind, self.stills = root, kind, stills
+        self._shelf, self._want = shelf, want
+        self._objects: dict[int, Objects] = {}
+        shelf.files += len(stills) + len({still.mask for still in stills})
+
+    def pick(self, rng: torch.Generator) -> int:
+        return below(len(self.stills), rng)
+
+    def objects(self, item: int) -> Objects:
+        """Raises DamagedFileError."""
+        still = self.stills[item]
+        if still.objects is not None:
+            return still.objects
+        if item not in self._objects:
+            self._objects[item] = self.seen(item).objects
+        return self._objects[item]
+
+    def take(self, item: int, ids: Sequence[int], rng: torch.Generator) -> Taken:
+        """Raises DamagedFileError."""
+        seen = self.seen(item)
+        planes, void = planes_of(seen, ids)
+        return Taken([self.picture(item, seen.size)], [planes], [void])
+
+    def background(self, item: int) -> Tensor:
+        """The image alone, uint8 [3, h, w]. Raises DamagedFileError."""
+        return self.picture(item)
+
+    def picture(self, item: int, stored: Size | None = None) -> Tensor:
+        """uint8 [3, h, w], just covering the clips' size."""
+        path = self.stills[item].image
+
+        def make() -> tuple[Tensor, int]:
+            image = torch.from_numpy(read_picture(path, stored, self._want)).permute(2, 0, 1).contiguous()
+            return image, image.numel()
+
+        return self._shelf.get(("image", path, stored), path, make)
+
+    def seen(self, item: int) -> Seen:
+        """Raises DamagedFileError."""
+        still = self.stills[item]
+        return self._shelf.get(("mask", still.mask, still.name), still.mask, lambda: see(still.draw(), self._want))
+
+    def names(self) -> list[str]:
+        return [still.name for still in self.stills]
+
+    def __len__(self) -> int:
+        return len(self.stills)
+
+
+def open_stills(root: Path) -> tuple[str, list[Still]]:
+    """-> kind "pairs" (images/ and masks/<name>.png) or "parts" (masks/<name>/<object>.png, objects numbered by name).
+
+    An image without a mask is left out. If every mask looked into holds 0 and 255 only, 255 is object 1; else it is void.
+    Raises FileNotFoundError: "ROOT holds no pairs: want images/<name>.jpg and masks/<name>.png or masks/<name>/*.png".
     """
-    masks = {p.stem: p for p in (root / "masks").glob("*.png")}
-    found = [Pair(p, masks[p.stem]) for p in sorted((root / "images").glob("*")) if p.stem in masks]
+    masks = {p.stem: p for p in sorted((root / "masks").glob("*.png"))}
+    parts = {p.name: p for p in sorted((root / "masks").glob("*")) if p.is_dir()}
+    images = [p for p in sorted((root / "images").glob("*")) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+    found = []
+    if masks:
+        single = _single([masks[p.stem] for p in images if p.stem in masks])
+        for p in images:
+            if (mask := masks.get(p.stem)) is not None:
+                found.append(Still(p.stem, p, mask, lambda mask=mask: read_mask(mask, single)))  # type: ignore[misc]
+    for p in images if not masks else ():
+        files = sorted(parts[p.stem].glob("*.png")) if p.stem in parts else []
+        if files:
+            numbered = dict(enumerate(files, 1))
+            found.append(Still(p.stem, p, files[0], lambda numbered=numbered: join_masks(numbered)))  # type: ignore[misc]
     if not found:
-        raise FileNotFoundError(f"{root} holds no pairs: want images/<name>.jpg|png|webp and masks/<name>.png")
-    return found
+        wanted = "want images/<name>.jpg and masks/<name>.png or masks/<name>/*.png"
+        raise FileNotFoundError(f"{root} holds no pairs: {wanted}")
+    return ("pairs" if masks else "parts"), found
 
 
-@dataclass(frozen=True)
-class StillClips:
-    """Clips of one image repeated `frames` times, on a canvas of `size` (H, W).
-
-    The image is scaled at random between fitting inside the canvas and covering it; what is left of the canvas is invalid.
-    Objects: up to `most`, of at least `area` of the canvas' pixels each; an image without any is passed over.
-    """
-
-    pairs: Sequence[Pair]
-    size: tuple[int, int]
-    frames: int = 3
-    most: int = 4
-    area: float = 0.004
-
-    def sample(self, generator: torch.Generator) -> Clip:
-        """Raises ValueError: "no image of 12 shows an object on 0.4% of a canvas of 252x448: want larger objects"."""
-        for _ in range(TRIES):
-            pair = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
-            canvas, labels = self._place(pair, generator)
-            ids, counts = labels[(labels > 0) & (labels < VOID)].unique(return_counts=True)
-            ids = ids[counts >= self.area * labels.numel()]
-            if not len(ids):
-                continue
-            ids = ids[torch.randperm(len(ids), generator=generator)[: self.most]]
-            planes = (labels == ids.view(-1, 1, 1)).float()
-            valid = labels != VOID
-            if torch.rand((), generator=generator) < 0.5:
-                canvas, planes, valid = canvas.flip(-1), planes.flip(-1), valid.flip(-1)
-            return Clip(
-                canvas.expand(self.frames, -1, -1, -1)[None],
-                planes.expand(self.frames, -1, -1, -1)[None],
-                torch.ones(1, self.frames, dtype=torch.bool),
-                torch.ones(1, len(ids), dtype=torch.bool),
-                valid.expand(self.frames, -1, -1)[None],
-            )
-        where = f"an object on {self.area:.1%} of a canvas of {self.size[0]}x{self.size[1]}"
-        raise ValueError(f"no image of {len(self.pairs)} shows {where}: want larger objects")
-
-    def _place(self, pair: Pair, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> image CHW in [0, 1] and labels HW on the canvas; VOID where the image is not."""
-        height, width = self.size
-        with Image.open(pair.image) as opened:
-            image = opened.convert("RGB")
-        labels = Image.fromarray(read_labels(pair.mask).astype(np.uint8))
-        ratios = height / image.height, width / image.width
-        share = float(torch.rand((), generator=generator))
-        scale = min(ratios) * (max(ratios) / min(ratios)) ** share
-        size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-        ids = np.asarray(labels.resize(size, Image.Resampling.NEAREST))
-        canvas = np.zeros((height, width, 3), np.uint8)
-        placed = np.full((height, width), VOID, np.uint8)
-        (y, top, rows), (x, left, columns) = (
-            _window(have, want, generator) for have, want in zip(pixels.shape[:2], self.size, strict=True)
-        )
-        canvas[top : top + rows, left : left + columns] = pixels[y : y + rows, x : x + columns]
-        placed[top : top + rows, left : left + columns] = ids[y : y + rows, x : x + columns]
-        return torch.from_numpy(canvas).permute(2, 0, 1).float() / 255, torch.from_numpy(placed)
-
-
-def _window(have: int, want: int, generator: torch.Generator) -> tuple[int, int, int]:
-    """-> first pixel taken, first pixel filled, how many: a random cut if the image is longer, a random place if shorter."""
-    slack = int(torch.randint(abs(have - want) + 1, (), generator=generator))
-    return (slack, 0, want) if have > want else (0, slack, have)
+def _single(masks: Sequence[Path]) -> bool:
+    """Whether masks are 0 and 255 only: a few of them, spread over the folder, tell. Broken ones say nothing."""
+    values: set[int] = set()
+    for path in masks[:: max(1, len(masks) // SAMPLED)]:
+        try:
+            values.update(np.unique(read_labels(path)).tolist())
+        except (ValueError, OSError):
+            continue
+        if not values <= {0, VOID}:
+            return False
+    return VOID in values

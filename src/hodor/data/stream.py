@@ -1,0 +1,306 @@
+"""The stream of training clips: which data, drawn how, varied how, is a value; every clip depends on (seed, step, index) alone.
+
+stream = Stream(Data(root=(Path("DAVIS"), Path("coco")), share=(0.5, 0.5)), frames=3, batch=4, seed=0)
+clip = stream.batch(step=17)                     # the same whoever asks, on whichever thread, in whatever order
+part = stream.batch(17, range(2, 4))             # the half of one of two processes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hodor.data import kinds
+from hodor.data.augment import Augment, coloured, mirror, on_ground, place, points_of, show, tint, together, warped
+from hodor.data.clip import Clip, collate
+from hodor.data.coco import find_json, open_coco
+from hodor.data.draws import below, chance, generator, some, weighted
+from hodor.data.layouts import Layout, open_layout
+from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source
+from hodor.data.shelf import DamagedFileError, Objects, Shelf
+from hodor.data.stills import Source, Stills, Taken, open_stills
+from hodor.data.videofiles import VideoFiles
+from hodor.data.videos import Videos
+
+TRIES = 32
+"""Draws of an image until one has as many objects as wanted; the best of them is taken if none has."""
+ROUNDS = 100
+"""Draws of a clip that may meet damaged files, or images without an object, before the data are given up."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which clips a training sees. docs/data.md tells of every field."""
+
+    root: tuple[Path, ...] = ()
+    """Data sets: a COCO JSON or its folder, a folder of images/ and masks/, a folder of videos (DAVIS, YouTube-VOS, ...)."""
+    share: tuple[float, ...] = ()
+    """How often each root is drawn; none given: all alike."""
+    gap: tuple[int, ...] = ()
+    """How far a clip's other frames may be from its first, one number a root; none given: the kind's own (7 or 15)."""
+    split: str = "train"
+    """Which part of a benchmark with splits is taken."""
+    only: tuple[str, ...] = ()
+    """Names of the videos or images to take; none given: all."""
+    without: tuple[str, ...] = ()
+    """Names of videos or images to leave out."""
+    motion: Literal["none", "warp", "video"] = "video"
+    """none: copies of one image. warp: copies, each frame moved on its own. video: a video's frames; stills are warped."""
+    labels: Literal["all", "first"] = "all"
+    """all: every frame of a clip has its masks. first: only frame 0 has; the masks of the others are never opened."""
+    annotated: Literal["all", "first", "middle"] = "all"
+    """Of a video's masks, which exist for training: all, or one alone, its first or its middle one."""
+    most: int = 4
+    """Most objects of a clip."""
+    count: Literal["equal", "any"] = "equal"
+    """equal: as many clips of one object as of two, ... `most` (the released rule). any: each image as it comes."""
+    min_area: int = 2000
+    """Least area of an object in its first frame, in pixels of the file."""
+    min_side: int = 20
+    """Least width and height of an object in its first frame, in pixels of the file."""
+    size: tuple[int, int] = (256, 448)
+    """Height and width of clips."""
+    reverse: float = 0.0
+    """Share of clips from fully labelled videos that run backwards."""
+    paste: float = 0.0
+    """Share of clips that are put together from cut-outs."""
+    cutouts: tuple[Path, ...] = ()
+    """Where cut-outs come from: folders of pictures with alpha, or roots of images with masks."""
+    pasted: int = 8
+    """Most objects of a clip put together from cut-outs; 1 to this many, all alike."""
+    scene: Scene = field(default_factory=Scene)
+    damaged: float = 0.01
+    """Share of the files that may be damaged: they are named in the log and passed over."""
+    cache: int = 1024
+    """Megabytes of decoded images and masks to keep. Video files are kept whole beside them."""
+    augment: Augment = field(default_factory=Augment)
+
+    @property
+    def planes(self) -> int:
+        """The most objects that a clip can have, cut-outs included."""
+        return max(self.most, self.pasted) if self.paste else self.most
+
+
+class Stream:
+    """Clips of `frames` frames, `batch` to a step. Threads may draw from one stream at once."""
+
+    def __init__(self, data: Data, frames: int, batch: int, seed: int) -> None:
+        """Opens the roots: lists are read, pictures are not (of a folder of masks, a few).
+
+        Raises FileNotFoundError and ValueError for roots that hold no clips, and for numbers that do not go together:
+        "2 shares for 3 roots: want one each".
+        """
+        _check(data, frames, batch)
+        self.data, self.frames, self.batch_size, self.seed = data, frames, batch, seed
+        self.shelf = Shelf(data.cache * 1_000_000, data.damaged)
+        self.sources = open_sources(data, frames, self.shelf)
+        self.cutouts = [self._open_cutouts(root) for root in data.cutouts]
+        self.shares = data.share or (1.0,) * len(self.sources)
+
+    @property
+    def damaged(self) -> dict[Path, str]:
+        """The damaged files met so far, and what is wrong with each."""
+        return dict(self.shelf.damaged)
+
+    def batch(self, step: int, indices: range | None = None) -> Clip:
+        """The clips `indices` (all by default) of a step's batch, put together."""
+        return collate([self.clip(step, index) for index in (range(self.batch_size) if indices is None else indices)])
+
+    def clip(self, step: int, index: int) -> Clip:
+        """Clip `index` of a step, B = 1. Raises ValueError, if too many files are damaged, or no image shows an object."""
+        rng = generator(self.seed, step, index)
+        pasted = chance(self.data.paste, rng)
+        for _ in range(ROUNDS):
+            source = self.sources[weighted(self.shares, rng)]
+            try:
+                if pasted:
+                    return self._pasted(source, rng)
+                chosen = self._choose(source, rng)
+                if chosen is None:
+                    continue
+                taken = source.take(*chosen, rng)
+            except DamagedFileError:
+                continue
+            return self._made(source, taken, rng)
+        limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
+        raise ValueError(f"no image in {ROUNDS} draws shows an object of {limits}: want larger objects or lower limits")
+
+    def _choose(self, source: Source, rng: torch.Generator) -> tuple[int, Sequence[int]] | None:
+        """-> an item and which of its objects, in random order.
+
+        "equal": the number of objects is drawn first, then an image among those that have as many; so every image with k
+        objects or more is as likely as any other for k.
+        """
+        most = self.data.most
+        want = 1 + below(most, rng) if self.data.count == "equal" else 1
+        best: tuple[int, list[int]] | None = None
+        for _ in range(TRIES):
+            item = source.pick(rng)
+            try:
+                ids = self.fitting(source.objects(item))
+            except DamagedFileError:
+                continue
+            if ids and (best is None or len(ids) > len(best[1])):
+                best = item, ids
+            if len(ids) >= want:
+                best = item, ids
+                break
+        if best is None:
+            return None
+        item, ids = best
+        return item, [ids[i] for i in some(want if self.data.count == "equal" else most, len(ids), rng)]
+
+    def fitting(self, objects: Objects) -> list[int]:
+        """The ids that are large enough."""
+        limits = self.data.min_area, self.data.min_side
+        return [i for i, (area, side) in objects.items() if area >= limits[0] and side >= limits[1]]
+
+    def _open_cutouts(self, root: Path) -> Cutouts:
+        if not root.exists():
+            raise FileNotFoundError(f"{root} does not exist: want a folder of pictures with alpha, or of images and masks")
+        found = alpha_folder(root, self.shelf, self.data.size)
+        if found:
+            return found
+        one = replace(self.data, motion="none", labels="all", only=(), without=())
+        return from_source(open_root(root, one, 1, self.shelf), self.fitting)
+
+    def _pasted(self, source: Source, rng: torch.Generator) -> Clip:
+        """Cut-outs before an image of the root. Raises DamagedFileError."""
+        background = source.background(source.pick(rng))
+        count = 1 + below(self.data.pasted, rng)
+        chosen = [self._cutout(rng) for _ in range(count)]
+        made = compose(background, chosen, self.data.size, self.frames, self.data.scene, rng)
+        number = max(1, int(made.owner[0].max()))
+        masks = (made.owner[:, None] == torch.arange(1, number + 1).view(-1, 1, 1)).float()
+        matrix, offset = tint(self.data.augment.colour, rng)
+        frames = torch.stack([coloured(frame, matrix, offset) for frame in made.frames])
+        if chance(self.data.augment.flip, rng):
+            frames, masks = frames.flip(-1), masks.flip(-1)
+        order = torch.tensor(some(number, number, rng))
+        valid = torch.ones(self.frames, *self.data.size, dtype=torch.bool)
+        return self._clip(list(frames), list(masks[:, order]), list(valid))
+
+    def _cutout(self, rng: torch.Generator) -> Tensor:
+        for _ in range(ROUNDS):
+            try:
+                return self.cutouts[below(len(self.cutouts), rng)].draw(rng)
+            except DamagedFileError:
+                continue
+        raise ValueError(f"no cut-out in {ROUNDS} draws from {', '.join(map(str, self.data.cutouts))}: want larger objects")
+
+    def _made(self, source: Source, taken: Taken, rng: torch.Generator) -> Clip:
+        ranges, size = self.data.augment, self.data.size
+        first = taken.planes[0]
+        assert first is not None
+        objects = points_of(first)
+        image = taken.images[0]
+        base = place((image.shape[1], image.shape[2]), size, objects, ranges.keep, rng)
+        if len(taken.images) > 1:
+            matrices = together(self.frames, base, size, objects, ranges, rng)
+        elif self.data.motion == "none":
+            matrices = [base] * self.frames
+        else:
+            matrices = warped(self.frames, base, size, objects, ranges, rng)
+        if chance(ranges.flip, rng):
+            matrices = [matrix @ mirror(size[1]) for matrix in matrices]
+        matrix, offset = tint(ranges.colour, rng)
+        frames: list[Tensor] = []
+        masks: list[Tensor] = []
+        valid: list[Tensor] = []
+        for t, view in enumerate(matrices):
+            at = t if len(taken.images) > 1 else 0
+            if t and at == 0 and view is matrices[t - 1]:
+                for made in (frames, masks, valid):
+                    made.append(made[-1])
+                continue
+            shown = show(taken.images[at], taken.planes[at], taken.void[at], view, size)
+            frames.append(on_ground(coloured(shown.image, matrix, offset), shown.inside))
+            masks.append(shown.planes if taken.planes[at] is not None else torch.zeros(len(first), *size))
+            valid.append(shown.valid)
+        return self._clip(frames, masks, valid)
+
+    def _clip(self, frames: list[Tensor], masks: list[Tensor], valid: list[Tensor]) -> Clip:
+        labelled = torch.tensor([[self.data.labels == "all" or t == 0 for t in range(self.frames)]])
+        planes = torch.stack(masks)[None] * labelled[..., None, None, None]
+        objects = torch.ones(1, planes.shape[2], dtype=torch.bool)
+        return Clip(torch.stack(frames)[None], planes, labelled, objects, torch.stack(valid)[None])
+
+
+def open_sources(data: Data, frames: int, shelf: Shelf) -> list[Source]:
+    """Each root as a source of clips. Raises as `Stream`; a name to take must be in one of the roots."""
+    gaps: Sequence[int | None] = data.gap or (None,) * len(data.root)
+    opened = [open_root(root, data, frames, shelf, gap) for root, gap in zip(data.root, gaps, strict=True)]
+    names = {name for source in opened for name in source.names()}
+    names |= {Path(name).stem for name in names}
+    if missing := [name for name in data.only if name not in names]:
+        raise ValueError(f"no {', '.join(missing)} in {', '.join(map(str, data.root))}: see --data.only")
+    return opened
+
+
+def open_root(root: Path, data: Data, frames: int, shelf: Shelf, gap: int | None = None) -> Source:
+    """One root, by what is there: a COCO file, pairs of images and masks, else whatever `open_layout` understands."""
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: want a folder of images and masks or of videos, or a COCO JSON")
+    json = find_json(root)
+    if json or ((root / "images").is_dir() and (root / "masks").is_dir() and not _in_folders(root / "images")):
+        kind, stills = ("coco", open_coco(json)) if json else open_stills(root)
+        stills = [s for s in stills if _asked(data, s.name) and _asked(data, Path(s.name).stem)]
+        if not stills:
+            raise ValueError(f"{root} has none of the images asked for: see --data.only and --data.without")
+        return Stills(root, kind, stills, shelf, data.size)
+    layout = open_videos(root, data)
+    single = data.motion != "video" or all(len(video.frames) == 1 for video in layout.videos)
+    return Videos(layout, shelf, data.size, 1 if single else frames, data.labels, gap, data.reverse)
+
+
+def open_videos(root: Path, data: Data) -> Layout:
+    kind, _ = kinds.recognise(root)
+    split = data.split if kind != "folder" or (root / data.split).is_dir() else None
+    layout = open_layout(root, kind, split, without=data.without)
+    videos = tuple(_annotated(video, data.annotated) for video in layout.videos if _asked(data, video.name) and video.masks)
+    if not videos:
+        raise ValueError(f"{root} has none of the videos asked for: see --data.only and --data.without")
+    return replace(layout, videos=videos)
+
+
+def _annotated(video: VideoFiles, which: Literal["all", "first", "middle"]) -> VideoFiles:
+    """The video with all of its masks, or with one alone."""
+    if which == "all":
+        return video
+    frames = [frame for frame in video.frames if frame in video.masks]
+    one = frames[0 if which == "first" else len(frames) // 2]
+    return replace(video, masks={one: video.masks[one]})
+
+
+def _asked(data: Data, name: str) -> bool:
+    return (not data.only or name in data.only) and name not in data.without
+
+
+def _in_folders(images: Path) -> bool:
+    return any(p.is_dir() for p in images.iterdir())
+
+
+def _check(data: Data, frames: int, batch: int) -> None:
+    """Raises ValueError for what no stream can be made of."""
+    roots = len(data.root)
+    if not roots:
+        raise ValueError("no data: want --data.root, folders of videos or of images with masks, or a COCO JSON")
+    for name, given in (("shares", data.share), ("gaps", data.gap)):
+        if given and len(given) != roots:
+            raise ValueError(f"{len(given)} {name} for {roots} roots: want one each")
+    if data.share and (min(data.share) < 0 or not math.isfinite(sum(data.share)) or sum(data.share) <= 0):
+        raise ValueError(f"shares {data.share}: want numbers from 0 on, one above 0")
+    for name, value in (("frames", frames), ("batch", batch), ("most", data.most), ("size", min(data.size))):
+        if value < 1:
+            raise ValueError(f"{name} {value}: want 1 or more")
+    if data.paste and not data.cutouts:
+        raise ValueError(f"paste {data.paste} without cut-outs: want --data.cutouts, folders of them")
+    for name, share in (("paste", data.paste), ("damaged", data.damaged), ("reverse", data.reverse)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} {share}: want a share in 0 .. 1")
