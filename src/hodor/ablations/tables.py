@@ -1,0 +1,189 @@
+"""The papers' ablation tables as data: each row is what it changes in a recipe, beside the numbers that the paper prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from hodor.data.augment import PLAIN
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. key: short, as in the paper where it numbers its rows. paper: J&F, J and F as printed there, in
+    per cent, or J&F alone; None for a line that the paper has not. changes: fields of the recipe, "data.most" for those of its
+    data. settings: arguments of the network. shares: arguments that become this share of the network's own, rounded (3 of 5
+    layers: 0.6). data: "stills" or "video", what is trained on. after: the row whose weights it starts from. model: the
+    network, where it is not the one asked for. history: frames remembered while scoring, where it is not the one asked for.
+    length, rate: share of the steps and of the learning rate; length 0 scores the weights of the row `after` as they are."""
+
+    key: str
+    name: str
+    paper: tuple[float, ...] | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    data: Literal["stills", "video"] = "stills"
+    after: str | None = None
+    model: str | None = None
+    history: int | None = None
+    length: float = 1.0
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its rows, the row that the others are held against, and where the paper has it and measured it."""
+
+    name: str
+    caption: str
+    source: str
+    measured: str
+    rows: tuple[Row, ...]
+    against: str
+
+    def row(self, key: str) -> Row:
+        """Raises ValueError: "table hodor-3 has no row 12: want 0, 1, ..."."""
+        for row in self.rows:
+            if row.key == key:
+                return row
+        raise ValueError(f"table {self.name} has no row {key}: want {', '.join(row.key for row in self.rows)}")
+
+    def missing(self, row: Row) -> str | None:
+        """What a row needs and this version has not, "stcn" or "scheme one-shot-2"; None for a row that can be run."""
+        from hodor import train
+        from hodor.models import weights
+
+        if row.model and row.model not in weights.MODELS:
+            return row.model
+        scheme = row.changes.get("scheme")
+        if scheme and scheme not in get_args(train.Scheme):
+            return f"scheme {scheme}"
+        return self.missing(self.row(row.after)) if row.after else None
+
+
+WARPED: Mapping[str, Any] = {"scheme": "chain", "frames": 3, "data.motion": "warp"}
+"""Three warped copies of one image, each segmented from the one before (HODOR, Table 1, row 3)."""
+
+TUNED: Mapping[str, Any] = {"data": "video", "length": 0.08, "rate": 0.1}
+"""Fine-tuning as the paper's section S4 has it: 20k steps after 250k, at a tenth of the learning rate."""
+
+STILLS_TUNED: Mapping[str, Any] = {**TUNED, "data": "stills"}
+
+COPIED: Mapping[str, Any] = {"data.motion": "none", "data.augment": PLAIN}
+ONE_LABEL: Mapping[str, Any] = {"data.labels": "first", "data.annotated": "middle"}
+"""Of every video, the mask of its middle frame alone."""
+
+CYCLIC: Mapping[str, Any] = {"scheme": "cyclic", "frames": 3, "data.motion": "video", **ONE_LABEL}
+DENSE: Mapping[str, Any] = {"scheme": "dense", "frames": 3, "data.motion": "video", "data.labels": "all"}
+
+HODOR_1 = Table(
+    "hodor-1",
+    "What it is trained on",
+    "HODOR, Table 1",
+    "DAVIS 2017 val",
+    (
+        Row("1", "single image", (61.6,), {"scheme": "still", "frames": 1, **COPIED}),
+        Row("2", "duplicated image, not augmented", (69.4,), {**WARPED, **COPIED}),
+        Row("3", "duplicated image, augmented", (77.5,), WARPED),
+        Row("3+", "row 3, trained on as long as rows 4 to 6", None, WARPED, after="3", **STILLS_TUNED),
+        Row("4", "duplicated video frame, augmented", (79.0,), {**WARPED, **ONE_LABEL}, after="3", **TUNED),
+        Row("5", "three frames, one annotated, cyclic", (80.6,), CYCLIC, after="3", **TUNED),
+        Row("6", "densely annotated video", (81.3,), DENSE, after="3", **TUNED),
+        Row("3-stcn", "STCN: duplicated image, augmented", (75.8,), WARPED, model="stcn"),
+        Row("4-stcn", "STCN: duplicated video frame, augmented", (72.8,), WARPED, after="3-stcn", model="stcn", **TUNED),
+        Row("6-stcn", "STCN: densely annotated video", (85.4,), DENSE, after="3-stcn", model="stcn", **TUNED),
+    ),
+    against="3",
+)
+
+PLAIN: Mapping[str, Any] = {"start_pooled": False}
+"""Networks that begin as the barebones one (`start_pooled`) cannot do so without layers."""
+
+HODOR_3 = Table(
+    "hodor-3",
+    "What the network is made of",
+    "HODOR, Table 3 (row 0: Table 2; rows 11 and 12: the text of the supplement)",
+    "DAVIS 2017 val",
+    (
+        Row("0", "as published", (77.5, 74.7, 80.2), WARPED),
+        Row("1", "single foreground instance", (71.5, 69.2, 73.9), {**WARPED, "data.most": 1}, {"joint": False}),
+        Row("2", "no masking in encoder", (74.4, 71.5, 77.2), WARPED, {"conditioning": "none"}),
+        Row("3", "hard masking in encoder", (74.5, 71.8, 77.1), WARPED, {"conditioning": "hard"}),
+        Row("4", "no encoder layer, an MLP", (72.8, 70.5, 75.2), WARPED, {"encoder_layers": 0, **PLAIN}),
+        Row("5", "3 of 5 encoder layers", (76.6, 73.9, 79.4), WARPED, shares={"encoder_layers": 0.6}),
+        Row("6", "no decoder layer, convolutions", (74.4, 71.7, 77.1), WARPED, {"decoder_layers": 0, **PLAIN}),
+        Row("7", "3 of 5 decoder layers", (76.4, 73.6, 79.3), WARPED, shares={"decoder_layers": 0.6}),
+        Row("8", "barebones network", (70.6, 68.2, 72.9), WARPED, {"barebones": True}),
+        Row("9", "regular convolution in decoder", (75.1, 72.0, 78.2), WARPED, {"convolution": "regular"}),
+        Row("10", "one background descriptor", (76.2, 73.7, 78.7), WARPED, {"grid": 1}),
+        Row("11", "no catch-all background", (76.2,), WARPED, {"catch_all": False}),
+        Row("12", "one frame remembered", (74.3,), after="0", history=1, length=0),
+    ),
+    against="0",
+)
+
+STEPS = {"T": "one-shot-t", "2": "one-shot-2", "1": "one-shot-1"}
+"""Steps of the way back -> the scheme's name in a recipe."""
+
+
+def _one_shot(key: str, model: str | None, steps: str, paper: tuple[float, ...] | None, after: str | None = None) -> Row:
+    """1-shot training: a clip with one annotated frame. n is 3 for STCN and 8 for XMem and Cutie, as in section 4.1."""
+    changes = {
+        "scheme": STEPS[steps],
+        "frames": 3 if model in (None, "stcn") else 8,
+        "data.motion": "video",
+        "data.labels": "first",
+    }
+    shown = {None: "the network asked for", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
+    start = ", pretrained" if after else ""
+    return Row(key, f"1-shot {shown}, {steps}-step backward{start}", paper, changes, data="video", after=after, model=model)
+
+
+def _pretraining(key: str, model: str | None) -> Row:
+    return Row(key, f"pretraining of {model or 'the network asked for'} on warped stills", None, WARPED, model=model)
+
+
+ONE_SHOT_3 = Table(
+    "one-shot-3",
+    "One-shot training with and without pretraining",
+    "One-shot training, Table 3",
+    "DAVIS 2017 val",
+    (
+        _pretraining("stcn-0", "stcn"),
+        _pretraining("xmem-0", "xmem"),
+        _pretraining("cutie-0", "cutie"),
+        _pretraining("own-0", None),
+        _one_shot("stcn-pre", "stcn", "2", (81.7, 78.6, 84.8), "stcn-0"),
+        _one_shot("xmem-pre", "xmem", "2", (82.4, 79.2, 85.5), "xmem-0"),
+        _one_shot("cutie-pre", "cutie", "2", (84.2, 81.2, 87.2), "cutie-0"),
+        _one_shot("own-pre", None, "2", None, "own-0"),
+        _one_shot("stcn", "stcn", "2", (78.0, 75.2, 80.9)),
+        _one_shot("xmem", "xmem", "2", (82.7, 79.4, 86.1)),
+        _one_shot("cutie", "cutie", "2", (83.8, 80.5, 87.0)),
+        _one_shot("own", None, "2", None),
+    ),
+    against="own",
+)
+
+ONE_SHOT_4 = Table(
+    "one-shot-4",
+    "Ways back of one-shot training, from scratch",
+    "One-shot training, Table 4",
+    "DAVIS 2017 val",
+    (
+        _one_shot("xmem-T", "xmem", "T", (79.2, 75.9, 82.5)),
+        _one_shot("cutie-T", "cutie", "T", (72.4, 69.4, 75.4)),
+        _one_shot("own-T", None, "T", None),
+        _one_shot("stcn-2", "stcn", "2", (78.0, 75.2, 80.9)),
+        _one_shot("xmem-2", "xmem", "2", (82.7, 79.4, 86.1)),
+        _one_shot("cutie-2", "cutie", "2", (83.8, 80.5, 87.0)),
+        _one_shot("own-2", None, "2", None),
+        _one_shot("stcn-1", "stcn", "1", (77.5, 74.8, 80.2)),
+        _one_shot("own-1", None, "1", None),
+    ),
+    against="own-2",
+)
+
+TABLES = {table.name: table for table in (HODOR_1, HODOR_3, ONE_SHOT_3, ONE_SHOT_4)}
