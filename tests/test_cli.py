@@ -21,6 +21,7 @@ from PIL import Image
 
 from hodor import __version__, cli, console
 from hodor.masks import write_labels
+from hodor.recipes import RECIPES
 
 Hodor = Callable[..., tuple[int, str, list[str]]]
 
@@ -425,9 +426,10 @@ def davis(tmp_path: Path) -> Path:
 
 
 def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path: Path, hodor: Hodor) -> None:
-    data: list[object] = ["--data.video", davis, "--data.stills", davis / "stills", "--data.short-side", 64, "--data.gap", 1]
+    data: list[object] = ["--data.root", davis, davis / "stills", "--data.size", 64, 96, "--data.min-area", 20]
     few: list[object] = ["--steps", 2, "--batch", 1, "--frames", 2, "--warmup", 1, "--precision", "float32", "--device", "cpu"]
-    code, out, errors = hodor("train", "lite", *data, *few, "--lr", 1e-4, "--out", tmp_path / "run")
+    small: list[object] = ["--data.min-side", 2, "--lr", 1e-4, "--out", tmp_path / "run"]
+    code, out, errors = hodor("train", "lite", *data, *few, *small)
     assert code == 0, errors
     assert out == f"{tmp_path / 'run' / 'weights.safetensors'}\n"
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -443,10 +445,9 @@ def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["lit"], "no recipe 'lit': want lite"),
-        (["lite"], "the recipe names no data: want data.video or data.stills"),
-        (["lite", "--data.video", "gone"], "gone/Annotations is not a folder: want Annotations/<sequence>/*.png"),
-        (["lite", "--data.stills", "gone"], "gone holds no pairs"),
+        (["lit"], "no recipe 'lit': want still, duplicate, "),
+        (["lite"], "no data: want --data.root, folders of videos"),
+        (["lite", "--data.root", "gone"], "gone does not exist: want a folder of images and masks"),
         (["lite", "--device", "toaster"], "device 'toaster' cannot be used"),
     ],
 )
@@ -457,7 +458,7 @@ def test_train_names_what_it_rejects(arguments: list[str], line: str, tmp_path: 
     assert errors[0].startswith(f"hodor: {line}")
 
 
-def test_train_without_a_recipe_lists_them(hodor: Hodor) -> None:
-    code, out, _ = hodor("train")
+def test_train_lists_its_recipes(hodor: Hodor) -> None:
+    code, out, _ = hodor("train", "--list")
     assert code == 0
-    assert "recipes: lite" in out
+    assert [line.split()[0] for line in out.splitlines()] == list(RECIPES)

@@ -19,8 +19,8 @@ from hodor.commands.evaluate import main as command
 from hodor.evaluate import evaluate
 from hodor.masks import write_labels
 from hodor.metrics import boundary_f, jaccard, statistics
-from hodor.profiles import PROFILES
-from hodor.reports import Report, table
+from hodor.scoring.profiles import PROFILES
+from hodor.scoring.reports import Report, table
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 DAVIS = DATA / "davis2016-train" / "Annotations"
@@ -260,7 +260,8 @@ def test_frames_of_one_sequence_are_shared_among_processes(out: Path, truth: Pat
 
 
 def test_processes_do_not_load_the_network(out: Path, truth: Path) -> None:
-    code = "import sys, hodor.evaluate, hodor.looks; print([m for m in ('torch', 'av', 'rich', 'scipy') if m in sys.modules])"
+    modules = "import sys, hodor.evaluate, hodor.scoring.looks"
+    code = f"{modules}; print([m for m in ('torch', 'av', 'rich', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -13,8 +13,8 @@ from scored import video
 
 from hodor.evaluate import evaluate
 from hodor.metrics import boundary_f, jaccard, mose_f, mose_j, statistics
-from hodor.profiles import PROFILES, Groups, Listed, read_meta, read_names
-from hodor.reports import Report
+from hodor.scoring.profiles import PROFILES, Groups, Listed, read_meta, read_names
+from hodor.scoring.reports import Report
 
 Clip = list[np.ndarray]
 GIRLS = Path(__file__).parents[2] / "shared" / "data" / "davis2017-schoolgirls" / "Annotations"

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hodor import intervals, scores
+from hodor import scores
 from hodor.commands import compare as command
 from hodor.masks import write_labels
-from hodor.pages import charts, pictures
-from hodor.pages.rules import sentences
+from hodor.scoring import intervals
+from hodor.scoring.pages import charts, pictures
+from hodor.scoring.pages.rules import sentences
 
 Results = dict[str, Any]
 SUMMARY = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
@@ -291,7 +292,7 @@ def test_thirty_sequences_of_61_objects_stay_under_five_megabytes(tmp_path: Path
 
 
 def test_long_curves_leave_frames_out_and_say_so(small: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hodor.pages import page as pages
+    from hodor.scoring.pages import page as pages
 
     monkeypatch.setattr(pages, "POINTS", 10)  # of 16
     page = page_of(small, tmp_path / "a.html")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hodor.workers import each
+from hodor.scoring.workers import each
 
 
 def square(number: int) -> int:

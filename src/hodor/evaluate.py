@@ -7,9 +7,9 @@
 
 The default rule is DAVIS 2017's, semi-supervised: the objects are those of the first true frame; every true frame but the
 first and the last is judged; 255 is background. Where the first true frame knows only 0 and 255 (DAVIS 2016), 255 is the
-one object, and the prediction may call it 1 or 255. hodor.profiles has the other rules. Each mask is read once: checked and
-scored by the way (hodor.looks). Everything that would make a number meaningless is told at once, in place of a score; what
-may be passed over is a note in the report.
+one object, and the prediction may call it 1 or 255. `scoring.profiles` has the other rules. Each mask is read once: checked
+and scored by the way (`scoring.looks`). Everything that would make a number meaningless is told at once, in place of a score;
+what may be passed over is a note in the report.
 """
 
 import os
@@ -19,12 +19,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from hodor import checks, profiles, workers
-from hodor.looks import FRAMES, Job, Look, Task, look_at, plan
-from hodor.merging import Outcome, merge
 from hodor.metrics import statistics
-from hodor.profiles import Groups, Meta, Profile, Terms
-from hodor.reports import Report, SequenceScore
+from hodor.scoring import checks, profiles, workers
+from hodor.scoring.looks import FRAMES, Job, Look, Task, look_at, plan
+from hodor.scoring.merging import Outcome, merge
+from hodor.scoring.profiles import Groups, Meta, Profile, Terms
+from hodor.scoring.reports import Report, SequenceScore
 from hodor.stores import Store, open_store, some
 
 FEW = 256
@@ -48,13 +48,13 @@ def evaluate(
     """Score the masks in `predictions` against those in `truth`; both are anything that hodor.stores.open_store takes: a
     folder of sequences, a sequence, a zip, SA-V folders, RLE JSON, {sequence: {frame: array}}. Frames match by name.
 
-    `profile` is a name of hodor.profiles.PROFILES, or a Profile of your own. `sequences` names the ones to score, in that
+    `profile` is a name of `scoring.profiles.PROFILES`, or a Profile of your own. `sequences` names the ones to score, in that
     order; None: all of the truth. `compat` gives the official tool's numbers, bugs included; without it a note tells where
     the two differ for these data. `late_objects`: objects that the truth shows only after its first frame are scored too,
     each from the frame after its first on. Ids that the truth has not are background, with a note. Ids may have gaps.
 
     `meta` is the dataset's meta.json (youtube-vos: categories and frames; lvos: frame ranges, needed; mose: objects).
-    `seen` or `unseen`, a list or a file (hodor.profiles.read_names): the categories (youtube-vos) or videos (lvos) that
+    `seen` or `unseen`, a list or a file (hodor.scoring.profiles.read_names): the categories (youtube-vos) or videos (lvos) that
     count as seen in training; without them no G.
 
     `workers` processes share the frames; None: one per processor, or this one alone if there is little to do. With more
@@ -63,7 +63,7 @@ def evaluate(
 
     Raises FileNotFoundError for what does not exist, and one ValueError with all problems, one a line: sequences and frames
     that are missing or have no place in the truth, sizes that differ, files that are no labels, no ids in common (a palette
-    turned to grey, 0/255 for ids), no object, nothing to judge. RuntimeError if a process dies (hodor.workers.each).
+    turned to grey, 0/255 for ids), no object, nothing to judge. RuntimeError if a process dies (hodor.scoring.workers.each).
     """
     rule = profiles.profile_named(profile)
     if late_objects:

@@ -8,7 +8,7 @@
 
 A results file is JSON of the format "hodor-scores/1": per-frame J and F of every object, and their means up to the
 dataset, all in [0, 1]. Every function here takes it as the plain dict that json.load gives. The bootstrap of `compare` is
-told in hodor.intervals.
+told in hodor.scoring.intervals.
 """
 
 import csv
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from hodor.intervals import Comparison
+    from hodor.scoring.intervals import Comparison
 
 FORMAT = "hodor-scores/1"
 COLUMNS = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
@@ -171,7 +171,7 @@ def write_html(
     FOLDER is no folder: wanted one with <sequence>/<frame>.jpg"; what the stores raise.
     """
     from hodor.masks import written_whole
-    from hodor.pages import page, pictures
+    from hodor.scoring.pages import page, pictures
 
     scores = parse(results)
     if worst < 0:
@@ -201,14 +201,14 @@ def compare(
 
     All must be scored by one profile, with one `compat` and one set of options, on the same objects and frames. With
     `common`, objects that are not in all of them are left out and listed. `draws` and `seed` are the bootstrap's: see
-    hodor.intervals for what is drawn. The same seed gives the same intervals.
+    hodor.scoring.intervals for what is drawn. The same seed gives the same intervals.
 
     Raises ValueError as `parse`; "1 results to compare: wanted two or more"; "b was scored by lvos, a by davis2017: score
     both by one profile"; "b was scored with compat True, a with False: ..."; "b was scored with the options ...";
     "2 objects are not in all results (bear 2, bike 1): --common compares the others"; "bear, object 1 was judged on other
     frames in b than in a: compare scores of one truth".
     """
-    from hodor import intervals
+    from hodor.scoring import intervals
 
     if len(results) < 2:
         raise ValueError(f"{len(results)} results to compare: wanted two or more")
@@ -223,7 +223,7 @@ def compare(
 def write_comparison(comparison: "Comparison", path: str | os.PathLike[str]) -> None:
     """Write a comparison as one HTML file: forest plots of the differences, and all numbers. Whole or not at all."""
     from hodor.masks import written_whole
-    from hodor.pages import page
+    from hodor.scoring.pages import page
 
     text = page.comparison_page(comparison)
     with written_whole(path) as file:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from hodor.data.augment import PLAIN
+from hodor.data import augment
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ TUNED: Mapping[str, Any] = {"data": "video", "length": 0.08, "rate": 0.1}
 
 STILLS_TUNED: Mapping[str, Any] = {**TUNED, "data": "stills"}
 
-COPIED: Mapping[str, Any] = {"data.motion": "none", "data.augment": PLAIN}
+COPIED: Mapping[str, Any] = {"data.motion": "none", "data.augment": augment.PLAIN}
 ONE_LABEL: Mapping[str, Any] = {"data.labels": "first", "data.annotated": "middle"}
 """Of every video, the mask of its middle frame alone."""
 

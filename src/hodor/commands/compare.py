@@ -12,7 +12,7 @@ from hodor.console import say, write_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hodor.intervals import Comparison
+    from hodor.scoring.intervals import Comparison
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class EvaluateDataset(SegmentDataset):
 
         from hodor.datasets import SCORES, Masks, check_truth, written
         from hodor.evaluate import evaluate
-        from hodor.reports import table
+        from hodor.scoring.reports import table
 
         layout = self.open()
         check_truth(layout)

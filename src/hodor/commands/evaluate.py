@@ -56,8 +56,8 @@ class Evaluate:
     def run(self) -> int:
         from rich.console import Console
 
-        from hodor import reports
         from hodor.evaluate import evaluate
+        from hodor.scoring import reports
 
         with progress("scored") as show:
             report = evaluate(
@@ -94,7 +94,7 @@ class Evaluate:
     def _profile(self) -> Any:
         from dataclasses import replace
 
-        from hodor.profiles import profile_named
+        from hodor.scoring.profiles import profile_named
 
         changes: dict[str, Any] = {}
         if self.ends:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hodor.assignment import assign
-from hodor.checks import first_of, ids, strangers
-from hodor.looks import Job, Look, judged_of
 from hodor.masks import VOID
 from hodor.metrics import statistics
-from hodor.profiles import MOST_PROPOSALS, Profile, Terms
-from hodor.reports import ObjectScore
+from hodor.scoring.assignment import assign
+from hodor.scoring.checks import first_of, ids, strangers
+from hodor.scoring.looks import Job, Look, judged_of
+from hodor.scoring.profiles import MOST_PROPOSALS, Profile, Terms
+from hodor.scoring.reports import ObjectScore
 from hodor.stores import some
 
 Row = NDArray[np.float64]

@@ -7,11 +7,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from hodor.intervals import METRICS, Comparison, Difference
-from hodor.pages import charts
-from hodor.pages.pictures import FALSE, MISSED, Panels, Worst
-from hodor.pages.rules import sentences
 from hodor.scores import COLUMNS, ObjectScores, Scores, SequenceScores
+from hodor.scoring.intervals import METRICS, Comparison, Difference
+from hodor.scoring.pages import charts
+from hodor.scoring.pages.pictures import FALSE, MISSED, Panels, Worst
+from hodor.scoring.pages.rules import sentences
 
 OPEN = 6  # so many sequences or fewer are shown with their curves open
 POINTS = 600_000  # of all curves; above it frames are left out, five bytes each
@@ -297,7 +297,7 @@ def _page(title: str, body: Iterable[str]) -> str:
 
 
 def _part(name: str) -> str:
-    return (files("hodor.pages") / name).read_text(encoding="utf-8")
+    return (files("hodor.scoring.pages") / name).read_text(encoding="utf-8")
 
 
 def _list(heading: str, items: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from hodor.profiles import PROFILES
+from hodor.scoring.profiles import PROFILES
 
 _SAID: Mapping[str, Mapping[Any, str]] = {
     "objects": {

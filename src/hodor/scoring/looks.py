@@ -1,7 +1,7 @@
 """One look at a frame: both masks read once, what they show, and the scores of every object in either.
 
 A frame is looked at without knowing the others, so frames can be shared among processes in any order; an object that is in
-neither mask scores 1 and is not written down. hodor.merging puts the looks together.
+neither mask scores 1 and is not written down. hodor.scoring.merging puts the looks together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hodor import checks
-from hodor.checks import Findings
 from hodor.masks import VOID
 from hodor.metrics import boundary_f, frame_scores, jaccard, mose_f, mose_j, pair_scores
-from hodor.profiles import Listed, Profile, Terms
+from hodor.scoring import checks
+from hodor.scoring.checks import Findings
+from hodor.scoring.profiles import Listed, Profile, Terms
 from hodor.stores import Kept, Store, some
 
 FRAMES = 24
