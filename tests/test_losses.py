@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.losses import hodor_losses, joint_dice
-from hodor.models.base import Prediction
+from hodor.losses import Loss, hodor_losses, joint_dice, object_dice
+from hodor.models.base import UNKNOWN, Prediction
 from hodor.plans import Judged
 
 SIZE = (20, 28)
@@ -93,11 +96,69 @@ def test_pixels_outside_valid_do_not_count() -> None:
     assert not torch.equal(before.dice, hodor_losses([one]).dice)
 
 
-def test_cross_entropy_is_the_mean_over_the_valid_pixels() -> None:
-    valid = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(9)) < 0.4
+def test_cross_entropy_is_the_mean_over_the_valid_pixels_of_each_clip() -> None:
+    valid = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(9)) < torch.tensor([0.2, 0.6]).view(2, 1, 1)
     one = judged(valid=valid)
     each = F.cross_entropy(enlarged(one), labels(one), reduction="none")
-    torch.testing.assert_close(hodor_losses([one]).cross_entropy, each[valid].mean())
+    expected = (each[0][valid[0]].mean() + each[1][valid[1]].mean()) / 2
+    torch.testing.assert_close(hodor_losses([one]).cross_entropy, expected)
+
+
+def alone(j: Judged, clip: int) -> Judged:
+    part = slice(clip, clip + 1)
+    prediction = replace(j.prediction, logits_BKHW=j.prediction.logits_BKHW[part])
+    objects = None if j.objects_BN is None else j.objects_BN[part]
+    return Judged(j.target, prediction, j.masks_BNHW[part], j.valid_BHW[part], objects)
+
+
+def padded(j: Judged) -> Judged:
+    """With a third plane that no clip has an object on."""
+    batch = len(j.masks_BNHW)
+    silent = torch.full((batch, 1, *j.prediction.logits_BKHW.shape[2:]), UNKNOWN)
+    prediction = replace(j.prediction, logits_BKHW=torch.cat([j.prediction.logits_BKHW, silent], 1))
+    masks = torch.cat([j.masks_BNHW, torch.zeros(batch, 1, *SIZE)], 1)
+    return Judged(j.target, prediction, masks, j.valid_BHW, torch.tensor([[True, True, False]] * batch))
+
+
+@pytest.mark.parametrize("kind", get_args(Loss))
+def test_the_loss_of_a_batch_is_the_mean_of_its_clips_however_they_are_padded(kind: Loss) -> None:
+    """What several processes and the parts of an accumulated batch rely on."""
+    valid = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(9)) < torch.tensor([0.2, 0.9]).view(2, 1, 1)
+    each = [judged(0, valid=valid), judged(1, valid=valid)]
+    whole = hodor_losses([padded(j) for j in each], kind).total
+    clips = [hodor_losses([alone(j, b) for j in each], kind).total for b in range(2)]
+    torch.testing.assert_close(whole, torch.stack(clips).mean(), rtol=1e-6, atol=1e-7)
+
+
+def test_padding_does_not_make_a_small_object_smaller() -> None:
+    """The e of joint Dice weighs the more the smaller the mean; a pixel that is hardly seen shows it."""
+    one = judged()
+    with torch.no_grad():
+        one.prediction.logits_BKHW[:, 3:] = -7
+        one.masks_BNHW.zero_()
+        one.masks_BNHW[:, :, 3, 4] = 1
+    bare, wide = hodor_losses([one]).dice, hodor_losses([padded(one)]).dice
+    assert 0 < float(bare.detach()) < 1
+    torch.testing.assert_close(wide, bare, rtol=0, atol=1e-6)
+
+
+def test_each_objects_own_dice_by_hand() -> None:
+    soft, truth = torch.zeros(1, 2, 2, 4, 4), torch.zeros(1, 2, 2, 4, 4)
+    soft[:, :, 0, :2], truth[:, :, 0, 1:3] = 1, 1  # 8 pixels a frame, 4 in common
+    truth[:, 0, 1, 0] = 1  # missed
+    counted = torch.ones(1, 2, 2, 4, 4, dtype=torch.bool)
+    expected = ((1 - (2 * 8 + 1) / (32 + 1)) + (1 - 1 / 5)) / 2
+    assert float(object_dice(soft, truth, counted)) == pytest.approx(expected)
+    miss = soft.clone().requires_grad_()
+    object_dice(miss, truth, counted).backward()
+    assert float(miss.grad[0, :, 1].abs().sum()) > 0
+
+
+def test_cross_entropy_alone_sends_no_gradient_of_dice() -> None:
+    one = judged()
+    losses = hodor_losses([one], "cross-entropy")
+    assert torch.equal(losses.total, losses.cross_entropy)
+    assert float(losses.dice.detach()) > 0
 
 
 def test_a_frame_without_a_valid_pixel_gives_a_finite_loss() -> None:

@@ -1,9 +1,12 @@
-"""The training loop on files on disk: it runs, it repeats itself, and it goes on where it was stopped."""
+"""The training loop on files on disk: it runs, it repeats itself, and it stops where it must."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -11,121 +14,124 @@ from typing import Any, get_args
 import pytest
 import tiny
 import torch
-from test_data import write_pairs, write_sequence
+import training
 from torch import Tensor
+from training import lines, same, small, state
 
 import hodor
-from hodor import plans, train
-from hodor.data.clip import Clip
+from hodor import checkpoints, plans, train
+from hodor.commands import train as command
 from hodor.models import weights
-from hodor.models.hodor import HODOR
-from hodor.models.weights import MODELS, Preset
-from hodor.train import Data, Recipe, Scheme, plan_of, run
-
-SETTINGS = {**tiny.SETTINGS, "dropout": 0.2, "feature_positions": True, "start_pooled": True}
+from hodor.models.backbones import BACKBONES
+from hodor.models.weights import MODELS
+from hodor.train import Data, Recipe, Scheme, Validation, plan_of, rate_of, run
 
 
-@pytest.fixture(autouse=True)
-def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.add_backbone(monkeypatch)
-    monkeypatch.setitem(MODELS, "tiny", Preset(HODOR, SETTINGS, 48))
+@pytest.fixture(scope="module", autouse=True)
+def small_models() -> Iterator[None]:
+    before = dict(MODELS), dict(BACKBONES)
+    training.add_models()
+    yield
+    for now, old in zip((MODELS, BACKBONES), before, strict=True):
+        now.clear()  # type: ignore[attr-defined]
+        now.update(old)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    root = tmp_path_factory.mktemp("data")
-    for name in ("goat", "cow", "bmx-bumps"):
-        write_sequence(root / "video", name, 8)
-    write_pairs(root / "stills")
-    return Data(video=root / "video", stills=(root / "stills",), short_side=48, video_share=0.5, gap=2)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["goat", "cow", "held"])
 
 
 @pytest.fixture
-def recipe(data: Data) -> Recipe:
-    return Recipe(model="tiny", data=data, steps=5, batch=2, warmup=2, save_every=2)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    """The log, without the one number that tells of the machine."""
-    read = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert all(line.pop("clips_per_second") > 0 for line in read)
-    return read
-
-
-def state(out: Path) -> dict[str, Tensor]:
-    return weights.read(out / "weights.safetensors")[1]
+def recipe(root: Path) -> Recipe:
+    return small(root)
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As a run saves them."""
+    """As a run gives them out."""
     return {k: v.half() if v.is_floating_point() else v.clone() for k, v in state.items()}
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
-
-
 def test_a_run_leaves_a_log_a_checkpoint_and_weights_that_track(recipe: Recipe, tmp_path: Path) -> None:
-    path = run(recipe, tmp_path / "run")
+    path = run(replace(recipe, pictures_every=3), tmp_path / "run")
     assert path == tmp_path / "run" / "weights.safetensors"
-    assert sorted(p.name for p in path.parent.iterdir()) == ["last.pt", "log.jsonl", "weights.safetensors"]
+    left = ["last.pt", "log.jsonl", "pictures", "recipe.json", "tensorboard", "weights.safetensors"]
+    assert sorted(p.name for p in path.parent.iterdir()) == left
+    assert sorted(p.name for p in (path.parent / "pictures").iterdir()) == ["0000000.png", "0000003.png", "0000004.png"]
     log = lines(path.parent)
     assert [line["step"] for line in log] == [0, 1, 2, 3, 4]
     for line in log:
-        assert line.keys() == {"step", "ce", "dice", "norm", "lr"}
+        assert line.keys() == {"step", "loss", "ce", "dice", "norm", "lr", "scales"}
         assert 0 < line["ce"] < 20
         assert 0 <= line["dice"] <= 1
+        assert line["loss"] == pytest.approx(line["ce"] + line["dice"])
         assert line["norm"] > 0
-    rates = [line["lr"] / recipe.lr for line in log]
-    assert rates[:3] == pytest.approx([0.5, 1, 1])  # two steps up, then down along a cosine
-    assert rates[3] > rates[4] > recipe.floor
+    assert log[0]["scales"] == [[32, 16, 8, 4]]
     network = hodor.load(path)
     assert (network.name, network.size) == ("tiny", 48)
     labels = hodor.Tracker(network).track(tiny.pictures(1, (48, 64))[0], tiny.planes((48, 64))[0].byte().numpy())
     assert labels.max() == 1
+
+
+def test_nothing_that_is_given_out_says_where_the_files_lay(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    path = run(replace(recipe, steps=1), tmp_path / "run")
     about, _ = weights.read(path)
-    assert about["step"] == 5
-    assert about["recipe"]["data"]["video"] == "video"  # a name, not a path of this machine
+    assert about["step"] == 1
+    assert about["recipe"]["data"]["root"] == ["videos"]
     assert about["recipe"]["seed"] == 0
+    for name in ("weights.safetensors", "last.pt"):
+        assert str(root.parent).encode() not in (path.parent / name).read_bytes()
 
 
-def test_the_same_seed_trains_the_same_and_another_another(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_resolved_recipe_is_in_the_folder_whole(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+    run(replace(recipe, steps=1, lr=7e-5), tmp_path)
+    written = json.loads((tmp_path / "recipe.json").read_text())["recipe"]
+    assert written["lr"] == 7e-5
+    assert written["data"]["root"] == [str(root)]
+    assert written.keys() == {f.name for f in fields(Recipe)}
+
+
+def test_the_same_seed_trains_the_same_bit_for_bit_and_another_another(recipe: Recipe, tmp_path: Path) -> None:
     short = replace(recipe, steps=3)
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        torch.manual_seed(seed + 5)  # what was drawn before does not matter
         run(replace(short, seed=seed), tmp_path / name)
     assert lines(tmp_path / "one") == lines(tmp_path / "two")
-    assert same(state(tmp_path / "one"), state(tmp_path / "two"))
+    one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
+    assert same(one["network"], two["network"])
+    assert same(one["average"], two["average"])
     assert lines(tmp_path / "one") != lines(tmp_path / "three")
 
 
-@pytest.mark.parametrize("stop", [3, 4])
-def test_a_stopped_run_goes_on_to_exactly_the_same_weights(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
-    """Dropout and augmentations too; stopped right after a checkpoint (4) or a step later."""
-    run(recipe, tmp_path / "whole")
-    calls = 0
+def test_dropout_differs_from_step_to_step_and_process_to_process() -> None:
+    seeds = {
+        train._dropout_seed(seed, step, rank, part) for seed in (0, 1) for step in (0, 1) for rank in (0, 1) for part in (0, 1)
+    }
+    assert len(seeds) == 16
 
-    def break_off(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == stop + 1:
-            raise KeyboardInterrupt
-        return rollout(*args)
 
-    rollout = plans.rollout
-    with monkeypatch.context() as patch:
-        patch.setattr(plans, "rollout", break_off)
-        with pytest.raises(KeyboardInterrupt):
-            run(recipe, tmp_path / "broken")
-    assert len(lines(tmp_path / "broken")) == stop
-    torch.manual_seed(99)
-    run(recipe, tmp_path / "broken")
-    assert lines(tmp_path / "broken") == lines(tmp_path / "whole")
-    assert same(state(tmp_path / "broken"), state(tmp_path / "whole"))
-    one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("whole", "broken"))
-    assert same(one["network"], two["network"])
-    assert torch.equal(one["random"], two["random"])
+def test_threads_do_not_change_what_is_seen(recipe: Recipe, tmp_path: Path) -> None:
+    for workers in (0, 3):
+        run(replace(recipe, steps=3, workers=workers), tmp_path / str(workers))
+    assert lines(tmp_path / "0") == lines(tmp_path / "3")
+
+
+def gradients(out: Path) -> list[Tensor]:
+    """Of a run's only step: AdamW's first average holds a tenth of it."""
+    moments = torch.load(out / "last.pt", weights_only=True)["optimiser"]["state"]
+    return [each["exp_avg"] * 10 for _, each in sorted(moments.items())]
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Recipe, tmp_path: Path) -> None:
+    one = replace(recipe, model="calm", batch=4, steps=1, clip_norm=0, data=replace(recipe.data, count="equal", most=3))
+    for parts in (1, 2, 4):
+        run(replace(one, accumulate=parts), tmp_path / str(parts))
+    whole = gradients(tmp_path / "1")
+    largest = max(float(g.abs().max()) for g in whole)
+    for parts in ("2", "4"):
+        for mine, theirs in zip(gradients(tmp_path / parts), whole, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5 * largest)
+    assert lines(tmp_path / "4")[0]["loss"] == pytest.approx(lines(tmp_path / "1")[0]["loss"], abs=1e-6)
 
 
 def test_a_finished_run_is_not_run_again(recipe: Recipe, tmp_path: Path) -> None:
@@ -137,11 +143,10 @@ def test_a_finished_run_is_not_run_again(recipe: Recipe, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))
-@pytest.mark.parametrize("source", ["video", "stills"])
-def test_every_scheme_takes_a_step(recipe: Recipe, tmp_path: Path, scheme: Scheme, source: str) -> None:
-    only = replace(recipe.data, stills=()) if source == "video" else replace(recipe.data, video=None)
-    run(replace(recipe, scheme=scheme, data=only, steps=2), tmp_path)
-    assert len(lines(tmp_path)) == 2
+def test_every_scheme_takes_a_step(recipe: Recipe, tmp_path: Path, scheme: Scheme) -> None:
+    labels: Any = "first" if scheme == "cyclic" else "all"
+    run(replace(recipe, scheme=scheme, data=replace(recipe.data, labels=labels), steps=1), tmp_path)
+    assert len(lines(tmp_path)) == 1
     assert all(torch.isfinite(v).all() for v in state(tmp_path).values())
 
 
@@ -160,38 +165,28 @@ def test_schemes_play_their_plans(recipe: Recipe) -> None:
     assert even != odd
 
 
-def drawn(recipe: Recipe, first: int, count: int) -> list[Clip]:
-    batches = train._batches(recipe, first)
-    return [next(batches) for _ in range(count)]
+def test_the_cosine_rises_over_the_warm_up_and_ends_at_its_floor() -> None:
+    recipe = Recipe(steps=100, warmup=10, floor=0.1)
+    rates = [rate_of(recipe, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(0.55)
+    assert 0.1 < rates[99] < 0.101
 
 
-def test_a_batch_depends_on_its_step_alone(recipe: Recipe) -> None:
-    from_start, later = drawn(recipe, 0, 5), drawn(recipe, 3, 2)
-    for one, two in zip(from_start[3:], later, strict=True):
-        assert all(torch.equal(getattr(two, k), v) for k, v in vars(one).items())
-    for one, two in pairwise(from_start):
-        assert not torch.equal(one.frames_BTCHW, two.frames_BTCHW)
-    other = drawn(replace(recipe, seed=1), 0, 1)[0]
-    assert not torch.equal(other.frames_BTCHW, from_start[0].frames_BTCHW)
+def test_steps_rise_from_nothing_and_drop_at_the_milestones_as_in_the_paper() -> None:
+    paper = Recipe(schedule="steps", steps=250_000, warmup=10_000, milestones=(100_000,), lr=1e-4)
+    at = {step: rate_of(paper, step) for step in (0, 5_000, 10_000, 99_999, 100_000, 249_999)}
+    assert at == pytest.approx({0: 0, 5_000: 0.5, 10_000: 1, 99_999: 1, 100_000: 0.1, 249_999: 0.1})
+    assert rate_of(Recipe(schedule="steps", warmup=0, milestones=(5, 9), drop=0.5), 9) == 0.25
 
 
-def test_videos_kept_out_of_training_are_not_read(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    load = train.davis.load
-
-    def note(root: Path, name: str, short_side: int) -> Any:
-        seen.append(name)
-        return load(root, name, short_side)
-
-    monkeypatch.setattr(train.davis, "load", note)
-    drawn(recipe, 0, 1)
-    assert seen == ["cow", "goat"]
-
-
-def test_cycles_are_drawn_with_one_labelled_frame(recipe: Recipe) -> None:
-    video = replace(recipe, data=replace(recipe.data, stills=()))
-    assert drawn(replace(video, scheme="cyclic"), 0, 1)[0].labelled_BT.tolist() == [[True, False, False]] * 2
-    assert drawn(replace(video, scheme="dense"), 0, 1)[0].labelled_BT.all()
+def test_the_rate_reaches_the_optimiser_and_the_backbone_takes_its_share(recipe: Recipe, tmp_path: Path) -> None:
+    run(replace(recipe, steps=3, warmup=1, schedule="steps", milestones=(2,), lr=1e-3, backbone_lr=0.2), tmp_path)
+    assert [line["lr"] for line in lines(tmp_path)] == pytest.approx([0, 1e-3, 1e-4])
+    groups = torch.load(tmp_path / "last.pt", weights_only=True)["optimiser"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 2e-5])
 
 
 def test_a_frozen_backbone_stays_and_the_rest_moves(recipe: Recipe, tmp_path: Path) -> None:
@@ -218,26 +213,163 @@ def test_the_backbone_can_begin_from_a_public_checkpoint(recipe: Recipe, tmp_pat
     assert all(torch.equal(mine[f"backbone.{k}"], v) for k, v in halved(backbone.state_dict()).items())
 
 
-def test_a_run_in_bfloat16_is_finite(recipe: Recipe, tmp_path: Path) -> None:
-    run(replace(recipe, steps=2, precision="bfloat16"), tmp_path)
-    assert all(line["ce"] < 20 for line in lines(tmp_path))
+def test_settings_change_the_network_and_weights_that_nothing_reaches_do_not_decay(recipe: Recipe, tmp_path: Path) -> None:
+    path = run(replace(recipe, steps=2, settings=(("conditioning", "none"),), lr=1e-2, weight_decay=0.5), tmp_path)
+    assert hodor.load(path).settings["conditioning"] == "none"
+    found = state(tmp_path)["encoder.layers.0.cross_attn.scaling_factors"]
+    assert found.tolist() == [32, 16, 8, 4]
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(
+@pytest.mark.parametrize("loss", ["released", "object-dice", "cross-entropy"])
+def test_the_choice_of_loss_is_what_is_minimised(recipe: Recipe, tmp_path: Path, loss: Any) -> None:
+    run(replace(recipe, steps=1, loss=loss), tmp_path)
+    (line,) = lines(tmp_path)
+    assert line["loss"] == pytest.approx(line["ce"] + (0 if loss == "cross-entropy" else line["dice"]))
+
+
+def test_a_run_in_bfloat16_is_finite_and_differs(recipe: Recipe, tmp_path: Path) -> None:
+    for precision in get_args(Recipe.__annotations__["precision"]) or ("float32", "bfloat16"):
+        run(replace(recipe, steps=2, precision=precision), tmp_path / precision)
+    full, half = lines(tmp_path / "float32"), lines(tmp_path / "bfloat16")
+    assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.1)
+    assert half[0]["loss"] != full[0]["loss"]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_computes_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    short = replace(recipe, model="calm", steps=2)
+    run(short, tmp_path / "plain")
+    run(replace(short, compile="eager"), tmp_path / "compiled")
+    one, two = lines(tmp_path / "plain"), lines(tmp_path / "compiled")
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+
+
+def test_compiling_and_checkpointing_exclude_each_other(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^compile and checkpoint are both on: want one of them$"):
+        run(replace(recipe, compile="eager", checkpoint=True), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(judged: Any) -> Any:
-        losses = real(judged)
-        return losses._replace(dice=losses.dice * float("nan")) if len(lines(tmp_path)) == 2 else losses
+    def spoil(judged: Any, kind: Any) -> Any:
+        nonlocal calls
+        calls += 1  # the first is the estimate of the memory
+        losses = real(judged, kind)
+        return losses._replace(dice=losses.dice * float("nan")) if calls == 5 else losses
 
-    real = train.hodor_losses
-    (tmp_path / "log.jsonl").touch()
+    calls, real = 0, train.hodor_losses
     monkeypatch.setattr(train, "hodor_losses", spoil)
-    with pytest.raises(FloatingPointError, match=r"^the gradient is nan at step 2: lower --lr, or train in float32$"):
+    with pytest.raises(FloatingPointError) as stop:
         run(recipe, tmp_path)
-    assert all(torch.isfinite(v).all() for v in state(tmp_path).values())
+    told = f"the loss is nan and its gradient nan at step 3: the batch is in {tmp_path / 'nan.pt'}"
+    assert str(stop.value) == f"{told}; lower --lr, or train in float32"
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert last["step"] == 2
+    assert all(torch.isfinite(v).all() for v in [*last["network"].values(), *state(tmp_path).values()])
+    left = torch.load(tmp_path / "nan.pt", weights_only=True)
+    assert (left["step"], left["recipe"]["batch"]) == (3, 2)
+    expected = train.Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed).batch(3)
+    assert torch.equal(left["clips"][0]["frames_BTCHW"], expected.frames_BTCHW)
+    monkeypatch.undo()
+    training.add_models()
+    run(recipe, tmp_path)  # and it can go on
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4]
 
 
-def test_a_recipe_without_data_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^the recipe names no data: want data\.video or data\.stills$"):
-        run(replace(recipe, data=Data()), tmp_path)
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(), "DefaultCPUAllocator"]
+)
+def test_memory_that_runs_out_is_answered_with_what_to_lower(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | str
+) -> None:
+    def burst(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return rollout(*arguments)
+        if isinstance(error, str):
+            torch.empty(2**55, dtype=torch.uint8)  # the CPU's own refusal
+        raise error  # type: ignore[misc]
+
+    calls, rollout = 0, plans.rollout
+    monkeypatch.setattr(plans, "rollout", burst)
+    with pytest.raises(
+        ValueError, match=r"^out of memory on cpu \(free before .* GiB, a step was estimated at \d+ MiB\): lower it"
+    ) as stop:
+        run(recipe, tmp_path)
+    assert "--accumulate 2 (1 at once, about" in str(stop.value)
+    assert "--checkpoint" in str(stop.value)
+    assert "\n" not in str(stop.value)
+
+
+def test_a_step_that_cannot_fit_is_refused_before_it_starts(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.budget, "available", lambda device: 8 * 2**20)
+    with pytest.raises(
+        ValueError, match=r"^a step needs about \d+ MiB: .* cpu has 8 MiB free: lower it with --accumulate 2 \(1 at once"
+    ):
+        run(recipe, tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": Data()}, r"no data: want --data\.root, .*"),
+        ({"batch": 3, "accumulate": 2}, r"batch is 3, want a multiple of 2 \(1 processes x 2 parts\)"),
+        ({"validation": Validation(every=5)}, r"validation\.every is 5, but validation\.root is not given: .*"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(recipe: Recipe, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        run(replace(recipe, **changes), tmp_path)
+
+
+def test_training_on_image_folders_needs_neither_pyav_nor_tyro(root: Path, tmp_path: Path) -> None:
+    block = "import sys; sys.modules['av'] = sys.modules['tyro'] = None; from hodor import train, recipes; import training; "
+    work = "sys.argv[1:] = sys.argv[2:]; training.main()"
+    changes = {"steps": 1, "validation": {"every": 1, "root": str(root), "sequences": ["held"]}}
+    arguments = [sys.executable, "-c", block + work, *training.command(root, tmp_path / "run", **changes)]
+    done = subprocess.run(arguments, env=training.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(lines(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert command.main(list(argv)) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_lists_recipes_and_prints_one_as_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    from hodor.recipes import RECIPES
+
+    listed = said(capsys, "--list")
+    assert [line.split()[0] for line in listed.splitlines()] == list(RECIPES)
+    name = next(iter(RECIPES))
+    printed = json.loads(said(capsys, name, "--print", "--lr", "1e-4", "--data.root", "A", "B", "--validation.every", "7"))
+    assert (printed["lr"], printed["data"]["root"], printed["validation"]["every"]) == (1e-4, ["A", "B"], 7)
+    changed = replace(
+        RECIPES[name],
+        lr=1e-4,
+        data=replace(RECIPES[name].data, root=(Path("A"), Path("B"))),
+        validation=replace(RECIPES[name].validation, every=7),
+    )
+    assert printed == checkpoints.plain(changed)
+
+
+def test_the_command_says_a_nan_in_one_line_and_fails(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(recipe: Recipe, out: Path, **_: Any) -> Path:
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(train, "run", stop)
+    assert command.main(["lite", "--data.root", str(root), "--out", str(tmp_path), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err == "hodor: the loss is nan\n"
+    monkeypatch.setenv("RANK", "1")
+    assert command.main(["lite", "--data.root", str(root), "--out", str(tmp_path), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err == ""

@@ -41,12 +41,16 @@ Plan = tuple[Step, ...]
 
 @dataclass(frozen=True)
 class Judged:
-    """A prediction that the loss reads, and the truth of its frame: masks_BNHW without objects that no step could know."""
+    """A prediction that the loss reads, and the truth of its frame: masks_BNHW without objects that no step could know.
+
+    objects_BN: planes that hold an object; the rest pad the batch and are not judged. None: all do.
+    """
 
     target: int
     prediction: Prediction
     masks_BNHW: Tensor
     valid_BHW: Tensor
+    objects_BN: Tensor | None = None
 
 
 def still() -> Plan:
@@ -109,7 +113,7 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
             can_know = torch.stack([trackable[s] for s in step.sources]).any(0)
             if step.judged:
                 truth = clip.masks_BTNHW[:, step.target] * can_know[..., None, None]
-                judged.append(Judged(step.target, prediction, truth, clip.valid_BTHW[:, step.target]))
+                judged.append(Judged(step.target, prediction, truth, clip.valid_BTHW[:, step.target], known))
             if step.target in given or not _read_later(plan[number + 1 :], step.target):
                 continue
             mask = prediction.soft()

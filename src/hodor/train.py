@@ -1,87 +1,120 @@
-"""The training loop, once: clips -> rollout -> losses -> step. What differs between schemes is in the recipe."""
+"""The training loop, told once: clips -> rollout -> losses -> step. What differs between schemes is in the recipe.
+
+Beside it: `loader` draws clips ahead, `budget` tells the memory, `checkpoints` keeps and resumes, `journal` writes what
+happened, `validation` scores held-out videos. The same loop runs on the CPU, on one GPU, and in many processes (docs/scale.md).
+"""
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import math
-import random
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hodor import plans
-from hodor.data import augment, davis, stills
-from hodor.data.clip import Clip, collate
-from hodor.losses import hodor_losses
+from hodor import budget, checkpoints, journal, plans, validation
+from hodor.data.clip import Clip
+from hodor.data.stream import Data, Stream
+from hodor.loader import Loader, shares
+from hodor.losses import Loss, Losses, hodor_losses
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
+from hodor.validation import Validation
+
+__all__ = ["Data", "Recipe", "Scheme", "Validation", "plan_of", "rate_of", "run"]
 
 log = logging.getLogger(__name__)
 
 Scheme = Literal["still", "chain", "dense", "cyclic", "released"]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where clips come from. video: a DAVIS-shaped folder, or None. without: sequences left out of training. stills: folders
-    of images/ and masks/. video_share: how often a batch is video. short_side: of clips, in pixels. gap: largest step
-    between a clip's frames. most: objects a clip."""
-
-    video: Path | None = None
-    without: tuple[str, ...] = davis.HELD_OUT
-    stills: tuple[Path, ...] = ()
-    video_share: float = 0.5
-    short_side: int = 252
-    gap: int = 8
-    most: int = 4
-    crop: tuple[float, float] = (0.6, 1.0)
-    warp: augment.Warp = field(default_factory=augment.Warp)
-    shake: augment.Warp = field(default_factory=lambda: augment.Warp(translate=0.04, rotate=4.0, shear=2.0, scale=(0.95, 1.05)))
-    colour: augment.Colour = field(default_factory=augment.Colour)
+Setting = bool | int | float | str
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on. lr: AdamW's, for all but the backbone, whose is lr * backbone_lr; both rise over `warmup`
-    steps and fall along a cosine to `floor` of themselves. frozen: stride up to which the backbone is not trained. backbone:
-    a public checkpoint file to begin from. start: a file of ours to begin from. ema: decay of the averaged weights, which
-    are the ones that are saved. handoff: None takes the scheme's own (cycles soft, the others detached)."""
+    """Everything that a run's weights depend on, as values."""
 
     model: str = "hodor-lite"
+    """A network of `models.weights.MODELS`."""
+    settings: tuple[tuple[str, Setting], ...] = ()
+    """Changes to the network's settings, as (name, value): ("conditioning", "hard")."""
     backbone: Path | None = None
+    """A public checkpoint of the backbone to begin from."""
     start: Path | None = None
+    """A .safetensors file of ours to begin from."""
     data: Data = field(default_factory=Data)
+    """Where clips come from."""
     scheme: Scheme = "dense"
+    """Which frames speak to which, and which are judged: see `plans`."""
     frames: int = 3
+    """T, frames of a clip."""
     handoff: plans.Handoff | None = None
+    """How predicted masks are remembered; None takes the scheme's own (cycles soft, the others detached)."""
+    loss: Loss = "released"
+    """Which terms are added up: see `losses`."""
     steps: int = 2000
+    """Steps of the optimiser."""
     batch: int = 4
+    """Clips a step, of all processes together."""
+    accumulate: int = 1
+    """Parts into which each process plays its share of a batch, one after another: less memory, the same gradient."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """cosine: up over `warmup` steps, then along half a cosine to `floor` of `lr`. steps: from 0 up over `warmup` steps, then
+    constant, times `drop` at each of the `milestones`."""
     lr: float = 3e-4
+    """AdamW's learning rate."""
     backbone_lr: float = 0.1
+    """The backbone's learning rate, as a share of `lr`."""
     weight_decay: float = 0.01
+    """AdamW's, on every weight."""
     warmup: int = 100
+    """Steps over which the learning rate rises."""
+    milestones: tuple[int, ...] = ()
+    """Steps at which schedule "steps" drops the learning rate."""
+    drop: float = 0.1
+    """What schedule "steps" multiplies it by there."""
     floor: float = 0.02
+    """Where schedule "cosine" ends, as a share of `lr`."""
     clip_norm: float = 1.0
+    """Longest gradient, over all weights; 0 does not clip."""
     ema: float = 0.998
+    """Decay of the averaged weights, which are those that are scored and given out; 0 takes the last ones."""
     frozen: int = 4
+    """Stride up to which the backbone is not trained; 0 trains all of it."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: by autocast; weights, losses and optimiser stay in float32."""
+    compile: Literal["none", "inductor", "eager"] = "none"
+    """torch.compile of backbone, pyramid, encoder and decoder, by this backend."""
+    checkpoint: bool = False
+    """Activation checkpointing: work out activations again on the way back instead of keeping them."""
+    workers: int = 2
+    """Threads that draw clips ahead, in each process; 0 draws them in the loop."""
     seed: int = 0
+    """Of weights, clips and dropout."""
     save_every: int = 100
+    """Steps between checkpoints."""
+    pictures_every: int = 500
+    """Steps between pictures of predictions; 0 draws none."""
+    validation: Validation = field(default_factory=Validation)
+    """Scores on held-out videos while training; the best weights are kept."""
+
+
+FREE = ("accumulate", "checkpoint", "workers", "save_every", "pictures_every", "validation", "data.cache", "backbone", "start")
+"""What may change when a run goes on: nothing here changes what is computed but for rounding. `steps`, too, with schedule
+"steps", whose past does not depend on its end."""
 
 
 def plan_of(recipe: Recipe, step: int) -> plans.Plan:
-    """The plan that the recipe's scheme plays at this step."""
+    """The plan that the recipe's scheme plays at this step; the released scheme's parity is the step's, for all of a batch."""
     made: dict[str, Callable[..., plans.Plan]] = {
         "still": lambda **_: plans.still(),
         "chain": partial(plans.chain, recipe.frames),
@@ -92,48 +125,206 @@ def plan_of(recipe: Recipe, step: int) -> plans.Plan:
     return made[recipe.scheme](**({"handoff": recipe.handoff} if recipe.handoff else {}))
 
 
-def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu") -> Path:
-    """Train; -> the file of the averaged weights. A stopped run goes on from its last checkpoint, the same as unbroken."""
+def rate_of(recipe: Recipe, step: int) -> float:
+    """Share of the learning rate at a step, in [0, 1]: see `Recipe.schedule`."""
+    if recipe.schedule == "steps":
+        rise = min(step / recipe.warmup, 1.0) if recipe.warmup else 1.0
+        return rise * float(recipe.drop ** sum(step >= m for m in recipe.milestones))
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return recipe.floor + (1 - recipe.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Play(nn.Module):
+    """What a process does with some clips: the plan's rollout in the recipe's precision, then the losses in float32."""
+
+    def __init__(self, network: Network, recipe: Recipe) -> None:
+        super().__init__()
+        self.network, self.recipe = network, recipe
+
+    def forward(self, clip: Clip, step: int) -> tuple[Losses, list[plans.Judged]]:
+        kind = clip.frames_BTCHW.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            judged = plans.rollout(self.network, clip, plan_of(self.recipe, step))
+        return hodor_losses(judged, self.recipe.loss), judged
+
+
+def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume: bool = False, fresh: bool = False) -> Path:
+    """Train; -> the file of the averaged weights, OUT/weights.safetensors.
+
+    A run that was stopped, however, goes on from OUT/last.pt and ends with the weights of an unbroken one; on the CPU, and
+    with the same number of processes, bit for bit. resume: insist that there is one. fresh: remove it and begin again. Of
+    several processes (torchrun) each takes its share of every batch, and the first alone writes.
+
+    Raises ValueError in one line for whatever is wrong before the first step, and for memory that runs out, with what to
+    lower; FloatingPointError for a loss or gradient that is not finite, whose batch is then in OUT/nan.pt.
+    """
+    accelerator, device = _processes(torch.device(device))
+    rank, count, first_process = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    parts = shares(recipe.batch, recipe.accumulate, rank, count)
+    stream = Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed)
+    videos = recipe.validation.videos()
+    saved = _agreed(accelerator, lambda: _begin(recipe, out, resume, fresh, count))
+    first, best = (int(saved["step"]), float(saved["best"])) if saved else (0, -1.0)
+
+    network = _network(recipe)
+    play = Play(network, recipe)
+    data = recipe.data
+    need = budget.estimate(network, lambda clip: play(clip, 0)[0].total, recipe.frames, data.most, data.size, len(parts[0]))
+    for name in need.idle:  # what no gradient reaches must not decay, nor be waited for by the other processes
+        network.get_parameter(name).requires_grad_(False)
+    budget.check(need, device, recipe.accumulate, recipe.checkpoint)
+    log.info("memory: %s", need)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = checkpoints.Average(network, recipe.ema)
+    optimiser = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay, fused=device.type != "mps")
+    if saved:
+        network.load_state_dict(saved["network"])
+        average.network.load_state_dict(saved["average"])
+        optimiser.load_state_dict(saved["optimiser"])
+        log.info("going on from step %d", first)
+    _compile(network, recipe, device)
+    player = _joined(accelerator, play) if count > 1 else play
+    trained = [p for p in network.parameters() if p.requires_grad]
+    scales = journal.scales(network)
+    network.train()
+
+    def keep(done: int) -> None:
+        about = checkpoints.plain(recipe, names_only=True)
+        state = {"network": network.state_dict(), "average": average.network.state_dict(), "optimiser": optimiser.state_dict()}
+        checkpoints.save(out / checkpoints.LAST, {**state, "step": done, "best": best, "recipe": about})
+        checkpoints.give_out(out / checkpoints.WEIGHTS, average.network, about, step=done)
+
+    with ExitStack() as stack:
+        stack.enter_context(budget.explained(need, device, recipe.accumulate, recipe.checkpoint))
+        notes = journal.Journal(out if first_process else None, first, recipe.steps)
+        stack.callback(notes.close)
+        loader = Loader(stream.batch, parts, first, recipe.steps, recipe.workers, pin=device.type == "cuda")
+        batches, pace = iter(stack.enter_context(loader)), journal.Pace()
+        for step in range(first, recipe.steps):
+            rate = rate_of(recipe, step)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * rate * group["share"]
+            optimiser.zero_grad(set_to_none=True)
+            clips, terms = [], torch.zeros(2, device=device)
+            for part in range(len(parts)):
+                clips.append(next(batches)[1])
+                torch.manual_seed(_dropout_seed(recipe.seed, step, rank, part))
+                # gradients travel between processes with the last part alone
+                with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):
+                    losses, judged = player(clips[-1].to(device), step)
+                    (losses.total / len(parts)).backward()
+                terms += torch.stack([losses.cross_entropy.detach(), losses.dice.detach()]) / len(parts)
+            norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
+            # the one wait for the device in a step
+            row = torch.cat([terms, norm.detach().view(1), *[s.detach().flatten() for s in scales]])
+            rows = accelerator.gather(row[None]).tolist()
+            (ce, dice, length), lean = np.mean(rows, 0)[:3].tolist(), rows[0][3:]
+            if not all(math.isfinite(v) for each in rows for v in each[:3]):
+                _stop(out, recipe, step, clips, rows, rank)
+            optimiser.step()
+            average.update(step)
+            line = {"step": step, "loss": ce + losses.dice_weight * dice, "ce": ce, "dice": dice, "norm": length}
+            more = {"lr": recipe.lr * rate, **pace.mark(loader.waited, recipe.batch)}
+            memory = round(budget.in_use(device) / 2**20)
+            notes.step({**line, **more, "memory_mb": memory, "scales": _by_layer(lean, scales)})
+            if first_process and recipe.pictures_every and (step % recipe.pictures_every == 0 or step + 1 == recipe.steps):
+                notes.picture(step, journal.draw(clips[-1].frames_BTCHW, judged))
+            if videos and ((step + 1) % recipe.validation.every == 0 or step + 1 == recipe.steps):
+                scores = _scores(accelerator, average.network, recipe, videos)
+                notes.validated(step, scores)
+                if scores["J&F"] > best:
+                    best = scores["J&F"]
+                    if first_process:
+                        about = checkpoints.plain(recipe, names_only=True)
+                        facts = {"step": step + 1, "validation": scores}
+                        checkpoints.give_out(out / checkpoints.BEST, average.network, about, **facts)
+            if first_process and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps):
+                keep(step + 1)
+            del losses, judged
+    if first_process and checkpoints.given_out(out / checkpoints.WEIGHTS).get("step") != recipe.steps:
+        keep(recipe.steps)  # killed between the two files of the last checkpoint
+    accelerator.wait_for_everyone()
+    return out / checkpoints.WEIGHTS
+
+
+def _processes(device: torch.device) -> tuple[Any, torch.device]:
+    """accelerate's view of the processes, and our device: the one asked for, or, of several processes, each its own."""
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError:
+        raise ValueError("training needs accelerate: pip install 'hodor-vos[train]'") from None
+    # batch norms use stored statistics, so there are no buffers to send round
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # torchrun's word; alone we place everything ourselves
+    accelerator = Accelerator(cpu=alone or device.type == "cpu", kwargs_handlers=[ddp])
+    return accelerator, device if alone else accelerator.device
+
+
+def _joined(accelerator: Any, play: nn.Module) -> nn.Module:
+    """`play` whose backward pass averages gradients over the processes, while it goes on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        joined: nn.Module = accelerator.prepare_model(play, device_placement=False)
+    return joined
+
+
+def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int) -> dict[str, Any] | None:
+    """Make the run's folder ready; -> the checkpoint to go on from, or None.
+
+    Raises ValueError: "OUT holds no run to resume: leave --resume out", "OUT holds a run of another recipe: lr was 0.0003, now
+    0.0001; ...: take another --out, or --fresh to begin again", "resume and fresh exclude each other".
+    """
+    if resume and fresh:
+        raise ValueError("resume and fresh exclude each other: want one of them")
+    checkpoints.clear(out, all_of_it=fresh)
+    saved = checkpoints.read(out / checkpoints.LAST)
+    if resume and saved is None:
+        raise ValueError(f"{out} holds no run to resume: leave --resume out, or name its folder with --out")
+    if saved is not None:
+        free = (*FREE, "steps") if recipe.schedule == "steps" else FREE
+        changed = checkpoints.differences(saved["recipe"], checkpoints.plain(recipe, names_only=True), free)
+        if changed:
+            what = "; ".join(changed)
+            raise ValueError(f"{out} holds a run of another recipe: {what}: take another --out, or --fresh to begin again")
+        if saved["step"] > recipe.steps:
+            raise ValueError(f"{out} holds a run of {saved['step']} steps, more than {recipe.steps}: want as many or more")
     out.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_recipe(out, recipe, processes=processes)
+    return saved
+
+
+def _agreed(accelerator: Any, work: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What `work` returns in the first process, in all of them; what it raises, too."""
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = work()
+        except ValueError as error:
+            answer[1] = str(error)
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    found: dict[str, Any] | None = answer[0]
+    return found
+
+
+def _network(recipe: Recipe) -> Network:
+    """The network as training begins, on the CPU."""
     torch.manual_seed(recipe.seed)
-    random.seed(recipe.seed)
-    network = weights.build(recipe.model)
+    network = weights.build(recipe.model, **dict(recipe.settings))
     if recipe.backbone:
         load_checkpoint(network.backbone, torch.load(recipe.backbone, map_location="cpu", weights_only=True))
     if recipe.start:
         weights.fill(network, weights.read(recipe.start)[1], str(recipe.start))
     network.backbone.freeze(recipe.frozen)
-    device = torch.device(device)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay)
-    first = _resume(out / "last.pt", network, average, optimiser)
-    _cut(out / "log.jsonl", first)
-    batches = _batches(recipe, first)
-    began = time.monotonic()
-    network.train()
-    for step in range(first, recipe.steps):
-        rate = _rate(recipe, step)
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * rate * group["share"]
-        clip = next(batches).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            judged = plans.rollout(network, clip, plan_of(recipe, step))
-        losses = hodor_losses(judged)
-        optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"the gradient is {float(norm)} at step {step}: lower --lr, or train in float32")
-        optimiser.step()
-        # a short memory at first, so that the average forgets the untrained network
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
-            average[key].lerp_(value.to(average[key].dtype), 1 - decay) if value.is_floating_point() else None
-        _note(out / "log.jsonl", step, losses, norm, rate, began, step - first + 1, recipe)
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _checkpoint(out, recipe, network, average, optimiser, step + 1)
-    return out / "weights.safetensors"
+    if recipe.checkpoint:
+        network.checkpoint_activations()
+    return network
 
 
 def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
@@ -143,113 +334,51 @@ def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
     return [{"params": rest, "share": 1.0}, {"params": backbone, "share": recipe.backbone_lr}]
 
 
-def _rate(recipe: Recipe, step: int) -> float:
-    """Share of the learning rate at a step: a linear rise, then half a cosine down to `floor`."""
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
-    return recipe.floor + (1 - recipe.floor) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _batches(recipe: Recipe, first: int) -> Iterator[Clip]:
-    """Batch of step `first`, `first` + 1, ...: each drawn from its own seed, so that a resumed run sees the same ones."""
-    data = recipe.data
-    video = still = None
-    if data.video:
-        names = davis.names(data.video, without=data.without)
-        sequences = [davis.load(data.video, name, data.short_side) for name in names]
-        labelled = "first" if recipe.scheme == "cyclic" else "all"
-        video = davis.VideoClips(sequences, recipe.frames, data.gap, data.most, labelled)
-        size = video.size
-    else:
-        size = (data.short_side, round(data.short_side * 16 / 9))
-    if data.stills:
-        found = [pair for folder in data.stills for pair in stills.pairs(folder)]
-        still = stills.StillClips(found, (size[0], size[1]), recipe.frames, data.most)
-    if video is None and still is None:
-        raise ValueError("the recipe names no data: want data.video or data.stills")
-
-    def draw(step: int) -> Clip:
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        chance = float(torch.rand((), generator=generator))
-        if video is not None and (still is None or chance < data.video_share):
-            clips = [augment.crop(video.sample(generator), data.crop, generator) for _ in range(recipe.batch)]
-            clip = collate(clips)
-            if float(torch.rand((), generator=generator)) < 0.5:
-                clip = augment.warp(clip, data.shake, generator)
-        else:
-            assert still is not None
-            clip = augment.warp(collate([still.sample(generator) for _ in range(recipe.batch)]), data.warp, generator)
-        return augment.colour(clip, data.colour, generator)
-
-    with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(draw, first)
-        for step in range(first + 1, recipe.steps + 2):
-            clip = pending.result()
-            pending = ahead.submit(draw, step)
-            yield clip
-
-
-def _note(path: Path, step: int, losses: Any, norm: Any, rate: float, began: float, done: int, recipe: Recipe) -> None:
-    seconds = time.monotonic() - began
-    line = {
-        "step": step,
-        "ce": round(float(losses.cross_entropy.detach()), 5),
-        "dice": round(float(losses.dice.detach()), 5),
-        "norm": round(float(norm), 4),
-        "lr": recipe.lr * rate,
-        "clips_per_second": round(done * recipe.batch / seconds, 3),
-    }
-    with open(path, "a") as out:
-        out.write(json.dumps(line) + "\n")
-    if step % 20 == 0:
-        log.info("step %d of %d: %s", step, recipe.steps, line)
-
-
-def _cut(path: Path, steps: int) -> None:
-    """Drop the lines of steps that will be done again."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    if len(lines) > steps:
-        weights.write_atomically(path, b"".join(lines[:steps]))
-
-
-def _checkpoint(
-    out: Path, recipe: Recipe, network: Network, average: dict[str, Any], optimiser: torch.optim.Optimizer, step: int
-) -> None:
-    buffer = io.BytesIO()
-    state = {"network": network.state_dict(), "average": average, "optimiser": optimiser.state_dict(), "step": step}
-    if torch.cuda.is_available():
-        state["random_cuda"] = torch.cuda.get_rng_state_all()
-    torch.save({**state, "random": torch.get_rng_state()}, buffer)
-    weights.write_atomically(out / "last.pt", buffer.getvalue())
-    with torch.random.fork_rng(devices=[]):  # or the run would go on with other numbers than one that resumes here
-        holder = weights.build(recipe.model)
-    holder.load_state_dict(average)
-    # files and folders by their names alone: where they lay on this machine is nobody's business
-    about = json.loads(json.dumps(asdict(recipe), default=lambda path: path.name))
-    weights.save(holder, out / "weights.safetensors", half=True, recipe=about, step=step, commit=_commit())
-
-
-def _resume(path: Path, network: Network, average: dict[str, Any], optimiser: torch.optim.Optimizer) -> int:
-    if not path.is_file():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict(state["network"])
-    for key, value in state["average"].items():
-        average[key].copy_(value)
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
-    if torch.cuda.is_available() and "random_cuda" in state:
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    log.info("going on from step %d", state["step"])
-    return int(state["step"])
-
-
-def _commit() -> str:
-    """The commit of the checkout this code runs from, "" outside one."""
+def _compile(network: Network, recipe: Recipe, device: torch.device) -> None:
+    """Raises ValueError: "torch.compile with inductor does not work here (...): want a C++ compiler, or --compile none"."""
+    if recipe.compile == "none":
+        return
+    if recipe.checkpoint:
+        raise ValueError("compile and checkpoint are both on: want one of them")
     try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+        torch.compile(lambda x: x.cos() + 1, backend=recipe.compile)(torch.zeros(8, device=device))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:100]
+        wanted = "want a C++ compiler (a GPU: Triton), or --compile none"
+        raise ValueError(f"torch.compile with {recipe.compile} does not work here ({reason}): {wanted}") from None
+    for name in ("backbone", "pyramid", "encoder", "decoder"):
+        if isinstance(part := getattr(network, name, None), nn.Module):
+            part.compile(backend=recipe.compile)
+
+
+def _dropout_seed(seed: int, step: int, rank: int, part: int) -> int:
+    """Random numbers of a step depend on nothing before it, so that a resumed run draws the same."""
+    return int(np.random.SeedSequence([seed, step, rank, part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _by_layer(values: list[float], scales: list[Tensor]) -> list[list[float]]:
+    """One flat list -> a list a layer, of four digits after the point."""
+    ends = np.cumsum([len(s) for s in scales]).tolist()
+    return [[round(v, 4) for v in values[end - len(s) : end]] for s, end in zip(scales, ends, strict=True)]
+
+
+def _scores(accelerator: Any, network: Network, recipe: Recipe, videos: tuple[Any, ...]) -> dict[str, Any]:
+    """Held-out videos shared out among the processes; -> `validation.summary` in each."""
+    mine = videos[accelerator.process_index :: accelerator.num_processes]
+    rows = validation.validate(network, mine, recipe.validation.history, recipe.validation.size)
+    if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        rows = gather_object(rows)
+    return validation.summary(rows)
+
+
+def _stop(out: Path, recipe: Recipe, step: int, clips: list[Clip], rows: list[list[float]], rank: int) -> None:
+    """Leave the batch for inspection, from every process whose loss is at fault, and stop. The checkpoints stay."""
+    name = f"nan-{rank}.pt" if rank else "nan.pt"
+    if rank == 0 or not all(map(math.isfinite, rows[rank][:2])):
+        about: Mapping[str, Any] = {"recipe": checkpoints.plain(recipe, names_only=True), "step": step, "rank": rank}
+        checkpoints.save(out / name, {**about, "clips": [dict(vars(clip)) for clip in clips], "losses": rows})
+    losses, norm = ", ".join(f"{row[0] + row[1]:.4g}" for row in rows), rows[0][2]
+    told = f"the loss is {losses} and its gradient {norm:.4g} at step {step}"
+    raise FloatingPointError(f"{told}: the batch is in {out / name}; lower --lr, or train in float32")

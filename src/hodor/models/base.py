@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.layers import Backbone
+from hodor.models.layers import Backbone, recompute
 
 UNKNOWN = -1e4
 """Logit of an object that no remembered frame knows: nothing after a softmax, and, unlike -inf, safe to interpolate."""
@@ -242,6 +242,12 @@ class Network(nn.Module):
     def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
         """Where the memory's objects are in another frame; the memory comes back with any recurrent state moved on."""
         raise NotImplementedError
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep only what goes into each block, and work out the rest again on the way back: the same gradients
+        for less memory and about a third more time."""
+        for block in self.backbone.heavy():
+            recompute(block)
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
         """The last `history` remembered frames; with pin_first also, for each object, the first and the latest given one."""

@@ -27,7 +27,7 @@ from hodor.models.attention import (
 )
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction, pad_to_multiple
-from hodor.models.layers import Linear, double
+from hodor.models.layers import Linear, double, recompute
 from hodor.models.pyramid import FPN
 from hodor.models.readout import background_cells, dot_max, pool_hard, pool_soft
 
@@ -128,6 +128,16 @@ class HODOR(Network):
             here = sine_positions(*coarse.shape[-2:], self.width, coarse.device).to(coarse.dtype)
             coarse = coarse + here * self.positions.view(-1, 1, 1)
         return Features((fine, coarse), tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
+
+    def checkpoint_activations(self) -> None:
+        super().checkpoint_activations()
+        recompute(self.pyramid)
+        if not self.barebones:
+            for layer in (*self.encoder.layers, *self.decoder.layers):
+                recompute(layer)
+            recompute(self.decoder, "refine")
+            if self.decoder.catch_all is not None:
+                recompute(self.decoder.catch_all)
 
     def remember(
         self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
@@ -378,7 +388,7 @@ class Decoder(nn.Module):
                 x_BDHW = layer(x_BDHW, here, objects, cells, named_objects, named_cells, blind_BS)
         else:
             x_BDHW = self.convs(x_BDHW)
-        map_BDHW = self._refine(double(x_BDHW), fine_BDHW)
+        map_BDHW = self.refine(x_BDHW, fine_BDHW)
         channels = [
             dot_max(map_BDHW, self.cell_proj(cells_BTKD), known_BTK),
             dot_max(map_BDHW, self.object_proj(objects_BTND), known_BTN),
@@ -387,8 +397,10 @@ class Decoder(nn.Module):
             channels.insert(0, self.catch_all(map_BDHW))
         return torch.cat(channels, 1)
 
-    def _refine(self, x_BDHW: Tensor, fine_BDHW: Tensor) -> Tensor:
-        """Stride 4: the fine features join the first quarter of the channels, then a 3 x 3 convolution (Eq. 4, as released)."""
+    def refine(self, x_BDHW: Tensor, fine_BDHW: Tensor) -> Tensor:
+        """Stride 8 to 4: the fine features join the first quarter of the channels, then a 3 x 3 convolution (Eq. 4, as
+        released)."""
+        x_BDHW = double(x_BDHW)
         narrow = self.reduce_fine(fine_BDHW)
         # x is ours alone (`double` made it): only those who read it again need a copy
         mixed = x_BDHW.clone() if self.residual or torch.is_grad_enabled() else x_BDHW

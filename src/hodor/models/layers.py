@@ -5,12 +5,14 @@ A backbone turns images [B, 3, H, W], already normalised by its own `mean` and `
 """
 
 import copy
+from functools import partial
 from itertools import pairwise
 from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,6 +36,16 @@ class Backbone(nn.Module):
         """The modules that lead to each output: `parts()[i]` is what runs after output i-1 and up to output i."""
         raise NotImplementedError
 
+    def heavy(self) -> list[nn.Module]:
+        """The modules of `parts()` that have inner ones, lists and sequences taken apart."""
+
+        def apart(module: nn.Module) -> list[nn.Module]:
+            if isinstance(module, (nn.ModuleList, nn.Sequential)):
+                return [block for child in module for block in apart(child)]
+            return [module] if any(True for _ in module.children()) else []
+
+        return [block for modules in self.parts() for module in modules for block in apart(module)]
+
     def freeze(self, stride: int) -> Self:
         """Train only what comes after the output at this stride: 0 trains all, 32 nothing. Returns the backbone.
 
@@ -46,6 +58,12 @@ class Backbone(nn.Module):
             for module in modules:
                 module.requires_grad_(output > stride)
         return self
+
+
+def recompute(module: nn.Module, method: str = "forward") -> None:
+    """Let this method of this module keep its inputs alone in training, and run again on the way back (random numbers too
+    are drawn again as they were)."""
+    setattr(module, method, partial(checkpoint, getattr(module, method), use_reentrant=False))
 
 
 class StoredNorm(nn.BatchNorm2d):

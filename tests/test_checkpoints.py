@@ -1,0 +1,227 @@
+"""What a run leaves behind is whole at every moment, and enough to end as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import training
+from training import lines, same, small, state
+
+from hodor import checkpoints
+from hodor.checkpoints import Average, clear, differences, plain, read, save
+from hodor.data.stream import Data
+from hodor.models.backbones import BACKBONES
+from hodor.models.weights import MODELS
+from hodor.train import Recipe, Validation, run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_models() -> Iterator[None]:
+    before = dict(MODELS), dict(BACKBONES)
+    training.add_models()
+    yield
+    for now, old in zip((MODELS, BACKBONES), before, strict=True):
+        now.clear()  # type: ignore[attr-defined]
+        now.update(old)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["goat", "cow", "held"])
+
+
+def killed(arguments: list[str], when: Callable[[], bool], slow: bool) -> bool:
+    """Start a run and kill it outright at this moment; -> whether it was still alive then."""
+    slowness = {"SLOW_DISK": "1"} if slow else {}
+    process = subprocess.Popen([sys.executable, *arguments], env=training.environment() | slowness, stderr=subprocess.PIPE)
+    while process.poll() is None and not when():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGKILL), errors.decode()
+    return process.returncode == -signal.SIGKILL
+
+
+def test_a_run_killed_while_stepping_and_while_saving_ends_as_an_unbroken_one(root: Path, tmp_path: Path) -> None:
+    """Real processes, real SIGKILL; dropout, clips, optimiser, average, best score and log included."""
+    steps = 6
+    recipe = small(root, steps=steps, validation=Validation(every=3, root=root, sequences=("held",)))
+    run(recipe, tmp_path / "whole")
+    out = tmp_path / "broken"
+    changes = {"steps": steps, "validation": {"every": 3, "root": str(root), "sequences": ["held"]}}
+    arguments = training.command(root, out, **changes)
+
+    def done() -> int:
+        found = read(out / "last.pt")
+        return 0 if found is None else int(found["step"])
+
+    def at_work_on_the_second_file() -> bool:
+        return (out / "last.pt").exists() and any(out.glob(".last.pt.*.part"))
+
+    assert killed(arguments, lambda: any(out.glob(".last.pt.*.part")), slow=True)
+    assert not (out / "last.pt").exists()  # killed in its first save: nothing, rather than half
+    assert killed(arguments, lambda: (out / "last.pt").exists(), slow=True)  # killed before the weights were given out
+    assert done() == 2
+    assert killed(arguments, at_work_on_the_second_file, slow=True)
+    assert done() == 2
+    steps_before = len(lines(out))
+    run(recipe, out, resume=True)
+    assert done() == steps
+    assert steps_before >= 3
+    assert lines(out) == lines(tmp_path / "whole")
+    one, two = (read(folder / "last.pt") for folder in (tmp_path / "whole", out))
+    assert one is not None
+    assert two is not None
+    assert same(one["network"], two["network"])
+    assert same(one["average"], two["average"])
+    for mine, theirs in zip(one["optimiser"]["state"].values(), two["optimiser"]["state"].values(), strict=True):
+        assert same(mine, theirs)
+    assert one["best"] == two["best"] > 0
+    for name in ("weights.safetensors", "best.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list(out.glob(".*.part"))
+
+
+def test_weights_missing_at_the_end_are_given_out_again(root: Path, tmp_path: Path) -> None:
+    """Killed between the last checkpoint and the weights."""
+    recipe = small(root, steps=2)
+    path = run(recipe, tmp_path)
+    before = path.read_bytes()
+    path.unlink()
+    assert run(recipe, tmp_path).read_bytes() == before
+
+
+def test_another_recipe_is_refused_and_told_apart(root: Path, tmp_path: Path) -> None:
+    recipe = small(root, steps=2)
+    run(recipe, tmp_path)
+    other = replace(recipe, lr=1e-4, batch=4)
+    words = f"{tmp_path} holds a run of another recipe: batch was 2, now 4; lr was 0.0003, now 0.0001: "
+    with pytest.raises(ValueError, match="holds a run") as refused:
+        run(other, tmp_path)
+    assert str(refused.value) == words + "take another --out, or --fresh to begin again"
+    with pytest.raises(ValueError, match="steps was 2, now 3"):  # a cosine depends on its end
+        run(replace(recipe, steps=3), tmp_path)
+
+
+def test_what_changes_no_number_may_change_and_a_stepped_run_may_grow_longer(root: Path, tmp_path: Path) -> None:
+    recipe = small(root, model="calm", steps=2, schedule="steps")
+    run(recipe, tmp_path / "grown")
+    moved = root.parent / "elsewhere" / "videos"
+    moved.parent.mkdir(exist_ok=True)
+    if not moved.exists():
+        moved.symlink_to(root)
+    longer = replace(recipe, steps=4, save_every=3, workers=0, pictures_every=1, checkpoint=True)
+    run(replace(longer, data=replace(longer.data, root=(moved,))), tmp_path / "grown")
+    run(replace(recipe, steps=4), tmp_path / "whole")
+    assert lines(tmp_path / "grown") == lines(tmp_path / "whole")
+    with pytest.raises(ValueError, match="holds a run of 4 steps, more than 3: want as many or more"):
+        run(replace(recipe, steps=3), tmp_path / "whole")
+
+
+def test_fresh_begins_again_and_removes_no_file_of_others(root: Path, tmp_path: Path) -> None:
+    run(small(root, steps=2, pictures_every=1), tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    run(small(root, steps=1, lr=1e-4), tmp_path, fresh=True)
+    assert [line["step"] for line in lines(tmp_path)] == [0]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not list((tmp_path / "pictures").iterdir())
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_resume_insists_on_a_run(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no run to resume: leave --resume out, or name its folder with --out$"):
+        run(small(root), tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"^resume and fresh exclude each other: want one of them$"):
+        run(small(root), tmp_path, resume=True, fresh=True)
+
+
+def test_a_file_that_is_no_checkpoint_is_told_in_one_line(root: Path, tmp_path: Path) -> None:
+    run(small(root, steps=1), tmp_path)
+    whole = (tmp_path / "last.pt").read_bytes()
+    for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"last\.pt cannot be read as a checkpoint \(.*\): begin again with --fresh"
+        ) as told:
+            run(small(root, steps=1), tmp_path)
+        assert "\n" not in str(told.value)
+
+
+def test_save_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    state = {"network": {"a": torch.arange(3.0)}, "step": 1, "recipe": {}}
+    save(path, state)
+    monkeypatch.setattr(torch, "save", lambda state, out: (out.write(b"half"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        save(path, {**state, "step": 2})
+    found = read(path)
+    assert found is not None
+    assert found["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert read(tmp_path / "none.pt") is None
+
+
+def test_clear_takes_away_what_a_killed_run_was_writing(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in (
+        ".last.pt.12ab.part",
+        ".weights.safetensors.00ff.part",
+        "pictures/.0000002.png.12ab.part",
+        "last.pt",
+        ".mine.part",
+    ):
+        (tmp_path / name).touch()
+    clear(tmp_path, all_of_it=False)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".mine.part", "last.pt"]
+
+
+def test_the_average_is_the_sum_it_should_be() -> None:
+    network = tiny.network()
+    network.backbone.freeze(32)
+    average = Average(network, 0.9)
+    name, still = "encoder.object_embed", "backbone.stem.conv.weight"
+    expected = network.get_parameter(name).detach().clone()
+    before = network.get_parameter(still).detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            network.get_parameter(name).add_(0.1)
+            network.get_parameter(still).add_(1)
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * network.get_parameter(name).detach()
+    torch.testing.assert_close(average.network.get_parameter(name), expected)
+    assert torch.equal(average.network.get_parameter(still), before)
+    assert not any(p.requires_grad for p in average.network.parameters())
+
+
+def test_without_decay_the_average_is_the_network(root: Path, tmp_path: Path) -> None:
+    run(small(root, steps=2, ema=0), tmp_path)
+    last = read(tmp_path / "last.pt")
+    assert last is not None
+    assert same(last["network"], last["average"])
+    mine = state(tmp_path)
+    assert all(torch.equal(mine[k], v.half() if v.is_floating_point() else v) for k, v in last["network"].items())
+
+
+def test_differences_name_nested_fields_and_take_paths_by_their_names() -> None:
+    one = Recipe(data=Data(root=(Path("/here/davis"),)), milestones=(1, 2))
+    two = Recipe(data=Data(root=(Path("/there/davis"),), most=3), milestones=(1, 3))
+    told = differences(plain(one, names_only=True), plain(two, names_only=True))
+    assert told == ["data.most was 4, now 3", "milestones was [1, 2], now [1, 3]"]
+    assert differences(plain(one), plain(two), ("data", "milestones")) == []
+    assert "data.root was" in differences(plain(one), plain(two))[0]
+
+
+def test_a_commit_is_a_hash_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(checkpoints.commit()) in (0, 40)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert checkpoints.commit() == ""

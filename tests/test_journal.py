@@ -1,0 +1,117 @@
+"""The log can be cut and gone on with, TensorBoard holds the same, and pictures show truth above prediction."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from hodor.journal import Journal, Pace, cut, draw, scales
+from hodor.masks import palette
+from hodor.models.base import Prediction
+from hodor.plans import Judged, dense, rollout
+
+
+def line(step: int) -> dict[str, object]:
+    return {"step": step, "loss": 1 / (1 + step), "scales": [[32.0, 16.0], [8.0, 4.0]]}
+
+
+def written(out: Path) -> list[dict[str, object]]:
+    return [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_what_is_done_again_is_written_again_and_nothing_twice(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0, 9)
+    for step in range(4):
+        journal.step(line(step))
+    journal.validated(3, {"J&F": 0.5, "sequences": {"cow": 0.5}})
+    journal.close()
+    with open(tmp_path / "log.jsonl", "a") as out:
+        out.write('{"step": 4, "los')  # killed while writing
+    again = Journal(tmp_path, 2, 9)
+    for step in range(2, 5):
+        again.step(line(step))
+    again.close()
+    assert written(tmp_path) == [line(step) for step in range(5)]
+
+
+def test_lines_of_validation_are_kept_with_their_step(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 1, "validation": 2}\n{"step": 2, "a": 3}\n')
+    cut(tmp_path / "log.jsonl", 2)
+    assert [each["step"] for each in written(tmp_path)] == [1, 1]
+    cut(tmp_path / "none.jsonl", 2)
+
+
+def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    journal = Journal(tmp_path, 0, 3)
+    for step in range(3):
+        journal.step(line(step))
+    journal.validated(2, {"J&F": 0.25, "sequences": {"cow": 0.75}})
+    journal.picture(1, np.zeros((4, 6, 3), np.uint8))
+    journal.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = {"loss", "scales/0/0", "scales/0/1", "scales/1/0", "scales/1/1", "validation/J&F", "validation/sequences/cow"}
+    assert set(events.Tags()["scalars"]) == tags
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [(0, 1.0), (1, 0.5), (2, 0.3333)]
+    assert events.Scalars("scales/1/0")[2].value == 8
+    assert events.Images("judged")[0].step == 1
+    assert Image.open(tmp_path / "pictures" / "0000001.png").size == (6, 4)
+
+
+def test_another_process_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(None, 0, 3)
+    journal.step(line(0))
+    journal.validated(0, {"J&F": 0.1})
+    journal.picture(0, np.zeros((4, 6, 3), np.uint8))
+    journal.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_shows_truth_above_prediction() -> None:
+    logits = torch.full((2, 2, 2, 3), -9.0)
+    logits[:, 0], logits[0, 1, :, 1:] = 0, 9  # clip 0: the object is predicted on the right two thirds
+    truth = torch.zeros(2, 1, 8, 12)
+    truth[:, :, :, :6] = 1
+    judged = Judged(1, Prediction(logits, 1, (8, 12), (8, 12)), truth, torch.ones(2, 8, 12, dtype=torch.bool))
+    frames = torch.zeros(2, 2, 3, 8, 12)
+    image = draw(frames, [judged, judged])
+    assert image.shape == (2 * 2 * 8, 2 * 12, 3)
+    red = palette()[1] // 2
+    assert (image[3, 2] == red).all()
+    assert (image[3, 9] == 0).all()
+    assert (image[8 + 3, 1] == 0).all()
+    assert (image[8 + 3, 10] == red).all()
+    assert (image[8 + 3, 12 + 10] == red).all()
+    assert not image[16 + 8 :].any()  # clip 1: nothing predicted
+
+
+def test_a_rollout_can_be_drawn() -> None:
+    clip = tiny.clip()
+    image = draw(clip.frames_BTCHW, rollout(tiny.network(), clip, dense(3)), most=1)
+    assert image.shape == (2 * 64, 2 * 96, 3)
+    assert image.std() > 10
+
+
+def test_scales_are_those_of_the_soft_masked_layers() -> None:
+    assert [s.tolist() for s in scales(tiny.network(encoder_layers=2))] == [[32, 16, 8, 4]] * 2
+    assert scales(tiny.network(conditioning="hard")) == []
+
+
+def test_the_pace_is_told_over_the_last_steps() -> None:
+    pace = Pace()
+    pace.mark(0.0, 4)
+    time.sleep(0.04)
+    told = pace.mark(0.02, 4)
+    assert 0.02 <= told["seconds"] < 0.2
+    assert told["clips_per_second"] == pytest.approx(4 / told["seconds"], rel=0.02)
+    assert told["waiting"] == pytest.approx(0.02 / (2 * told["seconds"]), rel=0.05)

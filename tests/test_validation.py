@@ -1,0 +1,96 @@
+"""Scores of held-out videos during training are those that `hodor evaluate` gives the same masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import training
+from training import lines, small
+
+from hodor import train
+from hodor.data.layouts import open_layout
+from hodor.datasets import follow
+from hodor.evaluate import evaluate
+from hodor.masks import write_labels
+from hodor.models import weights
+from hodor.models.backbones import BACKBONES
+from hodor.models.weights import MODELS
+from hodor.train import run
+from hodor.validation import Row, Validation, summary, validate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_models() -> Iterator[None]:
+    before = dict(MODELS), dict(BACKBONES)
+    training.add_models()
+    yield
+    for now, old in zip((MODELS, BACKBONES), before, strict=True):
+        now.clear()  # type: ignore[attr-defined]
+        now.update(old)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["cow", "goat", "held"])
+
+
+def test_validation_agrees_with_evaluate(root: Path, tmp_path: Path) -> None:
+    network = tiny.network().eval()
+    videos = open_layout(root).videos
+    for video in videos:
+        for followed in follow(network, video, history=3):
+            write_labels(tmp_path / video.name / f"{followed.frame}.png", followed.labels)
+    report = evaluate(tmp_path, root / "Annotations" / "480p")
+    found = summary(validate(network, videos, history=3))
+    assert found["J"] == pytest.approx(report.j.mean, abs=2e-3)  # folding the norms moves a few pixels
+    assert found["F"] == pytest.approx(report.f.mean, abs=2e-3)
+    assert found["J&F"] == pytest.approx((found["J"] + found["F"]) / 2)
+    assert list(found["sequences"]) == ["cow", "goat", "held"]
+    assert found["sequences"]["goat"] == pytest.approx(report.sequences[1].jf, abs=2e-3)
+
+
+def test_validating_leaves_the_network_as_it_was() -> None:
+    network = tiny.network().train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert validate(network, ()) == []
+    assert network.training
+    assert not network.folded
+    assert training.same(before, network.state_dict())
+
+
+def test_every_object_counts_once_over_its_own_frames() -> None:
+    rows = [Row("b", 1, (1.0, 0.5), (0.5, 0.5)), Row("a", 1, (0.0,), (1.0,)), Row("a", 2, (0.5,), (0.0,))]
+    found = summary(rows)
+    assert found["J"] == pytest.approx((0.75 + 0 + 0.5) / 3)
+    assert found["F"] == pytest.approx(0.5)
+    assert found["sequences"] == pytest.approx({"a": 0.375, "b": 0.625})
+    with pytest.raises(ValueError, match=r"^no object of the held-out videos could be judged: want sequences with masks"):
+        summary([])
+
+
+def test_the_best_weights_are_kept_while_others_come_and_go(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.6, 0.4])
+    monkeypatch.setattr(train, "_scores", lambda *_: {"J&F": next(scores), "J": 0.0, "F": 0.0, "sequences": {}})
+    recipe = small(root, steps=5, validation=Validation(every=2, root=root, sequences=("held",)))
+    run(recipe, tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["validation"]["J&F"]) for line in log if "validation" in line] == [(1, 0.2), (3, 0.6), (4, 0.4)]
+    about, best = weights.read(tmp_path / "best.safetensors")
+    assert (about["step"], about["validation"]["J&F"]) == (4, 0.6)
+    whole = run(replace(recipe, steps=5, validation=Validation()), tmp_path / "whole")
+    assert not training.same(best, weights.read(whole)[1])
+    assert not (tmp_path / "whole" / "best.safetensors").exists()
+    assert len(lines(tmp_path / "whole")) == 5
+
+
+def test_held_out_videos_that_are_not_there_are_told_before_the_first_step(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no sequence 'zebra' in .*: want cow, goat, held"):
+        run(small(root, validation=Validation(every=2, root=root, sequences=("zebra",))), tmp_path)
+    assert not list(tmp_path.iterdir())
