@@ -29,10 +29,11 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from hodor import benchmark, budget, train
+from hodor import benchmark, train
 from hodor.data.stream import Data
 from hodor.masks import write_labels
 from hodor.models import weights
+from hodor.training import budget
 
 WARM = 2
 

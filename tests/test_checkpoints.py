@@ -16,12 +16,12 @@ import torch
 import training
 from training import lines, same, small, state
 
-from hodor import checkpoints
-from hodor.checkpoints import Average, clear, differences, plain, read, save
 from hodor.data.stream import Data
 from hodor.models.backbones import BACKBONES
 from hodor.models.weights import MODELS
 from hodor.train import Recipe, Validation, run
+from hodor.training import checkpoints
+from hodor.training.checkpoints import Average, clear, differences, plain, read, save
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ import torch
 import training
 from training import lines
 
-from hodor.loader import shares
+from hodor.training.loader import shares
 
 CALM = {"model": "calm", "batch": 4, "clip_norm": 0, "steps": 1}
 

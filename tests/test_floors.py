@@ -12,7 +12,7 @@ FLOORS = {
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(["losses", "plans", "tracking"], 2),
     **dict.fromkeys(["evaluate", "scoring", "scores", "datasets", "submit", "analysis"], 3),
-    **dict.fromkeys(["train", "loader", "checkpoints", "journal", "budget", "validation"], 3),
+    **dict.fromkeys(["train", "training"], 3),
     **dict.fromkeys(["export", "records", "deploy", "segment", "benchmark"], 3),
     **dict.fromkeys(["recipes", "ablations", "server"], 4),
     **dict.fromkeys(["cli", "commands", "console", "__main__"], 5),

@@ -12,10 +12,10 @@ import tiny
 import torch
 from PIL import Image
 
-from hodor.journal import Journal, Pace, cut, draw, scales
 from hodor.masks import palette
 from hodor.models.base import Prediction
 from hodor.plans import Judged, dense, rollout
+from hodor.training.journal import Journal, Pace, cut, draw, scales
 
 
 def line(step: int) -> dict[str, object]:

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from hodor.data.clip import Clip
-from hodor.loader import Loader
+from hodor.training.loader import Loader
 
 
 class Source:

@@ -19,12 +19,13 @@ from torch import Tensor
 from training import lines, same, small, state
 
 import hodor
-from hodor import checkpoints, plans, train
+from hodor import plans, train
 from hodor.commands import train as command
 from hodor.models import weights
 from hodor.models.backbones import BACKBONES
 from hodor.models.weights import MODELS
 from hodor.train import Data, Recipe, Scheme, Validation, plan_of, rate_of, run
+from hodor.training import checkpoints
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ from hodor.models import weights
 from hodor.models.backbones import BACKBONES
 from hodor.models.weights import MODELS
 from hodor.train import run
-from hodor.validation import Row, Validation, summary, validate
+from hodor.training.validation import Row, Validation, summary, validate
 
 
 @pytest.fixture(scope="module", autouse=True)

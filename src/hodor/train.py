@@ -1,7 +1,8 @@
 """The training loop, told once: clips -> rollout -> losses -> step. What differs between schemes is in the recipe.
 
-Beside it: `loader` draws clips ahead, `budget` tells the memory, `checkpoints` keeps and resumes, `journal` writes what
-happened, `validation` scores held-out videos. The same loop runs on the CPU, on one GPU, and in many processes (docs/scale.md).
+Beside it, in `training`: `loader` draws clips ahead, `budget` tells the memory, `checkpoints` keeps and resumes, `journal`
+writes what happened, `validation` scores held-out videos. The same loop runs on the CPU, on one GPU, and in many processes
+(docs/scale.md).
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hodor import budget, checkpoints, journal, plans, validation
+from hodor import plans
 from hodor.data.clip import Clip
 from hodor.data.stream import Data, Stream
-from hodor.loader import Loader, shares
 from hodor.losses import Loss, Losses, hodor_losses
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
-from hodor.validation import Validation
+from hodor.training import budget, checkpoints, journal, validation
+from hodor.training.loader import Loader, shares
+from hodor.training.validation import Validation
 
 __all__ = ["Data", "Recipe", "Scheme", "Validation", "plan_of", "rate_of", "run"]
 
@@ -171,7 +173,7 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
     network = _network(recipe)
     play = Play(network, recipe)
     data = recipe.data
-    need = budget.estimate(network, lambda clip: play(clip, 0)[0].total, recipe.frames, data.most, data.size, len(parts[0]))
+    need = budget.estimate(network, lambda clip: play(clip, 0)[0].total, recipe.frames, data.planes, data.size, len(parts[0]))
     for name in need.idle:  # what no gradient reaches must not decay, nor be waited for by the other processes
         network.get_parameter(name).requires_grad_(False)
     budget.check(need, device, recipe.accumulate, recipe.checkpoint)

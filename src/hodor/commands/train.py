@@ -48,8 +48,9 @@ def _train(name: str, argv: list[str], quiet: bool) -> int:
 
     import tyro
 
-    from hodor import checkpoints, recipes, train
+    from hodor import recipes, train
     from hodor.models import weights
+    from hodor.training import checkpoints
 
     @dataclass(frozen=True)
     class Train:
