@@ -1,6 +1,33 @@
 """Paths and small fixtures shared by the tests."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def small_models() -> Iterator[None]:
+    """The networks of `training`, by name, until the module is done."""
+    import training
+
+    from hodor.models.backbones import BACKBONES
+    from hodor.models.weights import MODELS
+
+    before = dict(MODELS), dict(BACKBONES)
+    training.add_models()
+    yield
+    for now, old in zip((MODELS, BACKBONES), before, strict=True):
+        now.clear()  # type: ignore[attr-defined]
+        now.update(old)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small videos to train on: goat, cow, and held for scores."""
+    import training
+
+    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["goat", "cow", "held"])

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,26 +17,11 @@ import training
 from training import lines, same, small, state
 
 from hodor.data.stream import Data
-from hodor.models.backbones import BACKBONES
-from hodor.models.weights import MODELS
 from hodor.train import Recipe, Validation, run
 from hodor.training import checkpoints
 from hodor.training.checkpoints import Average, clear, differences, plain, read, save
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_models() -> Iterator[None]:
-    before = dict(MODELS), dict(BACKBONES)
-    training.add_models()
-    yield
-    for now, old in zip((MODELS, BACKBONES), before, strict=True):
-        now.clear()  # type: ignore[attr-defined]
-        now.update(old)  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["goat", "cow", "held"])
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 def killed(arguments: list[str], when: Callable[[], bool], slow: bool) -> bool:

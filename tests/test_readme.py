@@ -63,6 +63,9 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
             if isinstance(command, type) and command.__module__ == module.name and hasattr(command, "run"):
                 monkeypatch.setattr(command, "run", lambda self: 0)
     monkeypatch.setattr(train, "run", lambda recipe, out, **_: out)
+    monkeypatch.setattr("hodor.data.stream.Stream", lambda *_: None)
+    monkeypatch.setattr("hodor.data.check.preview", lambda *_: None)
+    monkeypatch.setattr("hodor.commands.data._save", lambda *_: None)
     with pytest.raises(SystemExit) as stop:
         cli.main(words)
     return int(stop.value.code or 0)
@@ -94,7 +97,7 @@ def test_blocks_marked_run_do_what_they_say(block: Block, tmp_path: Path) -> Non
     ("line", "code"),
     [
         ("hodor segment clip.mp4 --mask first.png --mask late.png@40 -o out --overlay", 0),
-        ("hodor train lite --data.video DAVIS --lr 1e-4 --data.warp.rotate 20", 0),
+        ("hodor train lite --data.root DAVIS --lr 1e-4 --data.augment.affine.rotate 20", 0),
         ("hodor segment clip.mp4 --mask first.png --overlayed", 2),
         ("hodor segment", 2),
         ("hodor train lite --learning-rate 3", 2),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,25 +21,10 @@ import hodor
 from hodor import plans, train
 from hodor.commands import train as command
 from hodor.models import weights
-from hodor.models.backbones import BACKBONES
-from hodor.models.weights import MODELS
 from hodor.train import Data, Recipe, Scheme, Validation, plan_of, rate_of, run
 from hodor.training import checkpoints
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_models() -> Iterator[None]:
-    before = dict(MODELS), dict(BACKBONES)
-    training.add_models()
-    yield
-    for now, old in zip((MODELS, BACKBONES), before, strict=True):
-        now.clear()  # type: ignore[attr-defined]
-        now.update(old)  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["goat", "cow", "held"])
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 @pytest.fixture

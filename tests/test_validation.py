@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,25 +17,10 @@ from hodor.datasets import follow
 from hodor.evaluate import evaluate
 from hodor.masks import write_labels
 from hodor.models import weights
-from hodor.models.backbones import BACKBONES
-from hodor.models.weights import MODELS
 from hodor.train import run
 from hodor.training.validation import Row, Validation, summary, validate
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_models() -> Iterator[None]:
-    before = dict(MODELS), dict(BACKBONES)
-    training.add_models()
-    yield
-    for now, old in zip((MODELS, BACKBONES), before, strict=True):
-        now.clear()  # type: ignore[attr-defined]
-        now.update(old)  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["cow", "goat", "held"])
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 def test_validation_agrees_with_evaluate(root: Path, tmp_path: Path) -> None:

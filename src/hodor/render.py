@@ -47,14 +47,7 @@ def overlay(image: Picture, labels: Labels, opacity: float = 0.5) -> Picture:
         return out
     box = slice(max(0, rows[0] - 1), rows[-1] + 2), slice(max(0, columns[0] - 1), columns[-1] + 2)
     ids = labels[box]
-    inside = ids != 0
-    edge = np.zeros(ids.shape, bool)
-    down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    edge &= inside
+    inside, edge = ids != 0, outline(ids)
     weight = np.where(inside, np.uint8(round(opacity * 255)), np.uint8(0))
     weight[edge] = 255
     tint = Image.fromarray(ids)
@@ -63,6 +56,18 @@ def overlay(image: Picture, labels: Labels, opacity: float = 0.5) -> Picture:
     part.paste(tint.convert("RGB"), mask=Image.fromarray(weight))  # blends in C, ten times as fast as indexing
     out[box] = np.asarray(part)
     return out
+
+
+def outline(labels: Labels) -> npt.NDArray[np.bool_]:
+    """-> [H, W], the pixels of objects that touch another label to the left, right, above or below."""
+    edge = np.zeros(labels.shape, bool)
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= down
+    edge[:-1] |= down
+    edge[:, 1:] |= right
+    edge[:, :-1] |= right
+    found: npt.NDArray[np.bool_] = edge & (labels != 0)
+    return found
 
 
 class Sheet:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from hodor.analysis import plots
-from hodor.analysis.views import Picture, Remembers, after_reference, heat, outline, shrunk, walk
+from hodor.analysis.views import Picture, Remembers, after_reference, heat, shrunk, walk
 from hodor.masks import Labels, fit_labels
 from hodor.models.base import Network, Prediction
-from hodor.render import overlay
+from hodor.render import outline, overlay
 from hodor.tracking import Tracker
 
 if TYPE_CHECKING:

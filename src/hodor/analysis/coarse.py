@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.analysis import plots
-from hodor.analysis.views import Picture, Remembers, after_reference, heat, outline, reference, shrunk, truth_of, walk
+from hodor.analysis.views import Picture, Remembers, after_reference, heat, reference, shrunk, truth_of, walk
 from hodor.masks import Labels, fit_labels
 from hodor.models.base import Network
-from hodor.render import overlay
+from hodor.render import outline, overlay
 from hodor.tracking import Tracker
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import torch
 
 from hodor.masks import Labels, fit_labels, objects_in
 from hodor.models.base import Memory
+from hodor.render import outline
 from hodor.tracking import Tracked, Tracker
 
 if TYPE_CHECKING:
@@ -147,18 +148,6 @@ def nothing_remembered(tracker: Tracker, tracked: Tracked) -> Memory:
         known = torch.ones(1, 1, dtype=torch.bool, device=features.maps[0].device)
         zeros = torch.zeros(1, 1, *features.size, device=known.device)
         return tracker.network.remember(Memory((1,)), 0, features, zeros, known, known)
-
-
-def outline(labels: Labels) -> npt.NDArray[np.bool_]:
-    """-> [H, W], the pixels of objects that touch another label to the left, right, above or below."""
-    edge = np.zeros(labels.shape, bool)
-    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    found: npt.NDArray[np.bool_] = edge & (labels != 0)
-    return found
 
 
 def shrunk(picture: Picture, width: int) -> Picture:
