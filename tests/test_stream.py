@@ -115,6 +115,19 @@ def test_the_kind_of_a_data_set_sets_the_gap() -> None:
     assert videos.GAPS["davis2017"] == (15, 12)
 
 
+@pytest.mark.parametrize(("which", "frame"), [("first", 0), ("middle", 5)])
+def test_one_mask_a_video_is_all_that_training_opens(which: str, frame: int, tmp_path: Path) -> None:
+    write_video(tmp_path, "goat", 11)
+    for path in (tmp_path / "Annotations" / "goat").glob("*.png"):
+        if path.stem != f"{frame:05d}":
+            path.write_bytes(b"")  # there, and unreadable
+    drawn = stream(tmp_path, labels="first", annotated=which, augment=PLAIN)
+    clips = [drawn.clip(step, 0) for step in range(12)]
+    assert {number(clip.frames_BTCHW[0, 0]) for clip in clips} == {frame}
+    assert len({number(clip.frames_BTCHW[0, 1]) for clip in clips}) > 2
+    assert not drawn.damaged
+
+
 def test_the_masks_of_the_other_frames_of_cycles_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path, "goat", 9)
     drawn = stream(tmp_path, labels="first", augment=PLAIN, cache=0, count="any")

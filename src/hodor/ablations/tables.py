@@ -135,6 +135,7 @@ def _one_shot(key: str, model: str | None, steps: str, paper: tuple[float, ...] 
         "frames": 3 if model in (None, "stcn") else 8,
         "data.motion": "video",
         "data.labels": "first",
+        "data.annotated": "first",
     }
     shown = {None: "the network asked for", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
     start = ", pretrained" if after else ""

@@ -25,7 +25,7 @@ FIGURES = {
     "retrieval": ("descriptors", "Retrieval", "how well an object's descriptors find each other"),
     "descriptors": ("descriptors", "Descriptors", "maps of the descriptors of all objects"),
     "background": ("descriptors", "Background", "where each background descriptor finds itself"),
-    "coarse": ("descriptors", "Coarse", "coarse masks from an empty or a noisy first mask"),
+    "coarse": ("descriptors", "Coarse", "coarse masks from an empty first mask"),
 }
 
 

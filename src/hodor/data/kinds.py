@@ -256,7 +256,7 @@ def _told_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]:
         try:
             values.update(np.unique(read_labels(next(iter(video.masks.values())))).tolist())
         except ValueError as error:
-            search.problems.append(str(error))
+            search.notes.append(str(error))  # training names and counts it, tracking stops at it
     if VOID not in values or not values <= {0, VOID}:
         return videos
     search.notes.append("masks hold 0 and 255: any non-zero pixel is object 1")
