@@ -11,15 +11,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="module")
 def small_models() -> Iterator[None]:
-    """The networks of `training`, by name, until the module is done."""
+    """The networks of `training`, by name, and its one thread (rounding depends on their number), until the module is done."""
+    import torch
     import training
 
     from hodor.models.backbones import BACKBONES
     from hodor.models.weights import MODELS
 
     before = dict(MODELS), dict(BACKBONES)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     training.add_models()
     yield
+    torch.set_num_threads(threads)
     for now, old in zip((MODELS, BACKBONES), before, strict=True):
         now.clear()  # type: ignore[attr-defined]
         now.update(old)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -74,6 +75,20 @@ def test_a_run_killed_while_stepping_and_while_saving_ends_as_an_unbroken_one(ro
     for name in ("weights.safetensors", "best.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list(out.glob(".*.part"))
+
+
+def test_going_on_with_other_threads_is_told(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = small(root, model="calm", steps=1, schedule="steps")
+    caplog.set_level(logging.INFO)
+    run(recipe, tmp_path)
+    run(replace(recipe, steps=2), tmp_path)
+    assert "going on from step 1" in caplog.messages
+    torch.set_num_threads(2)
+    try:
+        run(replace(recipe, steps=3), tmp_path)
+    finally:
+        torch.set_num_threads(1)
+    assert "going on from step 2 (threads was 1, now 2: the last bits may differ)" in caplog.messages
 
 
 def test_weights_missing_at_the_end_are_given_out_again(root: Path, tmp_path: Path) -> None:

@@ -155,9 +155,10 @@ class Play(nn.Module):
 def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume: bool = False, fresh: bool = False) -> Path:
     """Train; -> the file of the averaged weights, OUT/weights.safetensors.
 
-    A run that was stopped, however, goes on from OUT/last.pt and ends with the weights of an unbroken one; on the CPU, and
-    with the same number of processes, bit for bit. resume: insist that there is one. fresh: remove it and begin again. Of
-    several processes (torchrun) each takes its share of every batch, and the first alone writes.
+    A run that was stopped, however, goes on from OUT/last.pt and ends with the weights of an unbroken one; on the CPU bit for
+    bit, with the same number of processes and of torch's threads (a line tells where those differ). resume: insist that there
+    is one. fresh: remove it and begin again. Of several processes (torchrun) each takes its share of every batch, and the
+    first alone writes.
 
     Raises ValueError in one line for whatever is wrong before the first step, and for memory that runs out, with what to
     lower; FloatingPointError for a loss or gradient that is not finite, whose batch is then in OUT/nan.pt.
@@ -185,7 +186,7 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
         network.load_state_dict(saved["network"])
         average.network.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
-        log.info("going on from step %d", first)
+        log.info("going on from step %d%s", first, checkpoints.elsewhere(saved, count))
     _compile(network, recipe, device)
     player = _joined(accelerator, play) if count > 1 else play
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -195,7 +196,8 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
     def keep(done: int) -> None:
         about = checkpoints.plain(recipe, names_only=True)
         state = {"network": network.state_dict(), "average": average.network.state_dict(), "optimiser": optimiser.state_dict()}
-        checkpoints.save(out / checkpoints.LAST, {**state, "step": done, "best": best, "recipe": about})
+        facts = {"step": done, "best": best, "recipe": about, "rounding": checkpoints.rounding(count)}
+        checkpoints.save(out / checkpoints.LAST, {**state, **facts})
         checkpoints.give_out(out / checkpoints.WEIGHTS, average.network, about, step=done)
 
     with ExitStack() as stack:

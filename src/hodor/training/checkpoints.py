@@ -128,8 +128,15 @@ def write_recipe(out: Path, recipe: Any, **facts: Any) -> None:
     weights.write_atomically(out / RECIPE, (json.dumps(about, indent=1) + "\n").encode())
 
 
-def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+def rounding(processes: int) -> dict[str, str | int]:
+    """What the last bits of a run depend on beside its recipe."""
+    return {"processes": processes, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+
+def elsewhere(saved: Mapping[str, Any], processes: int) -> str:
+    """How the `rounding` of a checkpoint differs from ours: " (threads was 2, now 1: the last bits may differ)", or ""."""
+    changed = differences(saved.get("rounding", {}), rounding(processes)) if "rounding" in saved else []
+    return f" ({', '.join(changed)}: the last bits may differ)" if changed else ""
 
 
 def commit() -> str:
