@@ -135,9 +135,7 @@ def test_clips_of_cut_outs_have_one_to_eight_objects_and_no_overlap(tmp_path: Pa
         assert clip.labelled_BT.all()
         numbers.add(clip.masks_BTNHW.shape[2])
     assert {1, 2, 3, 4, 5} <= numbers <= set(range(1, 9))
-    first = stream(tmp_path, labels="first").clip(0, 0)
-    assert first.labelled_BT.tolist() == [[True, False, False]]
-    assert not first.masks_BTNHW[:, 1:].any()
+    assert stream(tmp_path, labels="first").clip(0, 0).labelled_BT.all()  # no file of labels is behind them
 
 
 def test_a_cut_out_is_where_its_mask_says(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ class Watcher:
         self.remembered.append((index, masks, given))
         return self.network.remember(memory, index, features, masks, known, given)
 
-    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
         self.asked.append(tuple(memory.frames))
-        prediction, memory = self.network.segment(memory, features)
+        prediction, memory = self.network.segment(memory, features, remembered=remembered)
         if prediction.logits_BKHW.requires_grad:
             prediction.logits_BKHW.retain_grad()
         self.predictions.append(prediction)
@@ -227,6 +227,15 @@ def test_an_object_gone_from_all_sources_is_background_in_the_truth() -> None:
         assert torch.equal(at[frame][1], clip.masks_BTNHW[1, frame])
     for j in rollout(network, clip, dense(4)):  # frame 0 is always a source
         assert torch.equal(j.masks_BNHW, clip.masks_BTNHW[:, j.target])
+
+
+def test_a_frame_without_labels_costs_nothing_even_where_the_plan_judges_it() -> None:
+    network, clip = tiny.network(), tiny.clip()
+    alone = hodor_losses(rollout(network, clip, (Step((0,), 1),)))
+    clip.labelled_BT[:, 2] = False
+    both = rollout(network, clip, (Step((0,), 1), Step((0,), 2)))
+    assert not both[1].valid_BHW.any()
+    assert torch.isclose(hodor_losses(both).cross_entropy, alone.cross_entropy / 2)
 
 
 def test_an_object_of_an_unlabelled_source_is_still_known() -> None:

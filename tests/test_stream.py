@@ -170,8 +170,11 @@ def test_sparse_labels_make_dense_clips_of_labelled_frames_and_cycles_of_all(tmp
 
 def test_one_label_a_video_is_enough_for_cycles_and_warps(tmp_path: Path) -> None:
     write_video(tmp_path, "goat", 8, labelled=(0,))
-    for given in ({"labels": "first"}, {"motion": "warp"}, {"motion": "none"}):
-        assert stream(tmp_path, **given).clip(0, 0).masks_BTNHW[0, 0].any()
+    for given in ({"labels": "first"}, {"motion": "warp"}, {"motion": "none"}, {"motion": "warp", "labels": "first"}):
+        clip = stream(tmp_path, **given).clip(0, 0)
+        copies = "motion" in given  # copies of the labelled frame, warped or not, are labelled like it
+        assert clip.labelled_BT.tolist() == [[True, copies, copies]]
+        assert clip.masks_BTNHW[0].flatten(1).any(-1).tolist() == [True, copies, copies]
     with pytest.raises(ValueError, match=r"no clip of 3 frames in 1 videos: want longer videos or fewer frames$"):
         stream(tmp_path)
 

@@ -20,7 +20,9 @@ from training import lines, same, small, state
 import hodor
 from hodor import plans, train
 from hodor.commands import train as command
+from hodor.data.stream import Stream
 from hodor.models import weights
+from hodor.recipes import RECIPES
 from hodor.train import Data, Recipe, Scheme, Validation, plan_of, rate_of, run
 from hodor.training import checkpoints
 
@@ -148,6 +150,26 @@ def test_schemes_play_their_plans(recipe: Recipe) -> None:
         assert made == expected.get(scheme, plans.released(3, "hard"))
     even, odd = (plan_of(replace(recipe, scheme="released"), step) for step in (0, 1))
     assert even != odd
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "lite"])
+def test_every_named_recipe_judges_frames_whose_masks_it_has(root: Path, name: str) -> None:
+    named = RECIPES[name]
+    limits = {"size": (48, 64), "min_area": 20, "min_side": 4, "gap": (3,), "count": "any"}
+    clip = Stream(replace(named.data, root=(root,), **limits), named.frames, 2, 0).batch(0)
+    for step in (0, 1):
+        plan = plan_of(named, step)
+        plans.check(plan, clip)
+        for target in {s.target for s in plan if s.judged}:
+            assert clip.labelled_BT[:, target].all()
+            assert clip.masks_BTNHW[:, target].flatten(1).any(1).all()
+
+
+def test_clips_of_which_nothing_would_be_judged_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    blind = replace(recipe, scheme="chain", data=replace(recipe.data, labels="first"))
+    words = r"^the plan judges frames 1, 2, the clip is labelled on frame 0: want a plan that judges frame 0 \(cyclic\)"
+    with pytest.raises(ValueError, match=words):
+        run(blind, tmp_path)
 
 
 def test_the_cosine_rises_over_the_warm_up_and_ends_at_its_floor() -> None:

@@ -7,7 +7,7 @@ played = rollout(network, clip, plan)     # what each step predicted, beside the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -87,7 +87,8 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
     """Play the plan on a clip; -> what is judged, in order.
 
     Frame 0 is the one whose masks are given; predictions of it are never remembered. A remembered object is one that some
-    source could show: the truth of an object that vanished before, and so cannot be known, is taken to be background.
+    source could show: the truth of an object that vanished before, and so cannot be known, is taken to be background. A
+    frame without labels is not judged, whatever the plan says; `check` finds clips of which nothing would be.
 
     Raises ValueError: "step 2 reads frame 1, which no earlier step has remembered".
     """
@@ -113,18 +114,35 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
             can_know = torch.stack([trackable[s] for s in step.sources]).any(0)
             if step.judged:
                 truth = clip.masks_BTNHW[:, step.target] * can_know[..., None, None]
-                judged.append(Judged(step.target, prediction, truth, clip.valid_BTHW[:, step.target], known))
+                valid = clip.valid_BTHW[:, step.target] & clip.labelled_BT[:, step.target, None, None]
+                judged.append(Judged(step.target, prediction, truth, valid, known))
+            memory = replace(memory, state=memory_after.state)
             if step.target in given or not _read_later(plan[number + 1 :], step.target):
                 continue
             mask = prediction.soft()
             mask = mask if step.handoff == "soft" else mask.detach()
             soft[step.target] = mask.round() if step.handoff == "hard" else mask
             memory = network.remember(
-                Memory(memory.objects, memory.frames, memory_after.state),
-                step.target, images[step.target], soft[step.target], known, torch.zeros_like(known),
-            )  # fmt: skip
+                memory, step.target, images[step.target], soft[step.target], known, torch.zeros_like(known)
+            )
             trackable[step.target] = can_know & visible[:, step.target]
     return judged
+
+
+def check(plan: Sequence[Step], clip: Clip) -> None:
+    """Raises ValueError for a clip of which the plan judges nothing: "the plan judges frames 1, 2, the clip is labelled on
+    frame 0: want a plan that judges frame 0 (cyclic), or labels on the others"."""
+    judged = list(dict.fromkeys(step.target for step in plan if step.judged))
+    for labelled_T in clip.labelled_BT:
+        if not bool(labelled_T[judged].any()):
+            wanted = ", ".join(map(str, judged))
+            have = ", ".join(map(str, labelled_T.nonzero().flatten().tolist()))
+            told = f"the plan judges {_plural(judged)} {wanted}, the clip is labelled on frame {have or 'none'}"
+            raise ValueError(f"{told}: want a plan that judges frame 0 (cyclic), or labels on the others")
+
+
+def _plural(frames: Sequence[int]) -> str:
+    return "frames" if len(frames) > 1 else "frame"
 
 
 def _read_later(steps: Sequence[Step], frame: int) -> bool:

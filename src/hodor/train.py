@@ -214,6 +214,7 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
             clips, terms = [], torch.zeros(2, device=device)
             for part in range(len(parts)):
                 clips.append(next(batches)[1])
+                plans.check(plan_of(recipe, step), clips[-1])
                 torch.manual_seed(_dropout_seed(recipe.seed, step, rank, part))
                 # gradients travel between processes with the last part alone
                 with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):

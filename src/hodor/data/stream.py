@@ -53,7 +53,8 @@ class Data:
     motion: Literal["none", "warp", "video"] = "video"
     """none: copies of one image. warp: copies, each frame moved on its own. video: a video's frames; stills are warped."""
     labels: Literal["all", "first"] = "all"
-    """all: every frame of a clip has its masks. first: only frame 0 has; the masks of the others are never opened."""
+    """all: every frame of a clip has its masks. first: only frame 0, and copies of it, have; the masks of a video's other
+    frames are never opened."""
     annotated: Literal["all", "first", "middle"] = "all"
     """Of a video's masks, which exist for training: all, or one alone, its first or its middle one."""
     most: int = 4
@@ -184,7 +185,7 @@ class Stream:
             frames, masks = frames.flip(-1), masks.flip(-1)
         order = torch.tensor(some(number, number, rng))
         valid = torch.ones(self.frames, *self.data.size, dtype=torch.bool)
-        return self._clip(list(frames), list(masks[:, order]), list(valid))
+        return _clip(list(frames), list(masks[:, order]), list(valid), [True] * self.frames)
 
     def _cutout(self, rng: torch.Generator) -> Tensor:
         for _ in range(ROUNDS):
@@ -223,13 +224,15 @@ class Stream:
             frames.append(on_ground(coloured(shown.image, matrix, offset), shown.inside))
             masks.append(shown.planes if taken.planes[at] is not None else torch.zeros(len(first), *size))
             valid.append(shown.valid)
-        return self._clip(frames, masks, valid)
+        # copies of frame 0 carry its masks, whatever `labels` says of a video's other frames
+        labelled = [len(taken.images) == 1 or planes is not None for planes in taken.planes]
+        return _clip(frames, masks, valid, (labelled * self.frames)[: self.frames])
 
-    def _clip(self, frames: list[Tensor], masks: list[Tensor], valid: list[Tensor]) -> Clip:
-        labelled = torch.tensor([[self.data.labels == "all" or t == 0 for t in range(self.frames)]])
-        planes = torch.stack(masks)[None] * labelled[..., None, None, None]
-        objects = torch.ones(1, planes.shape[2], dtype=torch.bool)
-        return Clip(torch.stack(frames)[None], planes, labelled, objects, torch.stack(valid)[None])
+
+def _clip(frames: list[Tensor], masks: list[Tensor], valid: list[Tensor], labelled: list[bool]) -> Clip:
+    planes = torch.stack(masks)[None]
+    objects = torch.ones(1, planes.shape[2], dtype=torch.bool)
+    return Clip(torch.stack(frames)[None], planes, torch.tensor([labelled]), objects, torch.stack(valid)[None])
 
 
 def open_sources(data: Data, frames: int, shelf: Shelf) -> list[Source]:
