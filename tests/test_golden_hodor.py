@@ -116,8 +116,8 @@ class Recorder:
         self.features.append(self.network.encode(image))
         return self.features[-1]
 
-    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
-        prediction, memory = self.network.segment(memory, features)
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
+        prediction, memory = self.network.segment(memory, features, remembered=remembered)
         self.predictions.append(prediction)
         return prediction, memory
 

@@ -51,8 +51,8 @@ class Blindfold:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
-    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
-        prediction, memory = self.network.segment(memory, features)
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
+        prediction, memory = self.network.segment(memory, features, remembered=remembered)
         self.asked += 1
         blind = torch.arange(len(memory.objects)) == self.plane
         return (prediction.without(blind[None]) if self.asked in self.frames else prediction), memory

@@ -177,9 +177,9 @@ class _Timed:  # stands in for a Network
         if name not in ("encode", "segment", "remember"):
             return inner
 
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: Any, **named: Any) -> Any:
             began = time.perf_counter()
-            out = inner(*arguments)
+            out = inner(*arguments, **named)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._spent[name] += time.perf_counter() - began

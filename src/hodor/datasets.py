@@ -56,10 +56,10 @@ def follow(
     network: Network,
     video: VideoFiles,
     *,
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     pin_first: bool = True,
-    hold_lost: bool = True,
+    hold_lost: bool | None = None,
 ) -> Iterator[Followed]:
     """-> every frame of the video in order, one at a time, labelled; options as of `tracking.Tracker`.
 
@@ -155,10 +155,10 @@ def segment_dataset(
     network: Network,
     out: Path,
     *,
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     pin_first: bool = True,
-    hold_lost: bool = True,
+    hold_lost: bool | None = None,
     resume: bool = False,
     weights: str | Path | None = None,
     command: Sequence[str] = (),
@@ -175,6 +175,8 @@ def segment_dataset(
     (its size was 352, now 480): give another folder, or start anew without resume", "OUT holds other things (cow): give an
     empty folder".
     """
+    history = network.history if history is None else history
+    hold_lost = network.hold_lost if hold_lost is None else hold_lost
     settings = {"history": history, "size": size, "pin_first": pin_first, "hold_lost": hold_lost}
     run = Run(_about(layout, network, settings, weights, command))
     _take_up(run, layout, out, resume)

@@ -122,7 +122,7 @@ def segment(
     network: Network,
     outputs: Outputs,
     *,
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     backward: bool = True,
     resume: bool = False,
@@ -160,13 +160,14 @@ class _Job:
         masks: dict[int, Labels],
         network: Network,
         outputs: Outputs,
-        history: int,
+        history: int | None,
         size: int | None,
         backward: bool,
     ) -> None:
         self.source, self.masks, self.outputs, self.backward = source, masks, outputs, backward
         self.first = min(masks)
         self.summary = Summary(objects=tuple(sorted({int(i) for m in masks.values() for i in np.unique(m) if i})))
+        history = network.history if history is None else history
         self.network, self.history, self.size = network, history, size
         self.state = outputs.folder / ".hodor-state.safetensors"
         self.done = range(0)

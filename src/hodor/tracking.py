@@ -43,18 +43,17 @@ class Tracked:
         """-> float32 [N, H, W] in [0, 1], soft masks at the frame's own size, made when asked for."""
         if not self.objects:
             return np.zeros((0, *self._size), np.float32)
-        height, width = self._features.size
-        soft = self._features.fit(self._soft_NHW[None], self._features.padded)[..., :height, :width]
+        soft = self._features.full(self._soft_NHW[None])
         return F.interpolate(soft, self._size, mode="bilinear", align_corners=False)[0].cpu().numpy()
 
 
 class Tracker:
     """Streams a video: give each frame once, in order (any order), and get its labels; no frame is kept.
 
-    network: from `hodor.load`. history: T, frames remembered (7 as in the paper). pin_first: also keep, for each object, the
-    first mask that was given and the latest. size: short side inside, in pixels; None takes the network's own. hold_lost:
-    an object that is nowhere in a frame is not described from it, so that its older descriptors stay; False is the released
-    behaviour, which describes it from its single likeliest pixel.
+    network: from `hodor.load`. history: T, frames remembered. pin_first: also keep, for each object, the first mask that was
+    given and the latest. size: short side inside, in pixels. hold_lost: an object that is nowhere in a frame is not
+    remembered from it, so that older frames speak for it; False is the released behaviour, where HODOR describes it from its
+    single likeliest pixel. None takes the network's own (HODOR: 7 frames, as in the paper, and hold_lost).
 
     The state is `tracker.memory`, a value: keep it, go on, put it back. Objects may be given on any frame, all at once or one
     by one, corrected and removed; the others keep their memory.
@@ -64,14 +63,16 @@ class Tracker:
         self,
         network: Network,
         *,
-        history: int = 7,
+        history: int | None = None,
         pin_first: bool = True,
         size: int | None = None,
-        hold_lost: bool = True,
+        hold_lost: bool | None = None,
     ) -> None:
-        if history < 1:
+        if history is not None and history < 1:
             raise ValueError(f"history is {history}, want at least 1 frame")
-        self.network, self.history, self.pin_first, self.hold_lost = network, history, pin_first, hold_lost
+        self.network, self.pin_first = network, pin_first
+        self.history = network.history if history is None else history
+        self.hold_lost = network.hold_lost if hold_lost is None else hold_lost
         self.size = network.size if size is None else size
         self.memory = Memory()
         self.index = 0
@@ -110,7 +111,8 @@ class Tracker:
                 return self._given(features, np.asarray(labels), size, objects)
             if not self.memory.objects or not self.memory.frames:
                 return self._nothing(features, size)
-            prediction, self.memory = self.network.segment(self.memory, features)
+            due = self.network.due(self.memory, self.index)
+            prediction, self.memory = self.network.segment(self.memory, features, remembered=due)
             return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
 
     def save(self, path: str | Path, **note: Any) -> None:
@@ -121,8 +123,8 @@ class Tracker:
         from safetensors.torch import save as to_bytes
 
         tensors = {f"{i}.{name}": t for i, e in self.memory.frames.items() for name, t in vars(e).items()}
-        if self.memory.state is not None:
-            tensors["state"] = self.memory.state
+        tensors |= {f"state.{name}": t for name, t in self.memory.state.items()}
+        tensors |= {f"tally.{name}": t for name, t in self.memory.tally.items()}
         about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
         data = to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}, {"tracker": json.dumps(about)})
         with written_whole(Path(path)) as out:
@@ -146,7 +148,10 @@ class Tracker:
             raise ValueError(f"{path} is not the state of a tracker") from None
         names = Entry.__dataclass_fields__
         frames = {i: Entry(**{name: tensors[f"{i}.{name}"] for name in names}) for i in about["frames"]}
-        self.memory = Memory(tuple(about["objects"]), frames, tensors.get("state"))
+        state, tally = (
+            {key.removeprefix(head): t for key, t in tensors.items() if key.startswith(head)} for head in ("state.", "tally.")
+        )
+        self.memory = Memory(tuple(about["objects"]), frames, state, tally)
         self.index = about["index"]
         return dict(about["note"])
 
@@ -188,20 +193,19 @@ class Tracker:
         plane_HW = torch.zeros(size, dtype=torch.int32)
         soft_BNHW = planes_BNHW
         if others and memory.frames:
-            aside = self.network.remember(memory, self.index, features, planes_BNHW, given_BN, given_BN)
-            prediction, memory = self.network.segment(aside, features)
+            aside = memory
+            if self.network.sees_given:
+                aside = self.network.remember(memory, self.index, features, planes_BNHW, given_BN, given_BN)
+            prediction, memory = self.network.segment(aside, features, remembered=True)
             memory = memory.only([i for i in memory.frames if i != self.index])
-            height, width = features.size
-            full = F.interpolate(prediction.soft(), features.padded, mode="bilinear", align_corners=False)
-            full = full[..., :height, :width]
             free = 1 - planes_BNHW.amax(1, keepdim=True)
-            soft_BNHW = torch.where(given_BN[..., None, None], planes_BNHW, full * free)
+            soft_BNHW = torch.where(given_BN[..., None, None], planes_BNHW, features.full(prediction.soft()) * free)
             plane_HW = prediction.without(given_BN).labels(size)[0].cpu()
         self.memory = memory
         for plane, i in enumerate(memory.objects, 1):
             if i in ids:
                 plane_HW[torch.from_numpy(labels == i)] = plane
-        return self._close(features, soft_BNHW, plane_HW, size, given_BN)
+        return self._close(features, self.network.settle(soft_BNHW), plane_HW, size, given_BN)
 
     def _close(
         self,
@@ -215,11 +219,12 @@ class Tracker:
         plane_HW = plane_HW.to(soft_BNHW.device)
         sure_N, areas_N = _mean_where_won(soft_BNHW[0], plane_HW, features)
         won_BN = areas_N[None] > 0
+        due = given_BN is not None or self.network.due(self.memory, self.index)
         given_BN = torch.zeros_like(won_BN) if given_BN is None else given_BN
         # an object that the caller told absent has no likeliest pixel to be described from
         known_BN = won_BN if self.hold_lost else won_BN | ~given_BN
         memory = self.memory
-        if bool(known_BN.any()):
+        if due and bool(known_BN.any()):
             memory = self.network.remember(memory, self.index, features, soft_BNHW, known_BN, given_BN)
             # a lost object is nowhere in this frame, so the background that it leaves is whole
             entry = memory.frames[self.index]
@@ -265,12 +270,13 @@ class Tracker:
 def _mean_where_won(soft_NHW: Tensor, plane_HW: Tensor, features: Features) -> tuple[Tensor, Tensor]:
     """-> for each object the mean of its soft mask over the pixels that it won (0 if none), and how many they are."""
     # soft masks from the network cover the padded frame, given ones the frame alone
-    covered = features.size if soft_NHW.shape[1:] == features.size else features.padded
+    alone = soft_NHW.shape[1:] == features.size
+    covered, offset = (features.size, (0, 0)) if alone else (features.padded, features.offset)
     y_P, x_P = plane_HW.nonzero(as_tuple=True)
     won_P = plane_HW[y_P, x_P].long() - 1
     row_P, column_P = (
-        ((place + 0.5) * (features.size[axis] * soft_NHW.shape[1 + axis] / covered[axis] / plane_HW.shape[axis])).long()
-        for axis, place in enumerate((y_P, x_P))
+        (((place + 0.5) * (features.size[i] / plane_HW.shape[i]) + offset[i]) * (soft_NHW.shape[1 + i] / covered[i])).long()
+        for i, place in enumerate((y_P, x_P))
     )
     areas_N = torch.bincount(won_P, minlength=len(soft_NHW))
     sums_N = torch.bincount(won_P, weights=soft_NHW[won_P, row_P, column_P], minlength=len(soft_NHW))

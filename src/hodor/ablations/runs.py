@@ -48,11 +48,17 @@ class Setup:
     out: Path
     stills: tuple[Path, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    history: int = 7
+    history: int | None = None
     size: int | None = None
     device: str = "auto"
     after_steps: int | None = None
     after_lr: float | None = None
+
+    def remembered(self, row: Row) -> int:
+        """Frames remembered while a row is scored."""
+        from hodor.models import weights
+
+        return row.history or self.history or weights.MODELS[self.base.model].network.history
 
     def folder(self, table: Table, row: Row, seed: int) -> Path:
         return self.out / table.name / row.key / f"seed-{seed}"
@@ -166,7 +172,7 @@ def _score(setup: Setup, row: Row, made: Path, device: str) -> dict[str, Any]:
     from hodor.models import weights
 
     network = weights.ready(made, device=device, dtype="float32")
-    history = row.history or setup.history
+    history = setup.remembered(row)
     scored = [runs.scored(network, video, history=history, size=setup.size).to_json() for video in setup.test.videos]
     return {"format": "hodor-ablation/1", "history": history, **runs.means(scored), "sequences": scored}
 
@@ -174,7 +180,7 @@ def _score(setup: Setup, row: Row, made: Path, device: str) -> dict[str, Any]:
 def _told(setup: Setup, row: Row, recipe: Recipe) -> dict[str, Any]:
     """All that a run's numbers depend on, as plain values; files by their names alone."""
     told: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=_short))
-    test = {"sequences": list(setup.test.names), "history": row.history or setup.history, "size": setup.size}
+    test = {"sequences": list(setup.test.names), "history": setup.remembered(row), "size": setup.size}
     return {**told, "test": test}
 
 

@@ -79,7 +79,7 @@ def respond(
     frames: int = 2,
     response: Response = "softmax",
     remembers: Remembers = "tracked",
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> list[Responses]:

@@ -63,7 +63,7 @@ def find(
     *,
     frames: int = 5,
     remembers: Remembers = "tracked",
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Row:

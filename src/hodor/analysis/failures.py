@@ -64,7 +64,7 @@ class Seen:
         return {"frame": self.frame, "J&F": self.score, "objects": objects}
 
 
-def watch(network: Network, video: VideoFiles, *, history: int = 7, size: int | None = None) -> list[Seen]:
+def watch(network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None) -> list[Seen]:
     """Follow a video; -> its frames with a true mask, but for those on which a mask was given, scored one by one."""
     seen = []
     for index, followed, ids in runs.moments(network, video, history=history, size=size):
@@ -114,7 +114,7 @@ def find(
     sequences: int = 4,
     frames: int = 2,
     spacing: int = 10,
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> tuple[list[tuple[VideoFiles, Seen]], dict[str, Any]]:

@@ -42,7 +42,7 @@ class Scored:
         }
 
 
-def scored(network: Network, video: VideoFiles, *, history: int = 7, size: int | None = None) -> Scored:
+def scored(network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None) -> Scored:
     """Follow the video's objects from its given masks and score what came out against all its masks.
 
     Raises ValueError: "sequence: 1 true masks, want 3 or more to have one to judge".
@@ -64,7 +64,7 @@ def scored(network: Network, video: VideoFiles, *, history: int = 7, size: int |
     truth = {frame: video.labels(frame) for frame in video.frames if frame in wanted}
     (told,) = evaluate({video.name: labels}, {video.name: truth}).to_json()["sequences"]
     objects = {item["object"]: (item["summary"]["J"], item["summary"]["F"]) for item in told["objects"]}
-    full = seconds[history + 1 :] or seconds[1:] or seconds
+    full = seconds[(network.history if history is None else history) + 1 :] or seconds[1:] or seconds
     return Scored(video.name, objects, len(seconds), 1 / float(np.median(full)))
 
 
@@ -77,7 +77,7 @@ class Moment(NamedTuple):
     predicted: tuple[int, ...]
 
 
-def moments(network: Network, video: VideoFiles, *, history: int = 7, size: int | None = None) -> Iterator[Moment]:
+def moments(network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None) -> Iterator[Moment]:
     """Follow a video, frame by frame; see `datasets.follow`."""
     from hodor import datasets
 

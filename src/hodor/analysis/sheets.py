@@ -39,7 +39,13 @@ def even(count: int, columns: int) -> list[int]:
 
 
 def row(
-    network: Network, video: VideoFiles, columns: int, *, given: bool = False, history: int = 7, size: int | None = None
+    network: Network,
+    video: VideoFiles,
+    columns: int,
+    *,
+    given: bool = False,
+    history: int | None = None,
+    size: int | None = None,
 ) -> list[Cell]:
     """Follow a video; -> its frames at even times. given: the first frame comes first, with the mask that was given."""
     places = {frame: index for index, frame in enumerate(video.frames)}
@@ -67,7 +73,7 @@ def draw(
     *,
     columns: int = 5,
     given: bool = False,
-    history: int = 7,
+    history: int | None = None,
     size: int | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> list[Path]:

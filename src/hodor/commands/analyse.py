@@ -62,15 +62,16 @@ class History:
         plots.check(self.out)
         layout = _layout(self.dataset, self.videos)
         with progress("measuring") as moved:
+            network = self.network.load()
             data = history.measure(
-                self.network.load(),
+                network,
                 layout,
                 plots.data_path(self.out),
                 lengths=self.lengths,
                 size=self.network.size,
                 progress=moved,
             )
-        history.draw(data, self.out, mark=self.network.history, paper=self.paper)
+        history.draw(data, self.out, mark=self.network.history or network.history, paper=self.paper)
         for row in data["curve"]:
             say(f"{row['length']} remembered: J&F {100 * row['J&F']:.1f}, {row['fps']:.1f} frames/s")
         say(f"-> {self.out}, {plots.data_path(self.out)}")
@@ -199,8 +200,8 @@ class Ablations:
     """A public checkpoint of the backbone to begin from."""
     model: str = "hodor-lite"
     """The network of the rows that name none."""
-    history: int = 7
-    """Frames remembered while scoring."""
+    history: int | None = None
+    """Frames remembered while scoring. Default: the network's own, 7 for HODOR."""
     size: int | None = None
     """Short side inside while scoring. Default: the model's."""
     device: str = "auto"

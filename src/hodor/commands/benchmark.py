@@ -33,9 +33,11 @@ class Benchmark:
 
         if self.plot:
             benchmark.check_plot(self.plot)
-        base = benchmark.Case(history=self.network.history, size=self.network.size, frames=self.frames)
+        network = self.network.load()
+        history = network.history if self.network.history is None else self.network.history
+        base = benchmark.Case(history=history, size=self.network.size, frames=self.frames)
         cases = list(dict.fromkeys([base, replace(base, objects=5), *benchmark.curves(base, self.curves)]))
-        report = benchmark.run(self.network.load(), cases, height=self.height, width=self.width)
+        report = benchmark.run(network, cases, height=self.height, width=self.width)
         if self.json != Path("-"):
             for row in report["cases"]:
                 case = ", ".join(f"{k} {v}" for k, v in row["case"].items() if v is not None)

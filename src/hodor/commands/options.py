@@ -19,8 +19,8 @@ class Network:
     """auto takes bfloat16 where the device computes in it, else float32."""
     size: int | None = None
     """Short side inside the network, in pixels; masks come out at the video's own size. Default: the model's."""
-    history: int = 7
-    """How many past frames the network remembers."""
+    history: int | None = None
+    """How many past frames the network remembers. Default: the network's own, 7 for HODOR."""
 
     def load(self) -> Any:
         from hodor.models import weights

@@ -27,11 +27,15 @@ UNKNOWN = -1e4
 
 @dataclass(frozen=True)
 class Features:
-    """What a network sees in a frame, whatever the objects: maps of its own making, and the frame's sizes in pixels."""
+    """What a network sees in a frame, whatever the objects: maps of its own making, and the frame's sizes in pixels.
+
+    offset: rows above and columns left of the frame in the padded one.
+    """
 
     maps: tuple[Tensor, ...]
     size: tuple[int, int]
     padded: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
 
     def split(self, parts: int) -> list[Features]:
         """Features of `parts` equal runs along the first axis: T*B frames encoded at once -> T features of B frames."""
@@ -48,22 +52,34 @@ class Features:
         """
         height, width = masks_BNHW.shape[-2:]
         if (height, width) == self.size != self.padded:
-            masks_BNHW = F.pad(masks_BNHW, (0, self.padded[1] - width, 0, self.padded[0] - height))
+            top, left = self.offset
+            masks_BNHW = F.pad(masks_BNHW, (left, self.padded[1] - width - left, top, self.padded[0] - height - top))
         elif height * self.padded[1] != width * self.padded[0]:
             raise ValueError(f"masks are {height}x{width} pixels, the frame {self.size[0]}x{self.size[1]}")
         if masks_BNHW.shape[-2:] == size:
             return masks_BNHW
         return F.interpolate(masks_BNHW, size=size, mode="bilinear", align_corners=False)
 
+    def full(self, masks_BNHW: Tensor) -> Tensor:
+        """Masks at either resolution -> at the frame's own size."""
+        if masks_BNHW.shape[-2:] == self.size != self.padded:
+            return masks_BNHW
+        return cut(self.fit(masks_BNHW, self.padded), self.size, self.offset)
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """Logits of a frame at the network's resolution: the first `backgrounds` channels are background, then the objects."""
+    """Logits of a frame at the network's resolution: the first `backgrounds` channels are background, then the objects.
+
+    size, padded, offset: as in `Features`. aux: more logits that a network's own loss reads, by name.
+    """
 
     logits_BKHW: Tensor
     backgrounds: int
     size: tuple[int, int]
     padded: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
 
     def soft(self) -> Tensor:
         """-> BNHW, the objects' soft masks at the network's resolution: what is remembered, and what confidence reads."""
@@ -72,8 +88,7 @@ class Prediction:
     def logits(self) -> Tensor:
         """-> B(1+N)HW logits of background and objects, backgrounds merged by max, at the frame's size: what a loss reads."""
         merged = torch.cat([self.logits_BKHW[:, : self.backgrounds].amax(1, keepdim=True), self._objects()], 1)
-        full = F.interpolate(merged, size=self.padded, mode="bilinear", align_corners=False)
-        return full[..., : self.size[0], : self.size[1]]
+        return cut(F.interpolate(merged, size=self.padded, mode="bilinear", align_corners=False), self.size, self.offset)
 
     def without(self, planes_BN: Tensor) -> Prediction:
         """The prediction in which these objects win nowhere."""
@@ -93,8 +108,8 @@ class Prediction:
         """
         height, width = int(self.logits_BKHW.shape[2]), int(self.logits_BKHW.shape[3])
         device = self.logits_BKHW.device
-        y0_H, square_H, down_H = _between(height, size[0], self.padded[0] / self.size[0], device)
-        x0_W, square_W, right_W = _between(width, size[1], self.padded[1] / self.size[1], device)
+        axes = zip((height, width), size, self.size, self.padded, self.offset, strict=True)
+        (y0_H, square_H, down_H), (x0_W, square_W, right_W) = (_between(*axis, device) for axis in axes)
         out_BHW = torch.zeros(len(self.logits_BKHW), *size, dtype=torch.int32, device=device)
         for out_HW, logits_KHW in zip(out_BHW, self.logits_BKHW.detach(), strict=True):
             grounds, objects = logits_KHW[: self.backgrounds], logits_KHW[self.backgrounds :]
@@ -125,18 +140,26 @@ class Prediction:
     def probabilities(self, size: tuple[int, int] | None = None) -> Tensor:
         """-> BKHW, softmax over every channel at the frame's size, then resized to `size`: the released code's output."""
         full = F.interpolate(self.logits_BKHW, size=self.padded, mode="bilinear", align_corners=False).softmax(1)
-        full = full[..., : self.size[0], : self.size[1]]
+        full = cut(full, self.size, self.offset)
         if size is None or size == self.size:
             return full
         return F.interpolate(full, size=size, mode="bilinear", align_corners=False)
 
 
-def _between(cells: int, pixels: int, cover: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the pixels of an axis lie among its cells, which cover `cover` times the pixels' extent; corners not aligned.
+def cut(maps_BKHW: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+    """The frame's part of maps of the padded frame, a view."""
+    return maps_BKHW[..., offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1]]
 
-    -> the cell before each pixel (-1 before the first), the square of neighbours it lies in, its place between the two.
+
+def _between(
+    cells: int, pixels: int, size: int, padded: int, offset: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the pixels of an axis lie among its cells; corners not aligned.
+
+    The pixels cover `size` of the `padded` units that the cells cover, from `offset` on. -> the cell before each pixel (-1
+    before the first), the square of neighbours it lies in, its place between the two.
     """
-    place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / (pixels * cover) - 0.5
+    place = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * (size / pixels) + offset) * cells / padded - 0.5
     before = place.floor()
     return before.long().to(device), before.long().to(device) + 1, (place - before).float().to(device)
 
@@ -195,13 +218,16 @@ class Entry:
 class Memory:
     """Everything a network knows of the objects: a value, never changed in place, so that keeping an old one is free.
 
-    objects: the caller's ids in plane order, never renumbered. frames: what each remembered frame left, by its index.
-    state: the recurrent state of a network that has one, else None.
+    objects: the caller's ids in plane order, never renumbered. frames: what each remembered frame left, by its index, in the
+    order of time; an index below 0 holds what was drawn from many frames. state: by name, B N ..., what a recurrent network
+    carries from frame to frame, zeros for a new object. tally: by name, B ..., what belongs to no object, such as how often a
+    token was used.
     """
 
     objects: tuple[int, ...] = ()
     frames: Mapping[int, Entry] = field(default_factory=dict)
-    state: Tensor | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    tally: Mapping[str, Tensor] = field(default_factory=dict)
 
     def only(self, indices: Sequence[int]) -> Memory:
         """The memory of these frames alone: how a training step names the frames that speak."""
@@ -213,7 +239,18 @@ class Memory:
     def with_objects(self, objects: Sequence[int]) -> Memory:
         """The same memory for these ids in this order: new ones are unknown to the frames so far, missing ones forgotten."""
         planes = [self.objects.index(o) if o in self.objects else None for o in objects]
-        return replace(self, objects=tuple(objects), frames={i: e.select(planes) for i, e in self.frames.items()})
+        frames = {i: e.select(planes) for i, e in self.frames.items()}
+        state = {name: _rows(each, planes) for name, each in self.state.items()}
+        return replace(self, objects=tuple(objects), frames=frames, state=state)
+
+
+def _rows(each_BNX: Tensor, planes: Sequence[int | None]) -> Tensor:
+    """Row i is today's row planes[i], or zeros where None."""
+    out = each_BNX.new_zeros(each_BNX.shape[0], len(planes), *each_BNX.shape[2:])
+    kept = [(new, old) for new, old in enumerate(planes) if old is not None]
+    if kept:
+        out[:, [new for new, _ in kept]] = each_BNX[:, [old for _, old in kept]]
+    return out
 
 
 class Network(nn.Module):
@@ -221,6 +258,10 @@ class Network(nn.Module):
 
     name and size (short side inside, in pixels) come from the preset or the file; settings rebuild the network; folded: its
     batch norms are merged into their convolutions, see `weights.load`.
+
+    How it is best followed through a video: history, frames remembered; hold_lost, an object that is nowhere is not
+    remembered from that frame; sees_given, objects given on a frame are remembered before the others are sought in it.
+    recurrent: `segment` moves a state on, so that a single step back in time trains only a part of it.
     """
 
     name: str = ""
@@ -228,6 +269,10 @@ class Network(nn.Module):
     settings: Mapping[str, Any] = {}
     backbone: Backbone
     folded: bool = False
+    history: int = 7
+    hold_lost: bool = True
+    sees_given: bool = True
+    recurrent: bool = False
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> what is in these pictures."""
@@ -239,9 +284,21 @@ class Network(nn.Module):
         """The memory with frame `index` in it, its objects where the soft masks say."""
         raise NotImplementedError
 
-    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
-        """Where the memory's objects are in another frame; the memory comes back with any recurrent state moved on."""
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
+        """Where the memory's objects are in another frame; the memory comes back with any recurrent state moved on.
+
+        remembered: `remember` follows for this very frame, as `due` said, and a network whose `remember` moves the state on
+        by itself leaves it as it is.
+        """
         raise NotImplementedError
+
+    def due(self, memory: Memory, index: int) -> bool:
+        """Whether frame `index`, with predicted masks, is to be remembered while a video is followed."""
+        return True
+
+    def settle(self, masks_BNHW: Tensor) -> Tensor:
+        """Masks put together from the caller's and the network's own -> as the network takes them."""
+        return masks_BNHW
 
     def checkpoint_activations(self) -> None:
         """From now on keep only what goes into each block, and work out the rest again on the way back: the same gradients

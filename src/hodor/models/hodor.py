@@ -188,7 +188,7 @@ class HODOR(Network):
             tokens_BMD = self.encoder(tokens_BMD, coarse, masks_BMP, known_BM)
         return tokens_BMD[:, cells:], tokens_BMD[:, :cells]
 
-    def segment(self, memory: Memory, features: Features) -> tuple[Prediction, Memory]:
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
         """Logits of the memory's objects in a frame, from all remembered frames at once (maximum over them, section 3.3).
 
         Channels: catch-all (where there is one), the background cells, the objects in plane order, at stride 4. An object

@@ -22,7 +22,7 @@ class Validation:
     """Scores of the averaged weights on videos that are not trained on, every `every` steps and after the last; 0: never.
 
     root, kind, split: a benchmark's folder, as `data.layouts.open_layout` understands it; sequences: these alone, () all.
-    size: short side inside, in pixels; None takes the model's. history: frames remembered.
+    size: short side inside, in pixels; None takes the model's. history: frames remembered; None takes the network's own.
     """
 
     every: int = 0
@@ -31,7 +31,7 @@ class Validation:
     split: str | None = None
     sequences: tuple[str, ...] = ()
     size: int | None = None
-    history: int = 7
+    history: int | None = None
 
     def videos(self) -> tuple[VideoFiles, ...]:
         """() where there is nothing to do. Raises ValueError: "validation.every is 100, but validation.root is not given"."""
@@ -52,7 +52,7 @@ class Row:
     f: tuple[float, ...]
 
 
-def validate(network: Network, videos: Iterable[VideoFiles], history: int = 7, size: int | None = None) -> list[Row]:
+def validate(network: Network, videos: Iterable[VideoFiles], history: int | None = None, size: int | None = None) -> list[Row]:
     """Follow every video with a folded copy of the network; -> one row an object.
 
     An object is judged on every annotated frame after the one on which it was given, but the video's last, as DAVIS does.
@@ -63,7 +63,7 @@ def validate(network: Network, videos: Iterable[VideoFiles], history: int = 7, s
     return [row for video in videos for row in _rows(ready, video, history, size)]
 
 
-def _rows(network: Network, video: VideoFiles, history: int, size: int | None) -> list[Row]:
+def _rows(network: Network, video: VideoFiles, history: int | None, size: int | None) -> list[Row]:
     j: dict[int, list[float]] = {}
     f: dict[int, list[float]] = {}
     known: set[int] = set()
