@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.layers import Backbone, recompute
+from hodor.models.layers import Backbone, fold, recompute
 
 UNKNOWN = -1e4
 """Logit of an object that no remembered frame knows: nothing after a softmax, and, unlike -inf, safe to interpolate."""
@@ -299,6 +299,10 @@ class Network(nn.Module):
     def settle(self, masks_BNHW: Tensor) -> Tensor:
         """Masks put together from the caller's and the network's own -> as the network takes them."""
         return masks_BNHW
+
+    def fold(self) -> None:
+        """Merge batch norms into the convolutions before them: the same function, quicker, and no longer to be trained."""
+        self.backbone, self.folded = fold(self.backbone), True
 
     def checkpoint_activations(self) -> None:
         """From now on keep only what goes into each block, and work out the rest again on the way back: the same gradients

@@ -17,7 +17,6 @@ from torch import Tensor
 from hodor.masks import written_whole
 from hodor.models.base import Network
 from hodor.models.hodor import HODOR
-from hodor.models.layers import fold
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
         raise ValueError(f"{name_or_path} holds a network that this version cannot build: {error}") from None
     fill(network, state, str(name_or_path))
     if folded:
-        network.backbone, network.folded = fold(network.backbone), True
+        network.fold()
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
