@@ -193,7 +193,7 @@ def test_a_table_is_trained_and_scored_once_and_goes_on_where_it_stopped(
     assert told["J&F"] == pytest.approx(again["J&F"])
 
     other = replace(setup, base=replace(setup.base, steps=4))
-    with pytest.raises(ValueError, match=r"was begun with another recipe \(steps 2 there, 4 now\): give another --out"):
+    with pytest.raises(ValueError, match=r"was begun with another recipe \(steps was 2, now 4\): give another --out"):
         runs.run(SMALL, other, rows)
 
 

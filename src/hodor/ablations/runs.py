@@ -189,22 +189,18 @@ def _short(value: Any) -> Any:
 
 
 def _check_same(setup: Setup, table: Table, row: Row, seed: int, recipe: Recipe) -> None:
+    from hodor.train import FREE
+    from hodor.training.checkpoints import differences
+
     file = setup.folder(table, row, seed) / "ablation.json"
     if not file.is_file():
         return
-    there, now = _flat(json.loads(file.read_text())), _flat(_told(setup, row, recipe))
-    differ = [f"{k} {there.get(k)} there, {now.get(k)} now" for k in {**now, **there} if there.get(k) != now.get(k)]
+    free = [name for name in FREE if name not in ("backbone", "start")]
+    differ = differences(json.loads(file.read_text()), _told(setup, row, recipe), free)
     if differ:
         raise ValueError(
             f"{file.parent} was begun with another recipe ({'; '.join(differ[:3])}): give another --out, or remove it"
         )
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, item in value.items():
-        out |= _flat(item, f"{before}{key}.") if isinstance(item, Mapping) and item else {f"{before}{key}": item}
-    return out
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
