@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -272,6 +275,18 @@ def test_evaluate_runs_scores_and_writes_both(tmp_path: Path, capsys: pytest.Cap
     again = json.loads(capsys.readouterr().out)
     assert again["summary"] == results["summary"]
     assert (out / "swan" / "00003.png").stat().st_mtime_ns == before
+
+
+def test_evaluate_writes_a_page_with_the_pictures_of_the_data_set_and_a_table(tmp_path: Path) -> None:
+    root, out = benchmarks.davis2016(tmp_path / "data", count=5), tmp_path / "out"
+    line = ["--dataset", "davis2016", str(root), "-o", str(out), "--size", "96", "--workers", "1"]
+    assert command.evaluate_main([*line, "--html", str(out / "a.html"), "--csv", str(out / "a.csv")]) == 0
+    assert (out / "a.csv").read_text().startswith("level,")
+    jpegs = re.findall(r"data:image/jpeg;base64,([^\"]+)", (out / "a.html").read_text())
+    assert jpegs
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(jpegs[0]))).convert("RGB")).astype(int)
+    assert np.ptp(picture, axis=2).max() > 60  # colours of the frame and the mask over it
+    assert np.abs(picture[-1, -1] - 128).max() > 12  # a page without pictures is grey there
 
 
 @pytest.mark.parametrize(

@@ -425,6 +425,9 @@ def test_pictures_want_both_masks_and_the_right_folders(small: Results, folders:
         scores.write_html(small, out, truth=folders["truth"])
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         scores.write_html(small, out, **{**folders, "images": "nowhere"})
+    (tmp_path / "movies").mkdir()
+    with pytest.raises(ValueError, match=r"movies holds none of the pictures, such as \w+/\d+.jpg: give the folder of the"):
+        scores.write_html(small, out, **{**folders, "images": tmp_path / "movies"})
     with pytest.raises(ValueError, match="worst -1"):
         scores.write_html(small, out, worst=-1)
     small["sequences"][0]["name"] = "cow"

@@ -16,7 +16,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ FORMAT = "hodor-scores/1"
 COLUMNS = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
 Row = NDArray[np.float64]
 Summary = dict[str, float]
+Images = str | os.PathLike[str] | Callable[[str, str], NDArray[np.uint8] | None] | None
+"""Where a frame's picture comes from: see `write_html`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,19 +158,20 @@ def write_html(
     *,
     predictions: Any = None,
     truth: Any = None,
-    images: str | os.PathLike[str] | None = None,
+    images: Images = None,
     worst: int = 12,
 ) -> None:
     """Write one HTML file that holds everything: tables that sort, curves over time, the worst frames, how it was run.
 
     It needs no network and no other file. `predictions` and `truth`: the masks that were scored, anything that
     hodor.stores.open_store takes; with both, the `worst` frames are shown as pictures. `images`: the folder of the
-    frames, <images>/<sequence>/<frame>.jpg or .png, or for one sequence <images>/<frame>.jpg; without it pictures are
-    grey. About 90 kB a worst frame and 15 bytes a judged mask; above 300 000 of these the curves leave frames out, and the
-    page says so. Whole or not at all.
+    frames, <images>/<sequence>/<frame>.jpg or .png, or for one sequence <images>/<frame>.jpg, or a function (sequence,
+    frame) -> uint8 RGB [H, W, 3] or None; without it pictures are grey. About 90 kB a worst frame and 15 bytes a judged
+    mask; above 300 000 of these the curves leave frames out, and the page says so. Whole or not at all.
 
     Raises ValueError as `parse`; "predictions without truth: pictures need both"; "worst -1: wanted 0 or more"; "images
-    FOLDER is no folder: wanted one with <sequence>/<frame>.jpg"; what the stores raise.
+    FOLDER is no folder: wanted one with <sequence>/<frame>.jpg", "images FOLDER holds none of the pictures ..."; what
+    the stores raise.
     """
     from hodor.masks import written_whole
     from hodor.scoring.pages import page, pictures

@@ -110,10 +110,15 @@ class EvaluateDataset(SegmentDataset):
     """Processes that score; default: one a core."""
     json: Path | None = None
     """Write what results.json holds to this file too; - prints it."""
+    csv: Path | None = None
+    """Write a table of all frames, objects and sequences to this file."""
+    html: Path | None = None
+    """Write a page with tables, curves over time and the worst frames as pictures to this file."""
 
     def run(self) -> int:
         from rich.console import Console
 
+        from hodor import scores
         from hodor.datasets import SCORES, Masks, check_truth, written
         from hodor.evaluate import evaluate
         from hodor.scoring.reports import table
@@ -143,6 +148,11 @@ class EvaluateDataset(SegmentDataset):
         results = {**report.to_json(), "predictions": str(self.out), "truth": str(layout.root), "run": run.to_json()}
         write_json(self.out / SCORES, results)
         write_json(self.json, results)
+        if self.csv:
+            scores.write_csv(results, self.csv)
+        if self.html:
+            pictures = {"predictions": written(layout, self.out), "truth": Masks(layout)}
+            scores.write_html(results, self.html, **pictures, images=layout.picture)
         return 0
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from hodor.data.kinds import KINDS, READERS, Kind, recognise
 from hodor.data.search import Search
-from hodor.data.videofiles import VideoFiles, shown
+from hodor.data.videofiles import Picture, VideoFiles, shown
 
 __all__ = ["KINDS", "Kind", "Layout", "VideoFiles", "open_layout"]
 
@@ -44,6 +44,11 @@ class Layout:
             if video.name == name:
                 return video
         raise ValueError(f"no sequence {name!r} in {self.root}: want {shown(self.names)}")
+
+    def picture(self, sequence: str, frame: str) -> Picture:
+        """A frame, uint8 RGB [H, W, 3]. Errors as `video` and `VideoFiles.pictures`; ValueError for a name that is no frame."""
+        video = self.video(sequence)
+        return video.pictures([video.frames.index(frame)])[0]
 
 
 def open_layout(

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hodor.scores import ObjectScores, Scores
+from hodor.scores import Images, ObjectScores, Scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,7 +89,7 @@ def draw(
     worst: Sequence[Worst],
     predictions: Any,
     truth: Any,
-    images: str | os.PathLike[str] | None,
+    images: Images,
     whole: bool = False,
     proposals: bool = False,
 ) -> list[Panels]:
@@ -98,24 +98,49 @@ def draw(
     See hodor.scores.write_html for the arguments. `whole`: all that is not 0 is one object (DAVIS 2016). `proposals`:
     predicted ids are no true ones; the one with the highest J on the frame is taken. Pictures without an image are grey.
 
-    Raises FileNotFoundError or ValueError: "images frames is no folder: wanted one with <sequence>/<frame>.jpg", "ours
-    holds no sequence bear: wanted the masks that were scored", "image x.jpg cannot be read as a picture: ...", and
-    what the stores raise.
+    Raises FileNotFoundError or ValueError: "images frames is no folder: wanted one with <sequence>/<frame>.jpg", "images
+    videos holds none of the pictures, such as bear/00012.jpg: ...", "ours holds no sequence bear: wanted the masks that were
+    scored", "image x.jpg cannot be read as a picture: ...", and what the stores raise.
     """
     from hodor.stores import open_store
 
     wanted, found = open_store(truth, "truth"), open_store(predictions, "predictions")
-    if images is not None and not os.path.isdir(images):
-        raise FileNotFoundError(f"images {images} is no folder: wanted one with <sequence>/<frame>.jpg")
-    one_sequence = len({one.sequence for one in worst}) == 1
+    look = _in_folder(Path(images), worst) if isinstance(images, str | os.PathLike) else images or (lambda *_: None)
     drawn = []
     for one in worst:
         masks = [_read(store, one, whole) for store in (wanted, found)]
         if proposals:
             masks[1] = masks[1][0], _likest(masks[1][0], masks[0][1])
-        file = None if images is None else _image_file(Path(images), one, one_sequence)
-        drawn.append(_panels(masks[0], masks[1], file))
+        drawn.append(_panels(masks[0], masks[1], look(one.sequence, one.frame)))
     return drawn
+
+
+def _in_folder(images: Path, worst: Sequence[Worst]) -> Callable[[str, str], Picture | None]:
+    """Reads a frame from <images>/<sequence>/<frame>.jpg, or, of one sequence, <images>/<frame>.jpg; None where it is not."""
+    if not images.is_dir():
+        raise FileNotFoundError(f"images {images} is no folder: wanted one with <sequence>/<frame>.jpg")
+    alone = len({one.sequence for one in worst}) == 1
+
+    def file(sequence: str, frame: str) -> Path | None:
+        folders = [images / sequence, *([images] if alone else [])]
+        return next((f / (frame + s) for f in folders for s in SUFFIXES if (f / (frame + s)).is_file()), None)
+
+    def look(sequence: str, frame: str) -> Picture | None:
+        from PIL import Image
+
+        found = file(sequence, frame)
+        if found is None:
+            return None
+        try:
+            with Image.open(found) as opened:
+                return np.asarray(opened.convert("RGB"))
+        except OSError as error:
+            raise ValueError(f"image {found} cannot be read as a picture: {error}") from None
+
+    if worst and not any(file(one.sequence, one.frame) for one in worst):
+        told = f"images {images} holds none of the pictures, such as {worst[0].sequence}/{worst[0].frame}.jpg"
+        raise ValueError(f"{told}: give the folder of the sequences' folders, or leave it out for grey ones")
+    return look
 
 
 def _read(store: "Store", one: Worst, whole: bool) -> tuple[Labels, Mask]:
@@ -145,12 +170,7 @@ def _likest(labels: Labels, mask: Mask) -> Mask:
     return max(found, key=lambda one: (one & mask).sum() / (one | mask).sum(), default=np.zeros(labels.shape, bool))
 
 
-def _image_file(images: Path, one: Worst, one_sequence: bool) -> Path | None:
-    folders = [images / one.sequence, *([images] if one_sequence else [])]
-    return next((f / (one.frame + s) for f in folders for s in SUFFIXES if (f / (one.frame + s)).is_file()), None)
-
-
-def _panels(wanted: tuple[Labels, Mask], found: tuple[Labels, Mask], file: Path | None) -> Panels:
+def _panels(wanted: tuple[Labels, Mask], found: tuple[Labels, Mask], picture: Picture | None) -> Panels:
     from PIL import Image
 
     from hodor.masks import fit_labels
@@ -158,12 +178,8 @@ def _panels(wanted: tuple[Labels, Mask], found: tuple[Labels, Mask], file: Path 
     size = wanted[0].shape
     found = fit_labels(found[0], size).astype(found[0].dtype), fit_labels(found[1].astype(np.uint8), size) > 0
     image = Image.new("RGB", size[::-1], (128, 128, 128))
-    if file is not None:
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
-        except OSError as error:
-            raise ValueError(f"image {file} cannot be read as a picture: {error}") from None
+    if picture is not None:
+        image = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
     missed, false, pixels = wanted[1] & ~found[1], found[1] & ~wanted[1], int(wanted[1].sum())
     return Panels(
         _tinted(image, wanted[0]),
