@@ -154,6 +154,26 @@ def test_resnet_takes_mask_planes_and_stops_at_stride_16() -> None:
         ResNet(34)
 
 
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "swin-t"])
+def test_a_backbone_that_ends_at_stride_16_gives_the_same_maps_with_no_weight_to_spare(name: str) -> None:
+    whole, short = random_backbone(name), BACKBONES[name]().until(16).eval()
+    assert (short.strides, short.channels) == ((4, 8, 16), whole.channels[:3])
+    assert load_checkpoint(short, whole.state_dict()) == []  # a public file holds the later stage too
+    assert len(short.parts()) == 3
+    x = torch.randn(1, 3, 37, 71)
+    for mine, theirs in zip(short(x), whole(x)[:3], strict=True):
+        assert torch.equal(mine, theirs)
+    short(x)[-1].sum().backward()
+    assert all(p.grad is not None for p in short.parameters())
+
+
+def test_a_backbone_that_cannot_end_there_says_so() -> None:
+    with pytest.raises(ValueError, match=r"^SwinTiny cannot end at stride 16: want a ResNet or an EfficientNet-Lite$"):
+        SwinTiny().until(16)
+    with pytest.raises(ValueError, match=r"^stride 6 is not one of 4, 8, 16, 32$"):
+        ResNet(18).until(6)
+
+
 def test_stochastic_depth_acts_in_training_only() -> None:
     torch.manual_seed(0)
     backbone = SwinTiny(drop_path=0.9)

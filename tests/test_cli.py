@@ -371,7 +371,7 @@ def test_convert_refuses_what_is_no_checkpoint_and_writes_nothing(tmp_path: Path
         assert (code, out, len(errors)) == (2, "", 1), errors
         assert line in errors[0]
     code, _, errors = hodor("convert", tmp_path / "other.pth", tmp_path / "out.safetensors", "--model", "hodor-x")
-    assert errors == ["hodor: no key map for 'hodor-x': want hodor-t"]
+    assert errors == ["hodor: no key map for 'hodor-x': want hodor-t, stcn, xmem, cutie, cutie-small"]
     assert not (tmp_path / "out.safetensors").exists()
 
 

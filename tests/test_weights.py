@@ -77,7 +77,7 @@ def test_saving_makes_the_same_bytes_twice(tmp_path: Path) -> None:
 
 
 def test_unknown_models_are_named_beside_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^no model 'hodor-x': want hodor-t, hodor-lite, tiny$"):
+    with pytest.raises(ValueError, match=r"^no model 'hodor-x': want hodor-t, hodor-lite, .*, tiny$"):
         weights.build("hodor-x")
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.masks import fit_size, label_dtype, objects_in, to_planes, written_whole
-from hodor.models.base import Entry, Features, Memory, Network
+from hodor.models.base import Entry, Features, Memory, Network, Prediction
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ class Tracker:
         others = [i for i in memory.objects if i not in ids]
         plane_HW = torch.zeros(size, dtype=torch.int32)
         soft_BNHW = planes_BNHW
-        if others and memory.frames:
+        mixed = others and memory.frames
+        if mixed:
             aside = memory
             if self.network.sees_given:
                 aside = self.network.remember(memory, self.index, features, planes_BNHW, given_BN, given_BN)
@@ -201,11 +202,16 @@ class Tracker:
             free = 1 - planes_BNHW.amax(1, keepdim=True)
             soft_BNHW = torch.where(given_BN[..., None, None], planes_BNHW, features.full(prediction.soft()) * free)
             plane_HW = prediction.without(given_BN).labels(size)[0].cpu()
+        settled_BNHW = self.network.settle(soft_BNHW)
+        if mixed and settled_BNHW is not soft_BNHW:
+            # the masks share the pixels anew, and that decides who wins them
+            all_BKHW = torch.cat([1 - settled_BNHW.sum(1, keepdim=True), settled_BNHW], 1).clamp(min=1e-7).log()
+            plane_HW = Prediction(all_BKHW, 1, features.size, features.size).without(given_BN).labels(size)[0].cpu()
         self.memory = memory
         for plane, i in enumerate(memory.objects, 1):
             if i in ids:
                 plane_HW[torch.from_numpy(labels == i)] = plane
-        return self._close(features, self.network.settle(soft_BNHW), plane_HW, size, given_BN)
+        return self._close(features, settled_BNHW, plane_HW, size, given_BN)
 
     def _close(
         self,

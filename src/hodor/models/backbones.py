@@ -74,10 +74,12 @@ def remap(backbone: Backbone, state: Mapping[str, Any]) -> dict[str, Tensor]:
     if any(key.startswith("backbone.") for key in state):  # a detector: leave its neck and heads
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     if isinstance(backbone, EfficientNetLite):
-        return _from_efficientnet(state, backbone.repeats)
+        renamed = _from_efficientnet(state, backbone.repeats)
+        beyond = {f"blocks.{i}." for i in range(len(backbone.blocks), sum(backbone.repeats))}  # of one that ends early
+        return {key: value for key, value in renamed.items() if not any(key.startswith(each) for each in beyond)}
     if isinstance(backbone, SwinTiny):
         return _from_swin(state)
-    dropped = ("fc.",) if hasattr(backbone, "layer4") else ("fc.", "layer4.")
+    dropped = ("fc.", *(f"layer{i}." for i in range(1, 5) if not hasattr(backbone, f"layer{i}")))
     return {key: value for key, value in state.items() if not key.startswith(dropped)}
 
 

@@ -97,7 +97,7 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(Backbone):
     """EfficientNet-Lite with a width and a depth factor: Lite0 1.0, 1.0; Lite1 1.0, 1.1; Lite2 1.1, 1.2."""
 
-    strides = (4, 8, 16, 32)
+    strides: tuple[int, ...] = (4, 8, 16, 32)
     mean = (127 / 255,) * 3
     std = (128 / 255,) * 3
 
@@ -115,6 +115,10 @@ class EfficientNetLite(Backbone):
                 blocks.append(InvertedResidual(inputs, stage.channels, stage.kernel, stride, stage.expand))
                 inputs = stage.channels
         self.blocks = nn.ModuleList(blocks)
+
+    def _end(self, outputs: int) -> None:
+        self.strides, self.channels, self.taps = (each[:outputs] for each in (self.strides, self.channels, self.taps))
+        self.blocks = self.blocks[: self.taps[-1] + 1]
 
     def parts(self) -> list[list[nn.Module]]:
         ends = [0, *(tap + 1 for tap in self.taps)]

@@ -36,6 +36,23 @@ class Backbone(nn.Module):
         """The modules that lead to each output: `parts()[i]` is what runs after output i-1 and up to output i."""
         raise NotImplementedError
 
+    def until(self, stride: int) -> Self:
+        """Leave out, weights and all, what comes after the output at this stride. Returns the backbone.
+
+        Raises ValueError: "stride 6 is not one of 4, 8, 16, 32"; "SwinTiny cannot end at stride 16: want a ResNet or an
+        EfficientNet-Lite".
+        """
+        if stride not in self.strides:
+            raise ValueError(f"stride {stride} is not one of {', '.join(map(str, self.strides))}")
+        self._end(self.strides.index(stride) + 1)
+        return self
+
+    def _end(self, outputs: int) -> None:
+        """Keep this many outputs and what leads to them."""
+        raise ValueError(
+            f"{type(self).__name__} cannot end at stride {self.strides[outputs - 1]}: want a ResNet or an EfficientNet-Lite"
+        )
+
     def heavy(self) -> list[nn.Module]:
         """The modules of `parts()` that have inner ones, lists and sequences taken apart."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,37 @@ HODOR_RULES: tuple[tuple[str, str | None], ...] = (
 )
 """Released name -> ours, first match wins; None: left out, because the function does not depend on it."""
 
-RULES = {"hodor-t": HODOR_RULES}
+RULES: dict[str, tuple[tuple[str, str | None], ...] | str] = {
+    "hodor-t": HODOR_RULES,
+    "stcn": "hodor.models.stcn",
+    "xmem": "hodor.models.xmem",
+    "cutie": "hodor.models.cutie",
+    "cutie-small": "hodor.models.cutie",
+}
+"""By preset: the rules, or the module whose RELEASED they are."""
+
+# Input channels that a wider network has more of, the last one: the other objects' masks, which weigh nothing in files of
+# networks that followed one object at a time.
+_WIDENED = ((4, 5), (257, 258))
+
+
+def rules(model: str) -> tuple[tuple[str, str | None], ...]:
+    """Released name -> ours for this preset. Raises ValueError: "no key map for 'x': want hodor-t, ..."."""
+    if model not in RULES:
+        raise ValueError(f"no key map for {model!r}: want {', '.join(RULES)}")
+    found = RULES[model]
+    if isinstance(found, str):
+        found = import_module(found).RELEASED
+    return found
+
+
+def widen(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """The state with zeros for a last input channel that only the network has: 4 -> 5, Cutie's 257 -> 258."""
+    want, out = network.state_dict(), dict(state)
+    for key, value in state.items():
+        if key in want and value.ndim == 4 and (value.shape[1], want[key].shape[1]) in _WIDENED:
+            out[key] = torch.cat([value, torch.zeros_like(value[:, :1])], 1)
+    return out
 
 
 def rename(state: Mapping[str, Tensor], rules: tuple[tuple[str, str | None], ...]) -> dict[str, Tensor]:
@@ -58,20 +89,19 @@ def rename(state: Mapping[str, Tensor], rules: tuple[tuple[str, str | None], ...
 def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
     """An authors' .pth file -> a safetensors file of ours, strict. -> the network.
 
-    Raises FileNotFoundError, and ValueError in one line: "no key map for 'x': want hodor-t"; "FILE holds more than tensors and
-    plain values: refused, since loading it would run code"; "FILE holds no state dict"; and every key that is missing,
-    unexpected or misshapen. `out` is written only if all fits.
+    Raises FileNotFoundError, and ValueError in one line: "no key map for 'x': want hodor-t, stcn, ..."; "FILE holds more than
+    tensors and plain values: refused, since loading it would run code"; "FILE holds no state dict"; and every key that is
+    missing, unexpected or misshapen. `out` is written only if all fits.
     """
-    if model not in RULES:
-        raise ValueError(f"no key map for {model!r}: want {', '.join(RULES)}")
-    network = weights.build(model)
-    weights.fill(network, rename(read_pth(source), RULES[model]), str(source))
+    names, network = rules(model), weights.build(model)
+    weights.fill(network, widen(rename(read_pth(source), names), network), str(source))
     weights.save(network, out, converted_from=source.name)
     return network
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
-    """The state dict of a .pth file: the file's own dict of tensors, or the one under "model" or "state_dict"."""
+    """The state dict of a .pth file: the file's own dict of tensors, or the one under "model", "state_dict", "network" (a
+    training state of STCN or XMem) or "weights" (Cutie)."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: want the authors' .pth file")
     with open(path, "rb") as file:
@@ -84,7 +114,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # damaged bytes make the reader fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a PyTorch file: {reason}") from None
-    for name in ("model", "state_dict"):
+    for name in ("model", "state_dict", "network", "weights"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):

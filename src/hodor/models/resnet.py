@@ -84,6 +84,11 @@ class ResNet(Backbone):
             if conv_bias:
                 conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
 
+    def _end(self, outputs: int) -> None:
+        for i in range(outputs, len(self.strides)):
+            delattr(self, f"layer{i + 1}")
+        self.strides, self.channels = self.strides[:outputs], self.channels[:outputs]
+
     def parts(self) -> list[list[nn.Module]]:
         layers = [self.get_submodule(f"layer{i + 1}") for i in range(len(self.strides))]
         return [[self.conv1, self.bn1, layers[0]], *([layer] for layer in layers[1:])]

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from hodor.masks import written_whole
 from hodor.models.base import Network
+from hodor.models.cutie import Cutie
 from hodor.models.hodor import HODOR
+from hodor.models.stcn import STCN
+from hodor.models.xmem import XMem
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,26 @@ MODELS: dict[str, Preset] = {
             "feature_positions": True,
             "start_pooled": True,
             "fine_conv": False,
+        },
+        352,
+    ),
+    "cutie": Preset(Cutie, {}, 480),
+    "cutie-small": Preset(Cutie, {"backbone": "resnet18"}, 480),
+    "cutie-lite": Preset(
+        Cutie,
+        {"backbone": "efficientnet-lite1", "width": 128, "heads": 4, "hidden": 512, "mask_encoder": "light"},
+        352,
+    ),
+    "stcn": Preset(STCN, {}, 480),
+    "stcn-lite": Preset(STCN, {"backbone": "efficientnet-lite1", "value_width": 128, "masks": "light"}, 352),
+    "xmem": Preset(XMem, {}, 480),
+    "xmem-lite": Preset(
+        XMem,
+        {
+            "backbone": "efficientnet-lite1",
+            "value_width": 128,
+            "decoder_width": 128,
+            "masks": "light",
         },
         352,
     ),

@@ -1,0 +1,393 @@
+"""Cutie: putting the object back into video object segmentation (Cheng et al., CVPR 2024).
+
+    frame --backbone--> pixel feature, key, shrinkage, selection, maps for the decoder              encode
+    frame, masks --mask encoder--> a value for each cell, and 16 summaries of the object            remember
+    key --similarity--> values of like cells --fuser--> --object transformer--> --decoder--> logits      segment
+
+An object's memory is the values of a few frames (a FIFO whose first frame stays, or `long_term`), the sum of its summaries
+over all frames ever remembered, and a state that moves on with every frame: the sensory memory and the last mask. Reads
+beside section 3 of the paper; with the authors' weights every number is theirs (commit ec5cdd4), deviations are said where
+they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hodor.models import long_term as lasting
+from hodor.models import matching
+from hodor.models.backbones import BACKBONES
+from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction
+from hodor.models.cutie_transformer import Fuser, ObjectTransformer, PixelFuser, Summarizer, add_frame, others
+from hodor.models.layers import double, fold, recompute
+from hodor.models.memory_blocks import DecoderState, GatedState, KeyProjection, joined, mask_encoder, pad_around, rows
+from hodor.models.resnet import ResNet
+
+RELEASED: tuple[tuple[str, str | None], ...] = (
+    (r".*inv_freq$", None),
+    (r"pixel_encoder\.res2\.(.*)", r"backbone.layer1.\1"),
+    (r"pixel_encoder\.(.*)", r"backbone.\1"),
+    (r"pix_feat_proj\.(.*)", r"pixel.\1"),
+    (r"key_proj\.pix_feat_proj\.(.*)", r"key_reduce.\1"),
+    (r"key_proj\.key_proj\.(.*)", r"keys.key.\1"),
+    (r"key_proj\.d_proj\.(.*)", r"keys.shrinkage.\1"),
+    (r"key_proj\.e_proj\.(.*)", r"keys.selection.\1"),
+    (r"(mask_encoder|pixel_fuser)\.fuser\.distributor\.x_transform\.(.*)", r"\1.fuser.frame.\2"),
+    (r"(mask_encoder|pixel_fuser)\.fuser\.distributor\.g_transform\.(.*)", r"\1.fuser.object.\2"),
+    (r"(mask_encoder|pixel_fuser)\.fuser\.(block\d)\.conv\.(.*)", r"\1.fuser.\2.gate.\3"),
+    (r"mask_encoder\.sensory_update\.(.*)", r"mask_encoder.state.\1"),
+    (r"mask_encoder\.((?:conv1|bn1|layer\d)\..*)", r"mask_encoder.net.\1"),
+    (r"pixel_fuser\.sensory_compress\.(.*)", r"pixel_fuser.state.\1"),
+    (r"object_summarizer\.input_proj\.(.*)", r"summarizer.input.\1"),
+    (r"object_summarizer\.feature_pred\.(.*)", r"summarizer.feature.\1"),
+    (r"object_summarizer\.weights_pred\.(.*)", r"summarizer.weight.\1"),
+    (r"object_transformer\.query_init\.weight", r"transformer.query"),
+    (r"object_transformer\.query_emb\.weight", r"transformer.query_place"),
+    (r"object_transformer\.summary_to_query_init\.(.*)", r"transformer.summary.\1"),
+    (r"object_transformer\.summary_to_query_emb\.(.*)", r"transformer.summary_place.\1"),
+    (r"object_transformer\.pixel_init_proj\.(.*)", r"transformer.pixel.\1"),
+    (r"object_transformer\.pixel_emb_proj\.(.*)", r"transformer.pixel_place.\1"),
+    (r"object_transformer\.mask_pred\.(\d)\.1\.(.*)", r"transformer.masks.\1.\2"),
+    (r"object_transformer\.(.*)\.read_from_pixel\.norm\.(.*)", r"transformer.\1.norm1.\2"),
+    (r"object_transformer\.(.*)\.self_attn\.norm\.(.*)", r"transformer.\1.norm2.\2"),
+    (r"object_transformer\.(.*)\.read_from_pixel\.cross_attn\.in_proj_(.*)", r"transformer.\1.read_pixels.project.\2"),
+    (r"object_transformer\.(.*)\.read_from_pixel\.cross_attn\.out_proj\.(.*)", r"transformer.\1.read_pixels.out.\2"),
+    (r"object_transformer\.(.*)\.self_attn\.self_attn\.in_proj_(.*)", r"transformer.\1.self_read.project.\2"),
+    (r"object_transformer\.(.*)\.self_attn\.self_attn\.out_proj\.(.*)", r"transformer.\1.self_read.out.\2"),
+    (r"object_transformer\.(.*)\.read_from_query\.cross_attn\.in_proj_(.*)", r"transformer.\1.read_queries.project.\2"),
+    (r"object_transformer\.(.*)\.read_from_query\.cross_attn\.out_proj\.(.*)", r"transformer.\1.read_queries.out.\2"),
+    (r"object_transformer\.(.*)\.ffn\.norm\.(.*)", r"transformer.\1.ffn.0.\2"),
+    (r"object_transformer\.(.*)\.ffn\.linear1\.(.*)", r"transformer.\1.ffn.1.\2"),
+    (r"object_transformer\.(.*)\.ffn\.linear2\.(.*)", r"transformer.\1.ffn.3.\2"),
+    (r"object_transformer\.(.*)\.pixel_ffn\.conv\.conv\.(.*)", r"transformer.\1.pixel_ffn.gate.\2"),
+    (r"object_transformer\.(.*)\.pixel_ffn\.conv\.(.*)", r"transformer.\1.pixel_ffn.\2"),
+    (r"mask_decoder\.sensory_update\.g(16|8|4)_conv\.(.*)", r"decoder.state.from\1.\2"),
+    (r"mask_decoder\.sensory_update\.(.*)", r"decoder.state.gated.\1"),
+    (r"mask_decoder\.decoder_feat_proc\.transforms\.0\.(.*)", r"decoder.middle.\1"),
+    (r"mask_decoder\.decoder_feat_proc\.transforms\.1\.(.*)", r"decoder.fine.\1"),
+    (r"mask_decoder\.up_16_8\.out_conv\.downsample\.(.*)", r"decoder.up8.shortcut.\1"),
+    (r"mask_decoder\.up_16_8\.out_conv\.(.*)", r"decoder.up8.\1"),
+    (r"mask_decoder\.up_8_4\.out_conv\.(.*)", r"decoder.up4.\1"),
+    (r"mask_decoder\.pred\.(.*)", r"decoder.head.\1"),
+    (r"aux_computer\.sensory_aux\.projection\.(.*)", r"sensory_head.\1"),
+)
+"""The authors' name -> ours, first match wins; None: left out, a table that every build makes anew."""
+
+
+@dataclass(frozen=True)
+class Sharp(Prediction):
+    """Logits at stride 4 whose soft masks are at the padded frame's full size: softmax comes after the enlargement."""
+
+    @cached_property
+    def _soft(self) -> Tensor:
+        full = F.interpolate(self.logits_BKHW, size=self.padded, mode="bilinear", align_corners=False)
+        return full.softmax(1)[:, self.backgrounds :]
+
+    def soft(self) -> Tensor:
+        """-> BNHW, the objects' soft masks at the padded frame's size."""
+        return self._soft
+
+
+class Cutie(Network):
+    """Cutie as one class.
+
+    backbone: a name in `BACKBONES`, used up to stride 16. width: channels of values, sensory memory and transformer. key:
+    channels of keys. heads, queries, blocks, hidden: of the object transformer. mask_encoder: "resnet18", or "light", four
+    strided convolutions. mem_every: frames between two that are remembered, when a video is followed. top_k: how many of
+    all remembered cells speak for a cell; in training all do. deep_update: how often, in training, remembering a predicted
+    mask also moves the sensory memory on; elsewhere it always does. long_term: old frames become prototypes
+    (`hodor.models.long_term`) instead of being forgotten.
+
+    `history` is the released max_mem_frames, 5, each object's first frame included (10 with long_term). The latest frame on
+    which it was given stays as well, which the released engine lets go. That engine can also move the sensory memory on at
+    some frames only (stagger_updates); with its own setting that is every frame, and here always.
+
+    auxiliary: outside training too, fill `Prediction.aux` with "sensory", B 1+N h w, and "queries", B levels 1+N h w, the
+    aggregated logits of the sensory memory and of the transformer's queries at stride 16.
+
+    Raises ValueError: "no backbone 'x': want swin-t, ...", "mask encoder 'x' is not one of resnet18, light".
+    """
+
+    history = 5
+    hold_lost = False
+    sees_given = False
+    recurrent = True
+    auxiliary: bool = False
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet50",
+        width: int = 256,
+        key: int = 64,
+        heads: int = 8,
+        queries: int = 16,
+        blocks: int = 3,
+        hidden: int = 2048,
+        mask_encoder: str = "resnet18",
+        mem_every: int = 5,
+        top_k: int = 30,
+        deep_update: float = 0.2,
+        long_term: bool = False,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+        self.settings = settings
+        self.width, self.queries = width, queries
+        self.mem_every, self.top_k, self.deep_update, self.long_term = mem_every, top_k, deep_update, long_term
+        if long_term:
+            self.history = 10
+        self.backbone = BACKBONES[backbone]().until(16)
+        fine, middle, coarse = self.backbone.channels
+        self.pixel = nn.Conv2d(coarse, width, 1)
+        self.key_reduce = nn.Conv2d(coarse, width, 1)
+        self.keys = KeyProjection(width, key, shrinkage=True, selection=True)
+        self.mask_encoder = MaskEncoder(width, mask_encoder)
+        self.summarizer = Summarizer(width, queries)
+        self.pixel_fuser = PixelFuser(width)
+        self.transformer = ObjectTransformer(width, heads, hidden, queries, blocks)
+        self.decoder = Decoder(width, fine, middle)
+        self.sensory_head = nn.Conv2d(width, width + 1, 1)
+        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
+
+    def encode(self, frames_BCHW: Tensor) -> Features:
+        """RGB in [0, 1] of any size -> five maps of the frame padded with black, on all sides, to multiples of 16: the
+        normalised image, maps at strides 4 and 8 for the decoder, and at 16 the pixel feature and keys (key, shrinkage and
+        selection along the channels)."""
+        frames, offset = pad_around(frames_BCHW, 16)
+        image = ((frames - self.get_buffer("mean")) / self.get_buffer("std")).to(self.pixel.weight.dtype)
+        fine, middle, coarse = self.backbone(image)
+        keys = torch.cat([k for k in self.keys(self.key_reduce(coarse)) if k is not None], 1)
+        maps = (image, self.decoder.fine(fine), self.decoder.middle(middle), self.pixel(coarse), keys)
+        return Features(maps, _size(frames_BCHW), _size(frames), offset)
+
+    def remember(
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+    ) -> Memory:
+        """The frame's values and keys become an entry; summaries add up, and the sensory memory is moved on from what the
+        values saw (in training not always, see `deep_update`). A mask that is given anew takes the place of the summaries
+        of all that was predicted of its object; the released code keeps them."""
+        image, _, _, pixel, keys = features.maps
+        masks = features.fit(masks_BNHW, features.padded).to(pixel.dtype)
+        state = self._state(memory, pixel)
+        deep = not self.training or bool(given_BN.any()) or float(torch.rand(())) < self.deep_update
+        value, sensory = self.mask_encoder(image, pixel, masks, state["sensory"], deep)
+        last = F.avg_pool2d(masks, 16)
+        summary = self.summarizer(last, value) * known_BN[..., None, None]
+        given = state["given"] + summary * given_BN[..., None, None]
+        summaries = torch.where(given_BN[..., None, None], given, state["summaries"] + summary)
+        sensory = torch.where(known_BN[..., None, None, None], sensory, state["sensory"])
+        state = {"sensory": sensory, "last_mask": last, "summaries": summaries, "given": given}
+        entry = Entry(value, keys, known_BN, given_BN & known_BN, torch.ones_like(known_BN[:, :1].any(1)))
+        return replace(memory.add(index, entry), state=state)
+
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
+        """Logits aggregated at stride 4. The sensory memory and the last mask move on, whether `remember` follows or not."""
+        _, fine, middle, pixel, keys = features.maps
+        known_BN = _known(list(memory.frames.values()), pixel, len(memory.objects)).any(0)
+        planes = known_BN.any(0).nonzero().flatten().tolist()
+        if not planes:
+            logits = fine.new_full((len(fine), 1 + len(memory.objects), *fine.shape[2:]), UNKNOWN)
+            logits[:, 0] = 0
+            return Sharp(logits, 1, features.size, features.padded, features.offset), memory
+        same_BNN = _together(memory, pixel)[:, planes][:, :, planes]
+        memory, read_BNDP = self._read(memory, planes, keys)
+        whole = self._state(memory, pixel)
+        sensory, last, summaries = (whole[name][:, planes] for name in ("sensory", "last_mask", "summaries"))
+        some_BN = known_BN[:, planes]
+        fused = self.pixel_fuser(pixel, read_BNDP.unflatten(3, pixel.shape[-2:]), sensory, last, same_BNN)
+        auxiliary = self.training or self.auxiliary
+        objects_BNDHW, levels = self.transformer(fused, summaries, same_BNN, some_BN, auxiliary)
+        raw, moved = self.decoder(objects_BNDHW, middle, fine, sensory)
+
+        def told(raw_BNHW: Tensor) -> Tensor:
+            soft = raw_BNHW.float().sigmoid() * some_BN[..., None, None]
+            return _spread(matching.aggregate(soft), planes, known_BN)
+
+        aux = {}
+        if auxiliary:
+            aux["sensory"] = told(self._from_sensory(sensory, pixel))
+            aux["queries"] = torch.stack([told(level) for level in levels], 1)
+        prediction = Sharp(told(raw), 1, features.size, features.padded, features.offset, aux)
+        last = F.avg_pool2d(prediction.soft(), 16).to(pixel.dtype)
+        moved = whole["sensory"].index_copy(1, torch.tensor(planes, device=moved.device), moved)
+        moved = torch.where(known_BN[..., None, None, None], moved, whole["sensory"])
+        return prediction, replace(memory, state={**whole, "sensory": moved, "last_mask": last})
+
+    def due(self, memory: Memory, index: int) -> bool:
+        return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
+
+    def settle(self, masks_BNHW: Tensor) -> Tensor:
+        """Masks compete: softmax of their aggregated logits, as the released engine takes given masks in."""
+        return matching.settle(masks_BNHW)
+
+    def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
+        """The latest `history` - 1 frames, and with pin_first each object's first given frame and its latest; a frame that
+        only stays for some objects speaks for those alone. Without pin_first, the latest `history`."""
+        if self.long_term:
+            return lasting.keep(memory, history, pin_first)
+        indices = list(memory.frames)
+        if not pin_first:
+            return memory.only(indices[-history:])
+        latest = set(indices[max(0, len(indices) - max(1, history - 1)) :])
+        pinned: dict[int, list[int]] = {}
+        for plane in range(len(memory.objects)):
+            given = [i for i in indices if bool(memory.frames[i].given_BN[:, plane].any())]
+            for index in {*given[:1], *given[-1:]} - latest:
+                pinned.setdefault(index, []).append(plane)
+        frames = {}
+        for index in indices:
+            entry = memory.frames[index]
+            if index in pinned:
+                spoken = torch.zeros_like(entry.known_BN)
+                spoken[:, pinned[index]] = True
+                frames[index] = replace(entry, known_BN=entry.known_BN & spoken, given_BN=entry.given_BN & spoken)
+            elif index in latest:
+                frames[index] = entry
+        return replace(memory, frames=frames)
+
+    def fold(self) -> None:
+        super().fold()
+        self.mask_encoder = fold(self.mask_encoder)
+
+    def checkpoint_activations(self) -> None:
+        super().checkpoint_activations()
+        for module in (self.mask_encoder, self.pixel_fuser, self.decoder, *self.transformer.blocks):
+            recompute(module)
+
+    def _read(self, memory: Memory, planes: Sequence[int], keys_BDHW: Tensor) -> tuple[Memory, Tensor]:
+        """-> the memory with its tokens' use counted, and B N D P, what the frame's cells read for these planes."""
+        stored, values, known = matching.tokens(memory)
+        key, shrinkage, _ = lasting.parts(stored)
+        query, _, selection = lasting.parts(keys_BDHW)
+        if len(planes) < len(memory.objects):
+            values, known = values[:, planes], known[:, planes]
+        top = None if self.training else self.top_k
+        heard = matching.Tokens(key, values, known)
+        readout, use = matching.recall(heard, query, shrinkage_BM=shrinkage, selection_BDP=selection, top=top)
+        return (lasting.count(memory, use) if self.long_term else memory), readout
+
+    def _state(self, memory: Memory, pixel_BDHW: Tensor) -> dict[str, Tensor]:
+        """The memory's state, or zeros before the first frame."""
+        if memory.state:
+            return dict(memory.state)
+        batch, width, height, columns = pixel_BDHW.shape
+        objects = len(memory.objects)
+        summaries = pixel_BDHW.new_zeros(batch, objects, self.queries, width + 1, dtype=torch.float32)
+        return {
+            "sensory": pixel_BDHW.new_zeros(batch, objects, width, height, columns),
+            "last_mask": pixel_BDHW.new_zeros(batch, objects, height, columns),
+            "summaries": summaries,
+            "given": summaries,
+        }
+
+    def _from_sensory(self, sensory_BNDHW: Tensor, pixel_BDHW: Tensor) -> Tensor:
+        """-> BNHW, the masks' logits that the sensory memory gives by itself, so that a loss can teach it."""
+        head_BNEHW = rows(self.sensory_head(sensory_BNDHW.flatten(0, 1)), sensory_BNDHW)
+        return (pixel_BDHW[:, None] * head_BNEHW[:, :, :-1]).sum(2) + head_BNEHW[:, :, -1]
+
+
+def _known(entries: Sequence[Entry], like: Tensor, objects: int) -> Tensor:
+    """-> bool E B N, which entry speaks for which object; one that speaks for nobody if there is none."""
+    none_BN = torch.zeros(len(like), objects, dtype=torch.bool, device=like.device)
+    return torch.stack([e.known_BN for e in entries] or [none_BN])
+
+
+def _together(memory: Memory, like: Tensor) -> Tensor:
+    """-> bool B N N, the objects whose memory begins with the same frame. The released engine keeps them apart from all
+    others up to the decoder, and so do we."""
+    known_EBN = _known([e for i, e in memory.frames.items() if i >= 0], like, len(memory.objects))
+    first_BN = torch.where(known_EBN.any(0), known_EBN.int().argmax(0), -1)
+    return first_BN[:, :, None] == first_BN[:, None]
+
+
+def _spread(logits_BKHW: Tensor, planes: Sequence[int], known_BN: Tensor) -> Tensor:
+    """Logits of the background and of some planes -> of all planes, UNKNOWN for objects that are not known."""
+    if len(planes) < known_BN.shape[1]:
+        shape = (len(logits_BKHW), 1 + known_BN.shape[1], *logits_BKHW.shape[2:])
+        where = torch.tensor([0, *(1 + p for p in planes)], device=logits_BKHW.device)
+        logits_BKHW = logits_BKHW.new_zeros(shape).index_copy(1, where, logits_BKHW)
+    return torch.cat([logits_BKHW[:, :1], logits_BKHW[:, 1:].masked_fill(~known_BN[..., None, None], UNKNOWN)], 1)
+
+
+class MaskEncoder(nn.Module):
+    """Image, mask and the sum of the other masks -> the object's value at stride 16, and its sensory memory after it."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.net = mask_encoder(kind, width=width)
+        self.fuser = Fuser(width, self.net.channels[-1])
+        self.state = GatedState(width, width)
+        if isinstance(self.net, ResNet):
+            nn.init.orthogonal_(self.net.conv1.weight.detach()[:, 3:])
+
+    def forward(
+        self, image_BCHW: Tensor, pixel_BDHW: Tensor, masks_BNHW: Tensor, sensory_BNDHW: Tensor, deep: bool
+    ) -> tuple[Tensor, Tensor]:
+        """-> value and sensory memory, BNDHW each; the latter as it was unless `deep`."""
+        pairs_BN2HW = torch.stack([masks_BNHW, others(masks_BNHW)], 2)
+        net = self.net
+        if isinstance(net, ResNet):
+            x = joined(net.conv1, pairs_BN2HW, image_BCHW, frame_first=True).flatten(0, 1)
+            x = F.max_pool2d(F.relu(net.bn1(x)), 3, 2, 1)
+            x = net.get_submodule("layer3")(net.get_submodule("layer2")(net.get_submodule("layer1")(x)))
+        else:
+            image_BNCHW = image_BCHW[:, None].expand(-1, masks_BNHW.shape[1], -1, -1, -1)
+            x = net(torch.cat([image_BNCHW, pairs_BN2HW], 2).flatten(0, 1))[-1]
+        value_BNDHW = rows(self.fuser(pixel_BDHW, x), masks_BNHW)
+        return value_BNDHW, self.state(value_BNDHW, sensory_BNDHW) if deep else sensory_BNDHW
+
+
+class Up(nn.Module):
+    """Twice the size, plus the frame's own map at that size, through a residual block."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x_XDHW: Tensor, skip_BDHW: Tensor) -> Tensor:
+        x = add_frame(double(x_XDHW), skip_BDHW)
+        return self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True)) + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """The transformer's map up to stride 4 -> a logit for each object, and the sensory memory after the frame.
+
+    `middle` and `fine` bring the backbone's maps to its widths, once a frame, in `Cutie.encode`.
+    """
+
+    def __init__(self, width: int, fine: int, middle: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.middle = nn.Conv2d(middle, width, 1)
+        self.fine = nn.Conv2d(fine, half, 1)
+        self.up8 = Up(width, half)
+        self.up4 = Up(half, half)
+        self.head = nn.Conv2d(half, 1, 3, padding=1)
+        self.state = DecoderState((width, half, half + 1), width, width)
+
+    def forward(
+        self, objects_BNDHW: Tensor, middle_BDHW: Tensor, fine_BDHW: Tensor, sensory_BNDHW: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shape = objects_BNDHW.shape[:2]
+        p16 = objects_BNDHW.flatten(0, 1)
+        p8 = self.up8(p16, middle_BDHW)
+        p4 = self.up4(p8, fine_BDHW)
+        logits = self.head(F.relu(p4))
+        p8, p4 = p8.unflatten(0, shape), torch.cat([p4, logits], 1).unflatten(0, shape)
+        return logits.squeeze(1).unflatten(0, shape), self.state(objects_BNDHW, p8, p4, sensory_BNDHW)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return int(maps.shape[-2]), int(maps.shape[-1])

@@ -1,0 +1,196 @@
+"""STCN (Cheng, Tai and Tang, 2021): pixels of remembered frames, found again by the likeness of their keys.
+
+    network = weights.build("stcn")                             # or "stcn-lite"
+    features = network.encode(frames)                           # keys, from the picture alone
+    memory = network.remember(Memory((7,)), 0, features, ...)   # a value for each object and cell
+    prediction, memory = network.segment(memory, features)      # read by key, decoded object by object, brought together
+
+The key of a cell comes from the picture alone, so that likeness is worked out once for all objects; its value from the
+picture, the object's mask and the sum of the other objects' masks. The name of a tensor ends in its axes; see `base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hodor.models.backbones import BACKBONES
+from hodor.models.base import Entry, Features, Memory, Network, Prediction
+from hodor.models.layers import fold, recompute
+from hodor.models.matching import aggregate, others, recall, settle, tokens
+from hodor.models.memory_blocks import Fuser, KeyProjection, ResBlock, Up, mask_encoder, pad_around, rows
+
+FUSER_RULES: tuple[tuple[str, str | None], ...] = (
+    (r"value_encoder\.fuser\.block([12])\.downsample\.(.*)", r"values.fuser.block\1.skip.\2"),
+    (r"value_encoder\.fuser\.attention\.ChannelGate\.mlp\.1\.(.*)", r"values.fuser.gates.channel.0.\1"),
+    (r"value_encoder\.fuser\.attention\.ChannelGate\.mlp\.3\.(.*)", r"values.fuser.gates.channel.2.\1"),
+    (r"value_encoder\.fuser\.attention\.SpatialGate\.spatial\.conv\.(.*)", r"values.fuser.gates.cell.\1"),
+    (r"value_encoder\.fuser\.(.*)", r"values.fuser.\1"),
+)
+
+RELEASED: tuple[tuple[str, str | None], ...] = (
+    (r"key_encoder\.res2\.(.*)", r"backbone.layer1.\1"),
+    (r"key_encoder\.(.*)", r"backbone.\1"),
+    *FUSER_RULES,
+    (r"value_encoder\.(.*)", r"values.trunk.\1"),
+    (r"key_proj\.key_proj\.(.*)", r"keys.key.\1"),
+    (r"key_comp\.(.*)", r"thin.\1"),
+    (r"decoder\.compress\.downsample\.(.*)", r"decoder.compress.skip.\1"),
+    (r"decoder\.up_16_8\.skip_conv\.(.*)", r"decoder.up8.side.\1"),
+    (r"decoder\.up_8_4\.skip_conv\.(.*)", r"decoder.up4.side.\1"),
+    (r"decoder\.up_16_8\.out_conv\.downsample\.(.*)", r"decoder.up8.block.skip.\1"),
+    (r"decoder\.up_16_8\.out_conv\.(.*)", r"decoder.up8.block.\1"),
+    (r"decoder\.up_8_4\.out_conv\.(.*)", r"decoder.up4.block.\1"),
+    (r"decoder\.pred\.(.*)", r"decoder.head.\1"),
+)
+"""The authors' name -> ours, first match wins."""
+
+
+class STCN(Network):
+    """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width: channels of keys and values; the
+    decoder works at value_width at stride 16, at half of it from stride 8 on. masks: "resnet18" or "light", what turns a
+    picture and its masks into values; mask_bias gives the former's convolutions biases, as in the release. mem_every: while a
+    video is followed, predicted masks are remembered every so many frames. top: how many tokens speak for a cell, outside
+    training; in training all do.
+
+    Followed through a video the released network remembers without bound; here the last 20 remembered frames stay, and for
+    each object the first and the latest given one (`Tracker(history=...)`).
+
+    Raises ValueError: "mem_every is 0, want at least 1", the same for `top`; "no backbone 'x': want swin-t, ..."; "mask encoder
+    'x' is not one of resnet18, light".
+    """
+
+    history = 20
+    hold_lost = False
+    sees_given = False
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet50",
+        key_width: int = 64,
+        value_width: int = 512,
+        masks: str = "resnet18",
+        mask_bias: bool = True,
+        mem_every: int = 5,
+        top: int = 20,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+        for name in ("mem_every", "top"):
+            if settings[name] < 1:
+                raise ValueError(f"{name} is {settings[name]}, want at least 1")
+        self.settings, self.mem_every, self.top = settings, mem_every, top
+        self.backbone = BACKBONES[backbone]().until(16)
+        fine, middle, coarse = self.backbone.channels
+        self.keys = KeyProjection(coarse, key_width)
+        self.thin = nn.Conv2d(coarse, value_width, 3, padding=1)
+        self.values = ValueEncoder(masks, mask_bias, coarse, value_width)
+        self.decoder = Decoder(value_width, middle, fine)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.backbone, name)).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def encode(self, frames_BCHW: Tensor) -> Features:
+        """RGB in [0, 1], any size -> the picture, normalised, then padded around with zeros to multiples of 16; the backbone's
+        maps at strides 4, 8, 16; at stride 16 the key, and a thinner map for the decoder."""
+        picture = (frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std")
+        padded, offset = pad_around(picture.to(self.thin.weight.dtype), 16)
+        fine, middle, coarse = self.backbone(padded)
+        size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
+        maps = (padded, fine, middle, coarse, self.keys(coarse).key, self.thin(coarse))
+        return Features(maps, size, whole, offset)  # type: ignore[arg-type]
+
+    def remember(
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+    ) -> Memory:
+        """The memory with this frame's key and, for each object, its value."""
+        picture, _, _, coarse, key, _ = features.maps
+        masks_BNHW = features.fit(masks_BNHW.to(picture.dtype), features.padded)
+        value_BNCHW = self.values(picture, masks_BNHW, coarse)
+        whole_B = torch.ones(len(key), dtype=torch.bool, device=key.device)
+        return memory.add(index, Entry(value_BNCHW, key, known_BN, given_BN, whole_B))
+
+    def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
+        """-> logits of background and objects at the padded frame's size; an object that no frame knows wins nowhere."""
+        _, fine, middle, _, key, thin = features.maps
+        kept = tokens(memory)
+        readout_BNCP, _ = recall(kept, key.flatten(2), top=None if self.training else self.top)
+        readout_BNCHW = readout_BNCP.unflatten(3, key.shape[-2:])
+        logits_BNHW = self.decoder(readout_BNCHW, thin, middle, fine).float()
+        soft_BNHW = F.interpolate(logits_BNHW, scale_factor=4.0, mode="bilinear", align_corners=False).sigmoid()
+        logits_BKHW = aggregate(soft_BNHW * kept.known_BNM.any(2)[..., None, None])
+        return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
+
+    def due(self, memory: Memory, index: int) -> bool:
+        return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
+
+    def settle(self, masks_BNHW: Tensor) -> Tensor:
+        return settle(masks_BNHW)
+
+    def fold(self) -> None:
+        for name, child in list(self.named_children()):
+            setattr(self, name, fold(child))
+        self.folded = True
+
+    def checkpoint_activations(self) -> None:
+        super().checkpoint_activations()
+        recompute(self.values)
+        recompute(self.decoder)
+
+
+class ValueEncoder(nn.Module):
+    """A frame and its objects' masks -> a value for each object and cell."""
+
+    def __init__(self, masks: str, mask_bias: bool, coarse: int, width: int) -> None:
+        super().__init__()
+        self.trunk = mask_encoder(masks, width=width, conv_bias=mask_bias)
+        self.fuser = Fuser(self.trunk.channels[-1], coarse, width)
+
+    def forward(self, picture_B3HW: Tensor, masks_BNHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
+        """-> B N C h w. An object sees its own mask and the sum of the others'."""
+        seen_BN5HW = torch.cat(
+            [
+                picture_B3HW[:, None].expand(-1, masks_BNHW.shape[1], -1, -1, -1),
+                masks_BNHW[:, :, None],
+                others(masks_BNHW)[:, :, None],
+            ],
+            2,
+        )
+        out_BNCHW = [rows(self.trunk(part.flatten(0, 1))[-1], part) for part in some(seen_BN5HW)]
+        fused: Tensor = self.fuser(torch.cat(out_BNCHW, 1), coarse_BCHW)
+        return fused
+
+
+class Decoder(nn.Module):
+    """What an object read, and the frame's maps -> its logits at stride 4."""
+
+    def __init__(self, width: int, middle: int, fine: int) -> None:
+        super().__init__()
+        self.compress = ResBlock(2 * width, width)
+        self.up8 = Up(middle, width, width // 2)
+        self.up4 = Up(fine, width // 2, width // 2)
+        self.head = nn.Conv2d(width // 2, 1, 3, padding=1)
+
+    def forward(self, readout_BNCHW: Tensor, thin_BCHW: Tensor, middle_BCHW: Tensor, fine_BCHW: Tensor) -> Tensor:
+        """-> B N h w."""
+        side8, side4 = self.up8.side(middle_BCHW), self.up4.side(fine_BCHW)
+        x_BNCHW = self.compress.joined(readout_BNCHW, thin_BCHW)
+        logits = []
+        for part in some(x_BNCHW):
+            finer = self.up4(self.up8(part, side8), side4)
+            logits.append(rows(self.head(F.relu(finer.flatten(0, 1))), finer)[:, :, 0])
+        return torch.cat(logits, 1)
+
+
+def some(maps_BNCHW: Tensor) -> Iterator[Tensor]:
+    """Where no gradients are wanted a few objects at a time: many need no more memory than few, and on a CPU one at a time is
+    quicker, since its maps stay in the cache."""
+    if torch.is_grad_enabled():
+        return iter((maps_BNCHW,))
+    return iter(maps_BNCHW.split(1 if maps_BNCHW.device.type == "cpu" else 8, 1))
