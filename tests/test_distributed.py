@@ -16,6 +16,7 @@ from training import lines
 from hodor.training.loader import shares
 
 CALM = {"model": "calm", "batch": 4, "clip_norm": 0, "steps": 1}
+BACK = {**CALM, "model": "state", "scheme": "one-shot", "loss": "points"}
 
 
 def launch(root: Path, *runs: tuple[Path, dict[str, Any]]) -> subprocess.CompletedProcess[str]:
@@ -33,14 +34,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """-> a folder of runs in two processes: one step without dropout ("calm"), two with weights that no gradient reaches
-    ("idle"), and two with dropout, in parts, with validation, at a stretch ("whole") and begun twice ("broken")."""
+    """-> a folder of runs in two processes: one step without dropout ("calm") and of one-shot training ("back"), two with
+    weights that no gradient reaches ("idle"), and two with dropout, in parts, with validation, at a stretch ("whole") and begun
+    twice ("broken")."""
     out = tmp_path_factory.mktemp("runs")
     held = {"every": 1, "root": str(root), "sequences": ["held", "goat", "cow"]}
     parts = {"batch": 4, "accumulate": 2, "schedule": "steps", "save_every": 1, "pictures_every": 1, "validation": held}
     done = launch(
         root,
         (out / "calm", CALM),
+        (out / "back", BACK),
         (out / "idle", {**CALM, "steps": 2, "settings": [["conditioning", "none"]]}),
         (out / "whole", {**parts, "steps": 2}),
         (out / "broken", {**parts, "steps": 1}),
@@ -57,15 +60,18 @@ def gradients(out: Path) -> dict[int, torch.Tensor]:
     return {i: each["exp_avg"] * 10 for i, each in found["optimiser"]["state"].items()}
 
 
-def test_two_processes_with_half_the_batch_each_have_the_gradients_of_one(root: Path, trained: Path, tmp_path: Path) -> None:
-    alone = subprocess.run([sys.executable, *training.command(root, tmp_path, **CALM)], env=training.environment())
+@pytest.mark.parametrize(("name", "changes"), [("calm", CALM), ("back", BACK)])
+def test_two_processes_with_half_the_batch_each_have_the_gradients_of_one(
+    root: Path, trained: Path, tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    alone = subprocess.run([sys.executable, *training.command(root, tmp_path, **changes)], env=training.environment())
     assert alone.returncode == 0
-    one, two = gradients(tmp_path), gradients(trained / "calm")
+    one, two = gradients(tmp_path), gradients(trained / name)
     assert one.keys() == two.keys()
     largest = max(float(g.abs().max()) for g in one.values())
     for i, gradient in one.items():
         torch.testing.assert_close(two[i], gradient, rtol=0, atol=1e-5 * largest)
-    first, second = lines(tmp_path)[0], lines(trained / "calm")[0]
+    first, second = lines(tmp_path)[0], lines(trained / name)[0]
     assert second["loss"] == pytest.approx(first["loss"], abs=1e-6)
     assert second["norm"] == pytest.approx(first["norm"], rel=1e-5)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.losses import Loss, hodor_losses, joint_dice, object_dice
+from hodor.losses import Bootstrap, Loss, Points, hodor_losses, joint_dice, object_dice
 from hodor.models.base import UNKNOWN, Prediction
 from hodor.plans import Judged
 
@@ -165,3 +165,131 @@ def test_a_frame_without_a_valid_pixel_gives_a_finite_loss() -> None:
     losses = hodor_losses([judged(valid=torch.zeros(2, *SIZE, dtype=torch.bool))])
     losses.total.backward()
     assert float(losses.total.detach()) == 0
+
+
+# STCN, XMem, Cutie ----------------------------------------------------------------------------------------------------
+
+
+def test_the_share_of_hard_pixels_falls_along_a_line_from_all_to_the_least() -> None:
+    at = {0: 1.0, 19_999: 1.0, 20_000: 1.0, 45_000: 0.575, 70_000: 0.15, 10**6: 0.15}
+    assert {step: pytest.approx(Bootstrap().share(step)) for step in at} == at
+    assert Bootstrap(0, 0, 0.5).share(0) == 0.5
+
+
+def test_bootstrapped_cross_entropy_is_the_mean_of_the_hardest_pixels_summed_over_frames() -> None:
+    valid = torch.ones(2, *SIZE, dtype=torch.bool)
+    valid[0, :10] = False
+    each = [judged(0, valid=valid), judged(1, valid=valid)]
+    expected = torch.zeros(())
+    for j in each:
+        costs = F.cross_entropy(enlarged(j), labels(j), reduction="none")
+        for clip, keep in zip(costs, valid, strict=True):
+            taken = int(0.15 * int(keep.sum()))
+            expected = expected + clip[keep].topk(taken).values.mean() / 2
+    losses = hodor_losses(each, "bootstrapped", 0.15)
+    torch.testing.assert_close(losses.total, expected)
+    assert float(losses.dice.detach()) > 0
+    whole = hodor_losses(each, "bootstrapped").total
+    torch.testing.assert_close(whole, 2 * hodor_losses(each, "cross-entropy").total)
+    assert float(whole.detach()) < float(losses.total.detach())
+
+
+def test_xmems_dice_is_each_objects_in_each_frame_summed_over_frames() -> None:
+    each = [judged(0), judged(1)]
+    expected = torch.zeros(())
+    for j in each:
+        soft = enlarged(j).softmax(1)[:, 1:]
+        both, all_of_it = 2 * (soft * j.masks_BNHW).sum((2, 3)), (soft + j.masks_BNHW).sum((2, 3))
+        expected = expected + (1 - (both + 1) / (all_of_it + 1)).mean()
+    losses = hodor_losses(each, "bootstrapped-dice", 0.5)
+    torch.testing.assert_close(losses.dice, expected)
+    torch.testing.assert_close(losses.total, losses.cross_entropy + expected)
+
+
+def test_few_hard_pixels_take_one_at_least_and_no_valid_pixel_costs_nothing() -> None:
+    one = judged()
+    hardest = F.cross_entropy(enlarged(one), labels(one), reduction="none").flatten(1).amax(1).mean()
+    torch.testing.assert_close(hodor_losses([one], "bootstrapped", 1e-9).total, hardest)
+    for kind in ("bootstrapped-dice", "points"):
+        losses = hodor_losses([judged(valid=torch.zeros(2, *SIZE, dtype=torch.bool))], kind, 0.15)  # type: ignore[arg-type]
+        losses.total.backward()
+        assert float(losses.total.detach()) == 0
+
+
+def steps_of_two(size: tuple[int, int] = (32, 32), aux: bool = False) -> Judged:
+    """One object on the right half, its logits unsure along the border between columns 12 and 20 alone."""
+    logits = torch.zeros(1, 2, *size)
+    logits[:, 1] = torch.where(torch.arange(size[1]) < 12, -9.0, torch.where(torch.arange(size[1]) < 20, 0.1, 9.0))
+    masks = torch.zeros(1, 1, *size)
+    masks[..., 16:] = 1
+    more = {"sensory": torch.zeros(1, 2, 4, 4).requires_grad_(), "queries": torch.zeros(1, 3, 2, 4, 4).requires_grad_()}
+    prediction = Prediction(logits.requires_grad_(), 1, size, size, aux=more if aux else {})
+    return Judged(0, prediction, masks, torch.ones(1, *size, dtype=torch.bool))
+
+
+def test_points_lie_where_the_network_is_unsure_and_some_anywhere() -> None:
+    one = steps_of_two()
+    hodor_losses([one], "points", points=Points(400, 3.0, 0.75)).total.backward()
+    grad = one.prediction.logits_BKHW.grad
+    assert grad is not None
+    unsure = float((grad[0, 1, :, 12:20] != 0).float().mean())
+    elsewhere = float((grad[0, 1, :, :11] != 0).float().mean())
+    assert unsure > 0.6
+    assert 0.02 < elsewhere < 0.6
+    one = steps_of_two()
+    hodor_losses([one], "points", points=Points(400, 3.0, 0.0)).total.backward()
+    even = one.prediction.logits_BKHW.grad
+    assert even is not None
+    assert float((even[0, 1, :, :11] != 0).float().mean()) > elsewhere
+
+
+def test_many_points_cost_what_all_pixels_cost() -> None:
+    """Without preference, and with truth bilinear in between: the mean over points nears the mean over pixels."""
+    each = [judged(0), judged(1)]
+    got = hodor_losses(each, "points", points=Points(60_000, 1.0, 0.0))
+    soft = [enlarged(j).softmax(1)[:, 1:] for j in each]
+    entropy = sum(F.cross_entropy(enlarged(j), labels(j)) for j in each)
+    share = [(2 * (p * j.masks_BNHW).mean((2, 3)), (p + j.masks_BNHW).mean((2, 3))) for p, j in zip(soft, each, strict=True)]
+    dice = sum((1 - both / total).mean() for both, total in share)
+    torch.testing.assert_close(got.cross_entropy, torch.as_tensor(entropy), rtol=0.05, atol=0)
+    torch.testing.assert_close(got.dice, torch.as_tensor(dice), rtol=0.05, atol=0)
+
+
+def test_additional_logits_weigh_a_hundredth_each() -> None:
+    one = steps_of_two(aux=True)
+    plain = hodor_losses([steps_of_two()], "points", points=Points(500))
+    losses = hodor_losses([one], "points", points=Points(500))
+    torch.testing.assert_close(losses.cross_entropy, plain.cross_entropy)
+    # even logits cost log 2, and a Dice of about a half where the object is half of the frame; sensory and three levels
+    assert float(torch.as_tensor(losses.aux).detach()) == pytest.approx(4 * 0.01 * (0.693 + 0.5), rel=0.05)
+    losses.total.backward()
+    assert all(bool(x.grad.any()) for x in one.prediction.aux.values())
+
+
+def test_points_of_a_padded_frame_are_the_frames_own() -> None:
+    """What lies in the padding reaches neither the logits' nor the additional logits' cost."""
+    logits, small = torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 4, 4)
+    masks = torch.zeros(1, 1, 32, 32)
+    masks[..., 16:] = 1
+    costs = []
+    for fill in (0.0, 1e3):
+        logits[:, 1, :, :3] = small[:, 1, 0] = fill  # the frame lies in columns 6 to 13; in cells 1.5 to 3.5
+        prediction = Prediction(logits.clone(), 1, (32, 32), (64, 64), (24, 24), aux={"sensory": small.clone()})
+        one = Judged(0, prediction, masks, torch.ones(1, 32, 32, dtype=torch.bool))
+        costs.append(hodor_losses([one], "points", points=Points(800)))
+    assert float(costs[0].aux) > 0
+    torch.testing.assert_close(costs[0], costs[1])
+
+
+def test_each_clip_has_points_of_its_own_generator() -> None:
+    one, points = judged(), Points(50)
+
+    def total(*seeds: int) -> float:
+        return float(hodor_losses([one], "points", points=points, rngs=[torch.Generator().manual_seed(i) for i in seeds]).total)
+
+    assert total(3, 4) == total(3, 4) != total(3, 5)
+    first, second = (
+        float(hodor_losses([alone(one, b)], "points", points=points, rngs=[torch.Generator().manual_seed(3 + b)]).total)
+        for b in (0, 1)
+    )
+    assert total(3, 4) == pytest.approx((first + second) / 2)

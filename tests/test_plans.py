@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hodor.losses import hodor_losses
-from hodor.models.base import Features, Memory, Prediction
-from hodor.models.hodor import HODOR
+from hodor.models.base import Features, Memory, Network, Prediction
 from hodor.plans import Plan, Step, chain, cyclic, dense, released, rollout, still
 from hodor.tracking import Tracker
 
@@ -34,8 +33,9 @@ PLANS: dict[str, Plan] = {
 class Watcher:
     """A network that notes what it is asked: sources and target of every segment, what is remembered, predictions."""
 
-    def __init__(self, network: HODOR) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
+        self.recurrent = network.recurrent
         self.asked: list[tuple[int, ...]] = []
         self.remembered: list[tuple[int, Tensor, Tensor]] = []
         self.predictions: list[Prediction] = []

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,78 @@ def test_the_masks_of_the_other_frames_of_cycles_are_never_opened(tmp_path: Path
             path.write_bytes(b"")  # there, and unreadable
     for step in range(10):
         assert number(only.clip(step, 0).frames_BTCHW[0, 0]) == 4
+
+
+def hops(drawn: Stream, step: int, index: int = 0) -> list[int]:
+    at = [number(frame) for frame in drawn.clip(step, index).frames_BTCHW[0]]
+    return [b - a for a, b in pairwise(at)]
+
+
+def test_onward_clips_follow_in_time_with_bounded_jumps_from_frame_to_frame(tmp_path: Path) -> None:
+    write_video(tmp_path, "goat", 14)
+    drawn = stream(tmp_path, frames=4, gap=(3,), walk="onward", augment=PLAIN)
+    found = [hops(drawn, step) for step in range(60)]
+    assert {h for each in found for h in each} == {1, 2, 3}
+    assert max(map(sum, found)) > 3, "the gap is from one to the next"
+    assert {number(drawn.clip(step, 0).frames_BTCHW[0, 0]) for step in range(60)} == set(range(11)), "any frame with room"
+    back = stream(tmp_path, frames=4, gap=(3,), walk="onward", augment=PLAIN, reverse=0.5)
+    assert {np.sign(hops(back, step)[0]) for step in range(20)} == {-1, 1}
+    one = stream(tmp_path, frames=4, gap=(3,), walk="onward", augment=PLAIN, reverse=0.5, labels="first")
+    assert all(min(hops(one, step)) > 0 for step in range(40)), "where the label is at the beginning, never backwards"
+
+
+def test_jumps_grow_by_shares_of_the_training_and_are_divided_by_the_interval(tmp_path: Path) -> None:
+    write_video(tmp_path, "goat", 40, labelled=(0,))
+    stages: dict[str, Any] = {"labels": "first", "walk": "onward", "jump": (5, 10, 25, 5), "jump_at": (0.0, 0.1, 0.4, 0.8)}
+    drawn = Stream(Data(root=(tmp_path,), augment=PLAIN, **{**FREE, **stages}), 3, 8, 0, steps=1000)
+    for begin, end, most in ((0, 99, 5), (100, 399, 10), (400, 799, 25), (800, 999, 5)):
+        for step in (begin, end):
+            assert drawn.jump(step, 0) == most
+            found = [h for index in range(40) for h in hops(drawn, step, index)]
+            assert min(found) >= 1
+            assert 0.6 * most < max(found) <= most
+    assert Stream(drawn.data, 3, 2, 0).jump(999, 0) == 5, "nobody said how many steps"
+    five = Stream(replace(drawn.data, interval=(5,)), 3, 2, 0, steps=1000)
+    assert [five.jump(step, 0) for step in (0, 100, 400)] == [1, 2, 5]
+    assert videos.INTERVALS == {"youtube-vos": 5}
+
+
+def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path: Path) -> None:
+    for name in ("goat", "cow"):
+        write_video(tmp_path, name, 12)
+        for path in (tmp_path / "Annotations" / name).glob("*.png"):
+            if path.stem != "00000":
+                path.write_bytes(b"")
+                path.chmod(0)
+    stages: dict[str, Any] = {"labels": "first", "annotated": "first", "walk": "onward", "reverse": 0.0}
+    drawn = stream(tmp_path, frames=5, jump=(4,), jump_at=(0.0,), augment=PLAIN, damaged=0.0, **stages)
+    for step in range(30):
+        clip = drawn.clip(step, 0)
+        at = [number(frame) for frame in clip.frames_BTCHW[0]]
+        assert at[0] == 0
+        assert at == sorted(set(at))
+        assert clip.labelled_BT.tolist() == [[True, False, False, False, False]]
+        assert not clip.masks_BTNHW[:, 1:].any()
+    assert not drawn.damaged
+    strict = stream(tmp_path, frames=3, labels="all", walk="onward", augment=PLAIN, damaged=0.0)
+    with pytest.raises(ValueError, match="damaged"):
+        [strict.clip(step, 0) for step in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"jump": (5,), "jump_at": (0.0,)}, r"jumps of a clip that goes around: want --data.walk onward"),
+        ({"walk": "onward", "jump": (5, 9), "jump_at": (0.0,)}, r"2 jumps at \(0.0,\): want a rising share of the steps .*"),
+        ({"walk": "onward", "jump": (5, 9), "jump_at": (0.5, 0.0)}, r"2 jumps at .*: want a rising share of the steps .*"),
+        ({"walk": "onward", "jump": (0,), "jump_at": (0.0,)}, r"jumps \(0,\), intervals \(\): want 1 or more"),
+        ({"interval": (1, 2)}, r"2 intervals for 1 roots: want one each"),
+    ],
+)
+def test_stages_that_do_not_go_together_are_refused_in_one_line(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    write_video(tmp_path, "goat", 6)
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        stream(tmp_path, **given)
 
 
 def test_sparse_labels_make_dense_clips_of_labelled_frames_and_cycles_of_all(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -144,10 +147,19 @@ def test_schemes_play_their_plans(recipe: Recipe) -> None:
         "chain": plans.chain(4, "hard"),
         "dense": plans.dense(4, "hard"),
         "cyclic": plans.cyclic(4, "hard"),
+        "released": plans.released(3, "hard"),
     }
-    for scheme in get_args(Scheme):
-        made = plan_of(replace(longer, scheme=scheme), 3)
-        assert made == expected.get(scheme, plans.released(3, "hard"))
+    for scheme, plan in expected.items():
+        assert plan_of(replace(longer, scheme=scheme), 3) == plan
+    back = {"back": "all", "references": "previous", "begin": "hard", "present": True}
+    drawn = {
+        "propagate": plans.propagate(4, "previous", handoff="hard"),
+        "one-shot": plans.one_shot(4, "all", "previous", handoff="hard", begin="hard", present=True),
+        "empty-reference": plans.empty_reference(4, "all", "previous", handoff="hard"),
+    }
+    assert set(expected) | set(drawn) == set(get_args(Scheme))
+    for scheme, plan in drawn.items():
+        assert plan_of(replace(longer, scheme=scheme, **back), 3) == plan
     even, odd = (plan_of(replace(recipe, scheme="released"), step) for step in (0, 1))
     assert even != odd
 
@@ -163,6 +175,30 @@ def test_every_named_recipe_judges_frames_whose_masks_it_has(root: Path, name: s
         for target in {s.target for s in plan if s.judged}:
             assert clip.labelled_BT[:, target].all()
             assert clip.masks_BTNHW[:, target].flatten(1).any(1).all()
+
+
+def documented(page: str) -> dict[str, list[str]]:
+    """The rows of a page's tables whose first cell is one name, by that name."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if line.startswith("| `")]
+    return {name: rest for first, *rest in rows for name in re.findall("`([a-z_]+)`", first)}
+
+
+def test_the_page_on_training_has_every_field_with_its_default_and_meaning() -> None:
+    rows = documented("training.md")
+    tree = ast.parse(Path(inspect.getfile(Recipe)).read_text())
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Recipe")
+    said = {a.target.id: ast.literal_eval(b.value) for a, b in pairwise(body) if isinstance(a, ast.AnnAssign)}  # type: ignore[attr-defined]
+    assert said.keys() == {f.name for f in fields(Recipe)}
+    for field in fields(Recipe):
+        default, meaning = rows[field.name]
+        assert meaning == " ".join(said[field.name].split()), field.name
+        if field.name not in ("data", "validation", "bootstrap", "points"):
+            assert default == f"`{field.default!r}`", field.name
+
+
+def test_the_page_on_data_has_every_field() -> None:
+    assert {f.name for f in fields(Data)} <= documented("data.md").keys()
 
 
 def test_clips_of_which_nothing_would_be_judged_are_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import tiny
 import torch
 from PIL import Image
+from recurrent import Recurrent
 
 from hodor.data.stream import Data
 from hodor.masks import write_labels
@@ -33,10 +34,11 @@ SETTINGS = {**tiny.SETTINGS, "dropout": 0.2, "feature_positions": True, "start_p
 
 
 def add_models() -> None:
-    """Let "tiny" name a network of 0.2 M weights with dropout, "calm" the same without."""
+    """Let "tiny" name a network of 0.2 M weights with dropout, "calm" the same without, "state" a recurrent one."""
     BACKBONES["tiny"] = lambda: EfficientNetLite(width=0.25, depth=0.3)
     MODELS["tiny"] = Preset(HODOR, SETTINGS, 48)
     MODELS["calm"] = Preset(HODOR, {**SETTINGS, "dropout": 0.0}, 48)
+    MODELS["state"] = Preset(Recurrent, {}, 48)
 
 
 def write_videos(root: Path, names: Sequence[str], frames: int = 8) -> Path:

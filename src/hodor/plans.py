@@ -2,21 +2,30 @@
 
 plan = cyclic(3)                          # out and back, judged on the frame we started from
 played = rollout(network, clip, plan)     # what each step predicted, beside the truth
+
+Plans with random parts (`propagate`, `one_shot`, `empty_reference`) draw them from a passed generator. docs/one-shot.md tells
+of every reading of the one-shot training paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from hodor.data.clip import Clip
-from hodor.models.base import Memory, Network, Prediction
+from hodor.data.draws import below, some
+from hodor.models.base import Features, Memory, Network, Prediction
 
 Handoff = Literal["soft", "detached", "hard"]
+References = Literal["previous", "first-random", "random"]
+"""Which frames a step of `propagate` reads: "previous", frame 0 and the one before (STCN); "first-random", frame 0 and others
+of the past (XMem); "random", any of the past, frame 0 like another (Cutie)."""
+Back = Literal["two", "all", "one"]
+"""The way back of one-shot training: by one random frame between, by every frame, or straight."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,9 @@ class Step:
 
     judged: the loss reads this prediction. grad: record gradients. handoff: how the predicted mask is remembered, "soft" with
     gradients through it (the paper's claim), "detached" without (the released setting), "hard" rounded as well. restart:
-    before the step, forget everything but the sources, and take their masks as if they had been given.
+    before the step, forget everything but the sources, and take their masks as if they had been given. blank: of a restart,
+    take empty masks instead. present: of a restart, leave out the objects that no source shows on any pixel (above 0.5):
+    they are neither remembered nor judged from there on.
     """
 
     sources: tuple[int, ...]
@@ -34,6 +45,8 @@ class Step:
     grad: bool = True
     handoff: Handoff = "detached"
     restart: bool = False
+    blank: bool = False
+    present: bool = False
 
 
 Plan = tuple[Step, ...]
@@ -43,7 +56,8 @@ Plan = tuple[Step, ...]
 class Judged:
     """A prediction that the loss reads, and the truth of its frame: masks_BNHW without objects that no step could know.
 
-    objects_BN: planes that hold an object; the rest pad the batch and are not judged. None: all do.
+    objects_BN: planes that hold an object; the rest pad the batch and are not judged. None: all do. began_BNHW: the soft masks,
+    at the frame's own size, that the last restart began with; None where there was none.
     """
 
     target: int
@@ -51,6 +65,7 @@ class Judged:
     masks_BNHW: Tensor
     valid_BHW: Tensor
     objects_BN: Tensor | None = None
+    began_BNHW: Tensor | None = None
 
 
 def still() -> Plan:
@@ -83,50 +98,186 @@ def released(iteration: int, handoff: Handoff = "detached") -> Plan:
     return tuple(Step(sources, target, handoff=handoff) for sources, target in steps)
 
 
+def propagate(
+    frames: int,
+    references: References = "first-random",
+    reads: int = 3,
+    rng: torch.Generator | None = None,
+    handoff: Handoff = "soft",
+) -> Plan:
+    """Forward through an annotated clip as STCN, XMem and Cutie train: each frame from at most `reads` frames of the past
+    (all of it, while it is shorter), chosen as `references` says; "previous" reads two at most. Every prediction is judged.
+
+    rng: what is random is drawn from it; None is a generator of its own, always the same. Raises ValueError: "a clip of 1
+    frames has nothing to predict: want 2 or more".
+    """
+    if frames < 2:
+        raise ValueError(f"a clip of {frames} frames has nothing to predict: want 2 or more")
+    rng = torch.Generator() if rng is None else rng
+    return tuple(Step(_past(t, references, reads, rng), t, handoff=handoff) for t in range(1, frames))
+
+
+def _past(t: int, references: References, reads: int, rng: torch.Generator) -> tuple[int, ...]:
+    if references == "previous":
+        return tuple(sorted({0, t - 1}))
+    if t <= reads:
+        return tuple(range(t))
+    if references == "random":
+        return tuple(sorted(some(reads, t, rng)))
+    return (0, *sorted(1 + i for i in some(reads - 1, t - 1, rng)))
+
+
+def one_shot(
+    frames: int,
+    back: Back = "two",
+    references: References = "first-random",
+    reads: int = 3,
+    rng: torch.Generator | None = None,
+    handoff: Handoff = "soft",
+    begin: Literal["soft", "hard"] = "soft",
+    present: bool = False,
+) -> Plan:
+    """Out to the last frame T without gradient; then, from a memory that holds T and its predicted mask alone, back to frame
+    0, which alone is judged (one-shot training, Fig. 3).
+
+    back "all": through every frame, T in the role of frame 0 (T-step). "two": T > T1 > 0 with T1 random, predicted anew from
+    T; frame 0 is read from {T, T1}. "one": straight from T to 0. references, reads: as in `propagate`, both ways. handoff: of
+    the predictions on the way back. begin: the mask of T as it is, or rounded. present: see `Step`.
+
+    Raises ValueError: "one step between 2 frames: want 3 frames or more to go back by two, or back one".
+    """
+    rng = torch.Generator() if rng is None else rng
+    out = [replace(s, judged=False, grad=False, handoff="detached") for s in propagate(frames, references, reads, rng)]
+    out[-1] = replace(out[-1], handoff="detached" if begin == "soft" else "hard")
+    return (*out, *_way_back(frames, back, references, reads, rng, handoff, present=present))
+
+
+def empty_reference(
+    frames: int,
+    back: Back = "two",
+    references: References = "first-random",
+    reads: int = 3,
+    rng: torch.Generator | None = None,
+    handoff: Handoff = "soft",
+) -> Plan:
+    """The way back of `one_shot` from an empty mask on the last frame, without the way out: what coarse masks a network learns
+    that is told nothing (one-shot training, Fig. 1a and 6). Put the prediction there instead, and it is one-shot training."""
+    rng = torch.Generator() if rng is None else rng
+    return _way_back(frames, back, references, reads, rng, handoff, blank=True)
+
+
+def _way_back(
+    frames: int, back: Back, references: References, reads: int, rng: torch.Generator, handoff: Handoff, **restart: Any
+) -> Plan:
+    last = frames - 1
+    if back == "all":
+        mirrored = propagate(frames, references, reads, rng)
+        steps = [Step(tuple(last - s for s in step.sources), last - step.target) for step in mirrored]
+    elif back == "one":
+        steps = [Step((last,), 0)]
+    elif frames < 3:
+        raise ValueError(f"one step between {frames} frames: want 3 frames or more to go back by two, or back one")
+    else:
+        between = 1 + below(last - 1, rng)
+        steps = [Step((last,), between), Step((last, between), 0)]
+    steps = [replace(step, judged=step.target == 0, handoff=handoff) for step in steps]
+    return (replace(steps[0], restart=True, **restart), *steps[1:])
+
+
 def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
     """Play the plan on a clip; -> what is judged, in order.
 
     Frame 0 is the one whose masks are given; predictions of it are never remembered. A remembered object is one that some
     source could show: the truth of an object that vanished before, and so cannot be known, is taken to be background. A
-    frame without labels is not judged, whatever the plan says; `check` finds clips of which nothing would be.
+    frame without labels is not judged, whatever the plan says; `check` finds clips of which nothing would be. Labels of frames
+    that the plan does not judge are not looked at, but for frame 0's.
+
+    A frame is encoded once, and without gradient where only steps without gradient see it. Every predicted frame that a later
+    step reads is remembered; with a recurrent network every one, as that moves its state on. A restart begins with a fresh
+    state.
 
     Raises ValueError: "step 2 reads frame 1, which no earlier step has remembered".
     """
-    frames = clip.frames_BTCHW.shape[1]
-    images = network.encode(clip.frames_BTCHW.transpose(0, 1).flatten(0, 1)).split(frames)
-    known, visible = clip.objects_BN, clip.visible_BTN
+    images = _encode(network, clip, plan)
+    known = clip.objects_BN
+    looked_at = {0, *(step.target for step in plan if step.judged)}
+    visible = {t: clip.visible_BTN[:, t] if t in looked_at else torch.ones_like(known) for t in images}
     memory = Memory(objects=tuple(range(1, known.shape[1] + 1)))
-    memory = network.remember(memory, 0, images[0], clip.masks_BTNHW[:, 0], known, known)
-    trackable = {0: known & visible[:, 0]}
+    opening = _until_restart(plan)
+    if opening:
+        with torch.set_grad_enabled(any(step.grad for step in opening) and torch.is_grad_enabled()):
+            memory = network.remember(memory, 0, images[0], clip.masks_BTNHW[:, 0], known, known)
+    trackable = {0: known & visible[0]}
     given = {0}
     soft = {0: clip.masks_BTNHW[:, 0]}
+    began: Tensor | None = None
     judged = []
     for number, step in enumerate(plan):
         with torch.set_grad_enabled(step.grad and torch.is_grad_enabled()):
+            if step.blank:
+                soft |= {s: torch.zeros_like(clip.masks_BTNHW[:, s]) for s in step.sources}
+                trackable |= dict.fromkeys(step.sources, known)
             missing = [s for s in step.sources if s not in soft or not (step.restart or s in memory.frames)]
             if missing:
                 raise ValueError(f"step {number} reads frame {missing[0]}, which no earlier step has remembered")
             if step.restart:
                 memory, given = Memory(objects=memory.objects), set(step.sources)
+                if step.present:
+                    known = known & torch.stack([_shown(soft[s]) for s in step.sources]).any(0)
                 for source in step.sources:
                     memory = network.remember(memory, source, images[source], soft[source], known, known)
+                began = images[step.sources[0]].full(soft[step.sources[0]].detach())
             prediction, memory_after = network.segment(memory.only(step.sources), images[step.target])
             can_know = torch.stack([trackable[s] for s in step.sources]).any(0)
             if step.judged:
                 truth = clip.masks_BTNHW[:, step.target] * can_know[..., None, None]
                 valid = clip.valid_BTHW[:, step.target] & clip.labelled_BT[:, step.target, None, None]
-                judged.append(Judged(step.target, prediction, truth, valid, known))
+                if known is not clip.objects_BN:
+                    valid = valid & ~(truth * ~known[..., None, None]).any(1)
+                    truth = truth * known[..., None, None]
+                judged.append(Judged(step.target, prediction, truth, valid, known, began))
             memory = replace(memory, state=memory_after.state)
-            if step.target in given or not _read_later(plan[number + 1 :], step.target):
+            if step.target in given:
                 continue
             mask = prediction.soft()
             mask = mask if step.handoff == "soft" else mask.detach()
             soft[step.target] = mask.round() if step.handoff == "hard" else mask
-            memory = network.remember(
-                memory, step.target, images[step.target], soft[step.target], known, torch.zeros_like(known)
-            )
-            trackable[step.target] = can_know & visible[:, step.target]
+            trackable[step.target] = can_know & visible[step.target]
+            later = _until_restart(plan[number + 1 :])
+            if _read_later(later, step.target) or (network.recurrent and later):
+                memory = network.remember(
+                    memory, step.target, images[step.target], soft[step.target], known, torch.zeros_like(known)
+                )
     return judged
+
+
+def _encode(network: Network, clip: Clip, plan: Sequence[Step]) -> dict[int, Features]:
+    """The frames that the plan names; those that no gradient can reach without one."""
+    every = range(clip.frames_BTCHW.shape[1])
+    named = [t for t in every if any(t in (0, *step.sources, step.target) for step in plan)]
+    reached = {0} if any(step.grad for step in _until_restart(plan)) else set[int]()
+    for step in plan:
+        if step.grad:
+            reached.update([step.target, *(step.sources if step.restart else ())])
+    if not torch.is_grad_enabled():
+        reached = set(named)
+    found: dict[int, Features] = {}
+    for group, grad in (([t for t in named if t in reached], True), ([t for t in named if t not in reached], False)):
+        if group:
+            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                frames = clip.frames_BTCHW[:, group].transpose(0, 1).flatten(0, 1)
+                found |= dict(zip(group, network.encode(frames).split(len(group)), strict=True))
+    return found
+
+
+def _until_restart(steps: Sequence[Step]) -> Sequence[Step]:
+    """The steps that share a memory with the first."""
+    return steps[: next((i for i, step in enumerate(steps) if step.restart), len(steps))]
+
+
+def _shown(soft_BNHW: Tensor) -> Tensor:
+    """-> BN, objects with a pixel above one half."""
+    return (soft_BNHW > 0.5).flatten(2).any(-1)
 
 
 def check(plan: Sequence[Step], clip: Clip) -> None:

@@ -1,8 +1,9 @@
-"""The named recipes: HODOR's six training settings (its Table 1), each as the paper has it and at a small budget.
+"""The named recipes: HODOR's six training settings (its Table 1), and the stages of STCN, XMem and Cutie with their one-shot
+training; each as its paper has it and at a small budget.
 
     hodor train sequence --data.root coco/annotations/instances_train2017.json
 
-A recipe is a value; nothing here runs. docs/training.md tells what each departs from, and why.
+A recipe is a value; nothing here runs. docs/training.md and docs/one-shot.md tell what each departs from, and why.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from hodor.data.augment import PLAIN, Augment, Colour, Move
 from hodor.data.stream import Data
 from hodor.data.videos import HELD_OUT
+from hodor.losses import Bootstrap, Points
 from hodor.train import Recipe
 
 PAPER = Recipe(
@@ -99,8 +101,161 @@ LITE = Recipe(
 )
 """The weights in the box: DAVIS 2016 train less the five held-out sequences, and stills from COCO and CCP, from ImageNet."""
 
+STILLS = Augment(
+    basic=1.0,
+    kinds=(1.0, 0.0, 0.0),
+    affine=Move(translate=0.1, rotate=20.0, shear=10.0, scale=(0.9, 1.1)),
+    colour=Colour(brightness=0.1, contrast=0.03, saturation=0.03, hue=0.0),
+)
+CLIPS = replace(
+    STILLS,
+    video_window=1.0,
+    video_windows=(0.6, 1.0),
+    shake=1.0,
+    shake_move=Move(translate=0.02, rotate=15.0, shear=10.0, scale=(0.95, 1.05)),
+)
+"""STCN's and XMem's ranges, as near as ours come: a window of a clip, each frame turned and sheared by itself."""
+
+STCN = Recipe(
+    model="stcn",
+    scheme="propagate",
+    references="previous",
+    loss="bootstrapped",
+    frames=3,
+    data=Data(size=(384, 384), most=2, count="any", min_area=100, min_side=5, augment=CLIPS),
+    steps=150_000,
+    batch=8,
+    schedule="steps",
+    optimiser="adam",
+    lr=1e-5,
+    backbone_lr=1.0,
+    weight_decay=1e-7,
+    warmup=0,
+    milestones=(125_000,),
+    clip_norm=0.0,
+    ema=0.0,
+    frozen=0,
+    workers=8,
+    save_every=2_000,
+    pictures_every=5_000,
+)
+XMEM = replace(
+    STCN,
+    model="xmem",
+    references="first-random",
+    loss="bootstrapped-dice",
+    frames=8,
+    data=replace(STCN.data, most=3),
+    steps=110_000,
+    optimiser="adamw",
+    weight_decay=0.05,
+    milestones=(80_000,),
+)
+CUTIE = replace(
+    XMEM,
+    model="cutie",
+    references="random",
+    loss="points",
+    data=replace(
+        XMEM.data,
+        size=(480, 480),
+        augment=replace(CLIPS, shake=0.0, video_window=0.5, video_move=Move(rotate=25.0, shear=20.0)),
+    ),
+    steps=125_000,
+    batch=16,
+    lr=1e-4,
+    backbone_lr=0.1,
+    weight_decay=1e-3,
+    decay_embeddings=False,
+    milestones=(100_000, 115_000),
+    clip_norm=3.0,
+)
+"""The three networks' main stages, on annotated video, from their authors' code. Batches are of all processes together."""
+
+STCN_JUMP = (5, 10, 15, 20, 25, 5), (0.0, 0.1, 0.2, 0.3, 0.4, 0.8)
+"""As the one-shot training paper gives it; STCN's own code has 0.9 for the last."""
+XMEM_JUMP = (5, 10, 15, 5), (0.0, 0.1, 0.3, 0.9)
+CUTIE_JUMP = (5, 10, 15, 5), (0.0, 0.1, 0.3, 0.8)
+
+
+def _laptop(base: Recipe) -> Recipe:
+    """A network's lite preset at a small budget: from the public ImageNet weights of its backbone (--backbone), on a cosine."""
+    return replace(
+        base,
+        model=f"{base.model}-lite",
+        frames=min(base.frames, 5),
+        data=replace(base.data, size=(192, 336), min_area=500),
+        steps=3_000,
+        batch=4,
+        schedule="cosine",
+        optimiser="adamw",
+        lr=2e-4,
+        backbone_lr=0.1,
+        weight_decay=0.01,
+        warmup=200,
+        milestones=(),
+        clip_norm=1.0,
+        ema=0.998,
+        frozen=4,
+        bootstrap=Bootstrap(400, 1_400),
+        points=Points(count=3_500),
+        workers=2,
+        save_every=200,
+        pictures_every=500,
+    )
+
+
+def _on_one_label(base: Recipe, jump: tuple[tuple[int, ...], tuple[float, ...]]) -> Recipe:
+    """One-shot training: of every video the first mask alone, frames in order with growing jumps between them."""
+    sparse = {"motion": "video", "labels": "first", "annotated": "first"}
+    data = replace(base.data, walk="onward", jump=jump[0], jump_at=jump[1], **sparse)  # type: ignore[arg-type]
+    return replace(base, scheme="one-shot", data=data)
+
+
+def _on_nothing(one_shot: Recipe, steps: int) -> Recipe:
+    """The same from an empty mask on the last frame (Fig. 1a and 6): one object, as nothing tells which is which."""
+    data = replace(one_shot.data, most=1)
+    return replace(one_shot, scheme="empty-reference", frames=3, steps=steps, milestones=(), data=data)
+
+
+def _stages(name: str, stills: Recipe, video: Recipe, jump: tuple[tuple[int, ...], tuple[float, ...]]) -> dict[str, Recipe]:
+    """Both stages with every label, then the one-shot ones, each and its small twin."""
+    made: dict[str, Recipe] = {}
+    for suffix, first, main in (("", stills, video), ("-small", _laptop(stills), _laptop(video))):
+        one_shot = _on_one_label(main, jump)
+        annotated = replace(one_shot.data, labels="all", annotated="all", reverse=0.5)
+        warped = replace(first.data, motion="warp", augment=stills.data.augment)
+        made |= {
+            f"{name}-stills{suffix}": replace(first, frames=3, data=warped),
+            f"{name}-video{suffix}": replace(main, data=annotated),
+            f"{name}-one-shot{suffix}": one_shot,
+            f"{name}-empty{suffix}": _on_nothing(one_shot, 1_500 if suffix else 15_000),
+        }
+    return made
+
+
+def _hodor_one_shot() -> dict[str, Recipe]:
+    """Its stages with every label are `sequence` and `dense`."""
+    made: dict[str, Recipe] = {}
+    for suffix, base in (("", TUNED), ("-small", replace(SMALL, steps=6_000, lr=1e-4))):
+        one_shot = _on_one_label(replace(base, references="previous"), STCN_JUMP)
+        # descriptors pooled under a mask that is all but empty send gradients beyond all measure: straight back, then
+        empty = replace(_on_nothing(one_shot, one_shot.steps), back="one")
+        made |= {f"hodor-one-shot{suffix}": one_shot, f"hodor-empty{suffix}": empty}
+    return made
+
+
+def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], most: int, **changes: Any) -> Recipe:
+    data = replace(video.data, most=most, size=(384, 384), augment=STILLS)
+    return replace(video, steps=steps, batch=batch, milestones=milestones, data=data, **changes)
+
+
 RECIPES = {
     **_six(PAPER, TUNED, "", chain="released", dense="released"),
     **_six(SMALL, replace(SMALL, steps=6_000, lr=1e-4), "-small", chain="chain", dense="dense"),
     "lite": LITE,
+    **_hodor_one_shot(),
+    **_stages("stcn", _stills(STCN, 300_000, 16, (150_000,), 1), STCN, STCN_JUMP),
+    **_stages("xmem", _stills(XMEM, 150_000, 16, (), 3), XMEM, XMEM_JUMP),
+    **_stages("cutie", _stills(CUTIE, 80_000, 16, (), 1, points=Points(8_192)), CUTIE, CUTIE_JUMP),
 }

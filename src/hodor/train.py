@@ -1,8 +1,8 @@
 """The training loop, told once: clips -> rollout -> losses -> step. What differs between schemes is in the recipe.
 
-Beside it, in `training`: `loader` draws clips ahead, `budget` tells the memory, `checkpoints` keeps and resumes, `journal`
-writes what happened, `validation` scores held-out videos. The same loop runs on the CPU, on one GPU, and in many processes
-(docs/scale.md).
+Beside it, in `training`: `recipe` holds the choices, `loader` draws clips ahead, `budget` tells the memory, `checkpoints` keeps
+and resumes, `journal` writes what happened, `validation` scores held-out videos. The same loop runs on the CPU, on one GPU, and
+in many processes (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,117 +23,18 @@ from torch import Tensor, nn
 from hodor import plans
 from hodor.data.clip import Clip
 from hodor.data.stream import Data, Stream
-from hodor.losses import Loss, Losses, hodor_losses
+from hodor.losses import Losses, hodor_losses
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
 from hodor.training import budget, checkpoints, journal, validation
 from hodor.training.loader import Loader, shares
+from hodor.training.recipe import FREE, Recipe, Scheme, judging, optimiser_of, plan_of, rate_of, suits
 from hodor.training.validation import Validation
 
-__all__ = ["Data", "Recipe", "Scheme", "Validation", "plan_of", "rate_of", "run"]
+__all__ = ["FREE", "Data", "Recipe", "Scheme", "Validation", "plan_of", "rate_of", "run"]
 
 log = logging.getLogger(__name__)
-
-Scheme = Literal["still", "chain", "dense", "cyclic", "released"]
-Setting = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that a run's weights depend on, as values."""
-
-    model: str = "hodor-lite"
-    """A network of `models.weights.MODELS`."""
-    settings: tuple[tuple[str, Setting], ...] = ()
-    """Changes to the network's settings, as (name, value): ("conditioning", "hard")."""
-    backbone: Path | None = None
-    """A public checkpoint of the backbone to begin from."""
-    start: Path | None = None
-    """A .safetensors file of ours to begin from."""
-    data: Data = field(default_factory=Data)
-    """Where clips come from."""
-    scheme: Scheme = "dense"
-    """Which frames speak to which, and which are judged: see `plans`."""
-    frames: int = 3
-    """T, frames of a clip."""
-    handoff: plans.Handoff | None = None
-    """How predicted masks are remembered; None takes the scheme's own (cycles soft, the others detached)."""
-    loss: Loss = "released"
-    """Which terms are added up: see `losses`."""
-    steps: int = 2000
-    """Steps of the optimiser."""
-    batch: int = 4
-    """Clips a step, of all processes together."""
-    accumulate: int = 1
-    """Parts into which each process plays its share of a batch, one after another: less memory, the same gradient."""
-    schedule: Literal["cosine", "steps"] = "cosine"
-    """cosine: up over `warmup` steps, then along half a cosine to `floor` of `lr`. steps: from 0 up over `warmup` steps, then
-    constant, times `drop` at each of the `milestones`."""
-    lr: float = 3e-4
-    """AdamW's learning rate."""
-    backbone_lr: float = 0.1
-    """The backbone's learning rate, as a share of `lr`."""
-    weight_decay: float = 0.01
-    """AdamW's, on every weight."""
-    warmup: int = 100
-    """Steps over which the learning rate rises."""
-    milestones: tuple[int, ...] = ()
-    """Steps at which schedule "steps" drops the learning rate."""
-    drop: float = 0.1
-    """What schedule "steps" multiplies it by there."""
-    floor: float = 0.02
-    """Where schedule "cosine" ends, as a share of `lr`."""
-    clip_norm: float = 1.0
-    """Longest gradient, over all weights; 0 does not clip."""
-    ema: float = 0.998
-    """Decay of the averaged weights, which are those that are scored and given out; 0 takes the last ones."""
-    frozen: int = 4
-    """Stride up to which the backbone is not trained; 0 trains all of it."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: by autocast; weights, losses and optimiser stay in float32."""
-    compile: Literal["none", "inductor", "eager"] = "none"
-    """torch.compile of backbone, pyramid, encoder and decoder, by this backend."""
-    checkpoint: bool = False
-    """Activation checkpointing: work out activations again on the way back instead of keeping them."""
-    workers: int = 2
-    """Threads that draw clips ahead, in each process; 0 draws them in the loop."""
-    seed: int = 0
-    """Of weights, clips and dropout."""
-    save_every: int = 100
-    """Steps between checkpoints."""
-    pictures_every: int = 500
-    """Steps between pictures of predictions; 0 draws none."""
-    validation: Validation = field(default_factory=Validation)
-    """Scores on held-out videos while training; the best weights are kept."""
-
-
-FREE = ("accumulate", "checkpoint", "workers", "save_every", "pictures_every", "validation", "data.cache", "backbone", "start")
-"""What may change when a run goes on: nothing here changes what is computed but for rounding. `steps`, too, with schedule
-"steps", whose past does not depend on its end."""
-
-
-def plan_of(recipe: Recipe, step: int) -> plans.Plan:
-    """The plan that the recipe's scheme plays at this step; the released scheme's parity is the step's, for all of a batch."""
-    made: dict[str, Callable[..., plans.Plan]] = {
-        "still": lambda **_: plans.still(),
-        "chain": partial(plans.chain, recipe.frames),
-        "dense": partial(plans.dense, recipe.frames),
-        "cyclic": partial(plans.cyclic, recipe.frames),
-        "released": partial(plans.released, step),
-    }
-    return made[recipe.scheme](**({"handoff": recipe.handoff} if recipe.handoff else {}))
-
-
-def rate_of(recipe: Recipe, step: int) -> float:
-    """Share of the learning rate at a step, in [0, 1]: see `Recipe.schedule`."""
-    if recipe.schedule == "steps":
-        rise = min(step / recipe.warmup, 1.0) if recipe.warmup else 1.0
-        return rise * float(recipe.drop ** sum(step >= m for m in recipe.milestones))
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
-    return recipe.floor + (1 - recipe.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Play(nn.Module):
@@ -145,11 +44,13 @@ class Play(nn.Module):
         super().__init__()
         self.network, self.recipe = network, recipe
 
-    def forward(self, clip: Clip, step: int) -> tuple[Losses, list[plans.Judged]]:
+    def forward(self, clip: Clip, step: int, first: int = 0) -> tuple[Losses, list[plans.Judged]]:
+        """first: which of the batch's clips the first of `clip` is."""
         kind = clip.frames_BTCHW.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             judged = plans.rollout(self.network, clip, plan_of(self.recipe, step))
-        return hodor_losses(judged, self.recipe.loss), judged
+        more = judging(self.recipe, step, first, len(clip.frames_BTCHW))
+        return hodor_losses(judged, self.recipe.loss, **more), judged
 
 
 def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume: bool = False, fresh: bool = False) -> Path:
@@ -166,12 +67,13 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
     accelerator, device = _processes(torch.device(device))
     rank, count, first_process = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     parts = shares(recipe.batch, recipe.accumulate, rank, count)
-    stream = Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed)
+    stream = Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed, recipe.steps)
     videos = recipe.validation.videos()
     saved = _agreed(accelerator, lambda: _begin(recipe, out, resume, fresh, count))
     first, best = (int(saved["step"]), float(saved["best"])) if saved else (0, -1.0)
 
     network = _network(recipe)
+    suits(recipe, network)
     play = Play(network, recipe)
     data = recipe.data
     need = budget.estimate(network, lambda clip: play(clip, 0)[0].total, recipe.frames, data.planes, data.size, len(parts[0]))
@@ -181,7 +83,7 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
     log.info("memory: %s", need)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = checkpoints.Average(network, recipe.ema)
-    optimiser = torch.optim.AdamW(_groups(network, recipe), weight_decay=recipe.weight_decay, fused=device.type != "mps")
+    optimiser = optimiser_of(recipe, network, device)
     if saved:
         network.load_state_dict(saved["network"])
         average.network.load_state_dict(saved["average"])
@@ -211,26 +113,30 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr * rate * group["share"]
             optimiser.zero_grad(set_to_none=True)
-            clips, terms = [], torch.zeros(2, device=device)
+            clips, terms = [], torch.zeros(6, device=device)
             for part in range(len(parts)):
                 clips.append(next(batches)[1])
                 plans.check(plan_of(recipe, step), clips[-1])
                 torch.manual_seed(_dropout_seed(recipe.seed, step, rank, part))
                 # gradients travel between processes with the last part alone
                 with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):
-                    losses, judged = player(clips[-1].to(device), step)
+                    clip = clips[-1].to(device)
+                    losses, judged = player(clip, step, parts[part].start)
                     (losses.total / len(parts)).backward()
-                terms += torch.stack([losses.cross_entropy.detach(), losses.dice.detach()]) / len(parts)
+                each = torch.stack([losses.cross_entropy, losses.dice, torch.as_tensor(losses.aux, device=device)])
+                terms += torch.cat([each.detach(), journal.way_back(judged[-1], clip)]) / len(parts)
             norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
             # the one wait for the device in a step
-            row = torch.cat([terms, norm.detach().view(1), *[s.detach().flatten() for s in scales]])
+            row = torch.cat([norm.detach().view(1), terms, *[s.detach().flatten() for s in scales]])
             rows = accelerator.gather(row[None]).tolist()
-            (ce, dice, length), lean = np.mean(rows, 0)[:3].tolist(), rows[0][3:]
-            if not all(math.isfinite(v) for each in rows for v in each[:3]):
+            (length, ce, dice, aux, *back), lean = np.mean(rows, 0)[:7].tolist(), rows[0][7:]
+            if not all(math.isfinite(v) for row in rows for v in row[:4]):
                 _stop(out, recipe, step, clips, rows, rank)
             optimiser.step()
             average.update(step)
-            line = {"step": step, "loss": ce + losses.dice_weight * dice, "ce": ce, "dice": dice, "norm": length}
+            line = {"step": step, "loss": ce + losses.dice_weight * dice + aux, "ce": ce, "dice": dice, "norm": length}
+            line |= {"aux": aux} if recipe.loss == "points" else {}
+            line |= dict(zip(journal.WAY_BACK, back, strict=True)) if judged[-1].began_BNHW is not None else {}
             more = {"lr": recipe.lr * rate, **pace.mark(loader.waited, recipe.batch)}
             memory = round(budget.in_use(device) / 2**20)
             notes.step({**line, **more, "memory_mb": memory, "scales": _by_layer(lean, scales)})
@@ -288,8 +194,10 @@ def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int)
     if resume and saved is None:
         raise ValueError(f"{out} holds no run to resume: leave --resume out, or name its folder with --out")
     if saved is not None:
-        free = (*FREE, "steps") if recipe.schedule == "steps" else FREE
-        changed = checkpoints.differences(saved["recipe"], checkpoints.plain(recipe, names_only=True), free)
+        endless = recipe.schedule == "steps" and not recipe.data.jump
+        free = (*FREE, "steps") if endless else FREE
+        before = checkpoints.completed(saved["recipe"], checkpoints.plain(Recipe()))
+        changed = checkpoints.differences(before, checkpoints.plain(recipe, names_only=True), free)
         if changed:
             what = "; ".join(changed)
             raise ValueError(f"{out} holds a run of another recipe: {what}: take another --out, or --fresh to begin again")
@@ -330,13 +238,6 @@ def _network(recipe: Recipe) -> Network:
     if recipe.checkpoint:
         network.checkpoint_activations()
     return network
-
-
-def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
-    backbone = [p for p in network.backbone.parameters() if p.requires_grad]
-    own = set(map(id, network.backbone.parameters()))
-    rest = [p for p in network.parameters() if id(p) not in own and p.requires_grad]
-    return [{"params": rest, "share": 1.0}, {"params": backbone, "share": recipe.backbone_lr}]
 
 
 def _compile(network: Network, recipe: Recipe, device: torch.device) -> None:
@@ -381,9 +282,9 @@ def _scores(accelerator: Any, network: Network, recipe: Recipe, videos: tuple[An
 def _stop(out: Path, recipe: Recipe, step: int, clips: list[Clip], rows: list[list[float]], rank: int) -> None:
     """Leave the batch for inspection, from every process whose loss is at fault, and stop. The checkpoints stay."""
     name = f"nan-{rank}.pt" if rank else "nan.pt"
-    if rank == 0 or not all(map(math.isfinite, rows[rank][:2])):
+    if rank == 0 or not all(map(math.isfinite, rows[rank][1:4])):
         about: Mapping[str, Any] = {"recipe": checkpoints.plain(recipe, names_only=True), "step": step, "rank": rank}
         checkpoints.save(out / name, {**about, "clips": [dict(vars(clip)) for clip in clips], "losses": rows})
-    losses, norm = ", ".join(f"{row[0] + row[1]:.4g}" for row in rows), rows[0][2]
+    losses, norm = ", ".join(f"{sum(row[1:4]):.4g}" for row in rows), rows[0][0]
     told = f"the loss is {losses} and its gradient {norm:.4g} at step {step}"
     raise FloatingPointError(f"{told}: the batch is in {out / name}; lower --lr, or train in float32")

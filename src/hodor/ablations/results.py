@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hodor.ablations.runs import Setup, own, settings_of, write
-from hodor.ablations.tables import Row, Table
+from hodor.ablations.tables import Row, Table, model_of
 from hodor.masks import written_whole
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def results(table: Table, setup: Setup) -> list[Result]:
         both = [own[seed]["J&F"] - reference[seed]["J&F"] for seed in own if seed in reference]
         held = row.key != table.against
         want = len(setup.seeds)
-        missing = table.missing(row)
+        missing = table.missing(row, setup.base.model)
         todo = f"needs {missing}" if missing else "to do"
         state = "done" if len(own) == want else f"{len(own)} of {want} seeds" if own else todo
         out.append(
@@ -56,7 +56,7 @@ def results(table: Table, setup: Setup) -> list[Result]:
                 {name: _spread([scores[name] for scores in own.values()]) for name in SCORES} if own else {},
                 round(paper["J&F"] - base.paper[0], 1) if held and paper and base.paper else None,
                 _spread(both) if held and both else None,
-                _change(row, row.model or setup.base.model),
+                _change(row, model_of(row, setup.base.model)),
             )
         )
     return out

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hodor.ablations.tables import Row, Table
+from hodor.ablations.tables import Row, Table, length_of, model_of, own_changes
 from hodor.masks import written_whole
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Setup:
         """Frames remembered while a row is scored."""
         from hodor.models import weights
 
-        return row.history or self.history or weights.MODELS[self.base.model].network.history
+        return row.history or self.history or weights.MODELS[model_of(row, self.base.model)].network.history
 
     def folder(self, table: Table, row: Row, seed: int) -> Path:
         return self.out / table.name / row.key / f"seed-{seed}"
@@ -66,7 +66,7 @@ class Setup:
     def recipe(self, table: Table, row: Row, seed: int) -> Recipe:
         """The recipe of one run. Raises ValueError for changes that the recipe does not have."""
         root = (self.stills or self.video) if row.data == "stills" else self.video
-        model = row.model or self.base.model
+        model = model_of(row, self.base.model)
         steps, lr = math.ceil(row.length * self.base.steps), row.rate * self.base.lr
         changes: dict[str, Any] = {
             "model": model,
@@ -81,6 +81,9 @@ class Setup:
             changes["start"] = self.folder(table, table.row(row.after), seed) / "weights.safetensors"
             changes["backbone"] = None
             steps, lr = steps and (self.after_steps or steps), self.after_lr or lr
+        changes |= own_changes(model, steps)
+        if row.changes.get("scheme") in ("one-shot", "propagate") and row.data == "video":
+            changes["frames"] = length_of(model)
         warmup = min(self.base.warmup, max(steps // 10, 1))
         return changed(self.base, {**changes, "steps": steps, "lr": lr, "warmup": warmup, **row.changes})
 
@@ -103,16 +106,16 @@ def own(preset: Any, name: str) -> Any:
     return preset.settings.get(name, default)
 
 
-def needed(table: Table, keys: Iterable[str] = ()) -> tuple[list[Row], dict[str, str]]:
+def needed(table: Table, keys: Iterable[str] = (), model: str = "hodor-t") -> tuple[list[Row], dict[str, str]]:
     """Rows to run for the rows asked for (none: all), in an order that has every row after the one it starts from; and
-    {key: what it needs} of those that cannot be run.
+    {key: what it needs} of those that cannot be run. model: the one asked for.
 
     Raises ValueError where a row that was named cannot be run, or none can: "row stcn of table one-shot-3 needs stcn, not in
     this version".
     """
     asked = list(keys)
     chosen = [table.row(key) for key in asked] or list(table.rows)
-    cannot = {row.key: what for row in chosen if (what := table.missing(row))}
+    cannot = {row.key: what for row in chosen if (what := table.missing(row, model))}
     if (asked and cannot) or len(cannot) == len(chosen):
         key, what = next(iter(cannot.items()))
         who = (
@@ -189,14 +192,15 @@ def _short(value: Any) -> Any:
 
 
 def _check_same(setup: Setup, table: Table, row: Row, seed: int, recipe: Recipe) -> None:
-    from hodor.train import FREE
-    from hodor.training.checkpoints import differences
+    from hodor.train import FREE, Recipe
+    from hodor.training.checkpoints import completed, differences
 
     file = setup.folder(table, row, seed) / "ablation.json"
     if not file.is_file():
         return
     free = [name for name in FREE if name not in ("backbone", "start")]
-    differ = differences(json.loads(file.read_text()), _told(setup, row, recipe), free)
+    there = completed(json.loads(file.read_text()), json.loads(json.dumps(asdict(Recipe()), default=_short)))
+    differ = differences(there, _told(setup, row, recipe), free)
     if differ:
         raise ValueError(
             f"{file.parent} was begun with another recipe ({'; '.join(differ[:3])}): give another --out, or remove it"

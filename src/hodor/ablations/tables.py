@@ -13,10 +13,11 @@ from hodor.data import augment
 class Row:
     """One line of a table. key: short, as in the paper where it numbers its rows. paper: J&F, J and F as printed there, in
     per cent, or J&F alone; None for a line that the paper has not. changes: fields of the recipe, "data.most" for those of its
-    data. settings: arguments of the network. shares: arguments that become this share of the network's own, rounded (3 of 5
-    layers: 0.6). data: "stills" or "video", what is trained on. after: the row whose weights it starts from. model: the
-    network, where it is not the one asked for. history: frames remembered while scoring, where it is not the one asked for.
-    length, rate: share of the steps and of the learning rate; length 0 scores the weights of the row `after` as they are."""
+    data; they come after `own_changes`. settings: arguments of the network. shares: arguments that become this share of the
+    network's own, rounded (3 of 5 layers: 0.6). data: "stills" or "video", what is trained on. after: the row whose weights it
+    starts from. model: the network, where it is not the one asked for, see `model_of`. history: frames remembered while
+    scoring, where it is not the one asked for. length, rate: share of the steps and of the learning rate; length 0 scores the
+    weights of the row `after` as they are."""
 
     key: str
     name: str
@@ -50,17 +51,60 @@ class Table:
                 return row
         raise ValueError(f"table {self.name} has no row {key}: want {', '.join(row.key for row in self.rows)}")
 
-    def missing(self, row: Row) -> str | None:
-        """What a row needs and this version has not, "stcn" or "scheme one-shot-2"; None for a row that can be run."""
+    def missing(self, row: Row, asked: str = "hodor-t") -> str | None:
+        """What a row needs that this version, or the model asked for, has not: "stcn", "scheme one-shot-2", "a network without
+        a recurrent state"; None for a row that can be run."""
         from hodor import train
         from hodor.models import weights
 
-        if row.model and row.model not in weights.MODELS:
-            return row.model
+        model = model_of(row, asked)
+        if model not in weights.MODELS:
+            return model
         scheme = row.changes.get("scheme")
         if scheme and scheme not in get_args(train.Scheme):
             return f"scheme {scheme}"
-        return self.missing(self.row(row.after)) if row.after else None
+        if row.changes.get("back") == "one" and weights.MODELS[model].network.recurrent:
+            return "a network without a recurrent state"
+        return self.missing(self.row(row.after), asked) if row.after else None
+
+
+def model_of(row: Row, asked: str) -> str:
+    """The preset that a row trains: the model asked for, or the row's own network, in its lite preset if a lite one is asked
+    for."""
+    from hodor.models import weights
+
+    if row.model is None:
+        return asked
+    lite = f"{row.model}-lite"
+    return lite if asked.endswith("-lite") and lite in weights.MODELS else row.model
+
+
+def own_changes(model: str, steps: int) -> dict[str, Any]:
+    """How a network is trained by its authors, whatever the row: which frames it reads, its loss; nothing for HODOR."""
+    from hodor.losses import Bootstrap
+    from hodor.models import weights
+
+    ways: dict[str, tuple[str, str]] = {
+        "STCN": ("previous", "bootstrapped"),
+        "XMem": ("first-random", "bootstrapped-dice"),
+        "Cutie": ("random", "points"),
+    }
+    network = weights.MODELS[model].network.__name__
+    if network not in ways:
+        return {}
+    references, loss = ways[network]
+    # of 150k steps, all pixels up to 20k and the fewest from 70k on
+    bootstrap = Bootstrap(steps * 20 // 150, max(steps * 70 // 150, 1))
+    return {"references": references, "loss": loss, "bootstrap": bootstrap, "decay_embeddings": network != "Cutie"}
+
+
+def length_of(model: str) -> int:
+    """Section 4.1's n, frames of a clip of video: 3, of a recurrent network 8; 5 of its lite preset, for small budgets."""
+    from hodor.models import weights
+
+    if not weights.MODELS[model].network.recurrent:
+        return 3
+    return 5 if model.endswith("-lite") else 8
 
 
 WARPED: Mapping[str, Any] = {"scheme": "chain", "frames": 3, "data.motion": "warp"}
@@ -124,27 +168,73 @@ HODOR_3 = Table(
     against="0",
 )
 
-STEPS = {"T": "one-shot-t", "2": "one-shot-2", "1": "one-shot-1"}
-"""Steps of the way back -> the scheme's name in a recipe."""
+STEPS = {"T": "all", "2": "two", "1": "one"}
+"""Steps of the way back -> the recipe's field `back`."""
+
+JUMP = {"data.walk": "onward", "data.jump": (5, 10, 15, 20, 25, 5), "data.jump_at": (0.0, 0.1, 0.2, 0.3, 0.4, 0.8)}
+"""Section 4.1's D, of STCN; those of XMem and Cutie are not told."""
 
 
 def _one_shot(key: str, model: str | None, steps: str, paper: tuple[float, ...] | None, after: str | None = None) -> Row:
-    """1-shot training: a clip with one annotated frame. n is 3 for STCN and 8 for XMem and Cutie, as in section 4.1."""
-    changes = {
-        "scheme": STEPS[steps],
-        "frames": 3 if model in (None, "stcn") else 8,
+    """1-shot training: a clip with one annotated frame; of the network asked for 3 frames, or 8 if it is recurrent."""
+    changes: dict[str, Any] = {
+        "scheme": "one-shot",
+        "back": STEPS[steps],
+        "references": "previous",
         "data.motion": "video",
         "data.labels": "first",
         "data.annotated": "first",
+        **JUMP,
     }
+    if model:
+        del changes["references"]
     shown = {None: "the network asked for", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
     start = ", pretrained" if after else ""
     return Row(key, f"1-shot {shown}, {steps}-step backward{start}", paper, changes, data="video", after=after, model=model)
 
 
 def _pretraining(key: str, model: str | None) -> Row:
-    return Row(key, f"pretraining of {model or 'the network asked for'} on warped stills", None, WARPED, model=model)
+    warped = {**WARPED, "scheme": "propagate"}
+    return Row(key, f"pretraining of {model or 'the network asked for'} on warped stills", None, warped, model=model)
 
+
+def _every_label(key: str, model: str | None, paper: tuple[float, ...] | None, after: str) -> Row:
+    changes = {"scheme": "propagate", "data.motion": "video", **JUMP}
+    name = {None: "the network asked for", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
+    return Row(key, f"{name}, every label", paper, changes, data="video", after=after, model=model)
+
+
+ONE_SHOT_1 = Table(
+    "one-shot-1",
+    "One label a video against every label",
+    "One-shot training, Table 1",
+    "DAVIS 2017 val",
+    (
+        _pretraining("stcn-0", "stcn"),
+        _every_label("stcn-all", "stcn", (85.4, 82.2, 88.6), "stcn-0"),
+        _one_shot("stcn-2", "stcn", "2", (81.7, 78.6, 84.8), "stcn-0"),
+        _pretraining("xmem-0", "xmem"),
+        _every_label("xmem-all", "xmem", (86.2, 82.9, 89.5), "xmem-0"),
+        _one_shot("xmem-2", "xmem", "2", (82.6, 79.8, 85.4), "xmem-0"),
+        _one_shot("xmem-T", "xmem", "T", None, "xmem-0"),
+        _one_shot("xmem-T-scratch", "xmem", "T", None),
+        _pretraining("cutie-0", "cutie"),
+        _every_label("cutie-all", "cutie", (88.8, 85.4, 92.3), "cutie-0"),
+        _one_shot("cutie-2", "cutie", "2", (84.1, 80.8, 87.3), "cutie-0"),
+        _pretraining("own-0", None),
+        _every_label("own-all", None, None, "own-0"),
+        Row(
+            "own-cyclic",
+            "the network asked for, one label, cycles",
+            None,
+            {"scheme": "cyclic", "data.motion": "video", "data.labels": "first", "data.annotated": "first"},
+            data="video",
+            after="own-0",
+        ),
+        _one_shot("own-2", None, "2", None, "own-0"),
+    ),
+    against="own-all",
+)
 
 ONE_SHOT_3 = Table(
     "one-shot-3",
@@ -187,4 +277,4 @@ ONE_SHOT_4 = Table(
     against="own-2",
 )
 
-TABLES = {table.name: table for table in (HODOR_1, HODOR_3, ONE_SHOT_3, ONE_SHOT_4)}
+TABLES = {table.name: table for table in (HODOR_1, HODOR_3, ONE_SHOT_1, ONE_SHOT_3, ONE_SHOT_4)}

@@ -170,7 +170,7 @@ class Ablations:
     A stopped run goes on: finished rows are passed over, an unfinished one is resumed.
     """
 
-    table: Positional[Literal["hodor-1", "hodor-3", "one-shot-3", "one-shot-4"]]
+    table: Positional[Literal["hodor-1", "hodor-3", "one-shot-1", "one-shot-3", "one-shot-4"]]
     """hodor-1: training data; hodor-3: architecture; one-shot-3: pretraining; one-shot-4: ways back."""
     root: tuple[Path, ...]
     """Videos with masks to train on: folders."""
@@ -199,7 +199,7 @@ class Ablations:
     backbone: Path | None = None
     """A public checkpoint of the backbone to begin from."""
     model: str = "hodor-lite"
-    """The network of the rows that name none."""
+    """The network of the rows that name none; if it is a lite one, the others take the lite presets of theirs."""
     history: int | None = None
     """Frames remembered while scoring. Default: the network's own, 7 for HODOR."""
     size: int | None = None
@@ -222,7 +222,7 @@ class Ablations:
 
         table = TABLES[self.table]
         setup = self._setup()
-        rows, cannot = runs.needed(table, self.rows)
+        rows, cannot = runs.needed(table, self.rows, self.model)
         for key, what in cannot.items():
             say(f"row {key} needs {what}: passed over")
         if self.show:

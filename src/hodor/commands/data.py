@@ -138,7 +138,7 @@ def _previewer(named: Any) -> type[Any]:
             from hodor.data.check import preview
             from hodor.data.stream import Stream
 
-            stream = Stream(self.data, self.frames, self.batch, self.seed)
+            stream = Stream(self.data, self.frames, self.batch, self.seed, named.steps)
             _save([preview(stream, self.clips, self.step, self.width)], self.out)
             print(self.out)
             return 0

@@ -151,8 +151,8 @@ class EvaluateDataset(SegmentDataset):
         if self.csv:
             scores.write_csv(results, self.csv)
         if self.html:
-            pictures = {"predictions": written(layout, self.out), "truth": Masks(layout)}
-            scores.write_html(results, self.html, **pictures, images=layout.picture)
+            masks, truth = written(layout, self.out), Masks(layout)
+            scores.write_html(results, self.html, predictions=masks, truth=truth, images=layout.picture)
         return 0
 
 

@@ -26,10 +26,10 @@ def main(argv: list[str]) -> int:
     from hodor import recipes
 
     if argv[0] == "--list":
+        widest = max(map(len, recipes.RECIPES))
         for name, recipe in recipes.RECIPES.items():
-            print(
-                f"{name:<12} {recipe.model}, {recipe.scheme}, {recipe.steps} steps of {recipe.batch} clips of {recipe.frames}"
-            )
+            clips = f"{recipe.batch} clips of {recipe.frames}"
+            print(f"{name:<{widest}} {recipe.model}, {recipe.scheme}, {recipe.steps} steps of {clips}")
         return 0
     if argv[0] not in recipes.RECIPES:
         raise ValueError(f"no recipe {argv[0]!r}: want {', '.join(recipes.RECIPES)}; see `hodor train --list`")

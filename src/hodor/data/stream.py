@@ -26,7 +26,7 @@ from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source
 from hodor.data.shelf import DamagedFileError, Objects, Shelf
 from hodor.data.stills import Source, Stills, Taken, open_stills
 from hodor.data.videofiles import VideoFiles
-from hodor.data.videos import Videos
+from hodor.data.videos import INTERVALS, Videos
 
 TRIES = 32
 """Draws of an image until one has as many objects as wanted; the best of them is taken if none has."""
@@ -44,6 +44,17 @@ class Data:
     """How often each root is drawn; none given: all alike."""
     gap: tuple[int, ...] = ()
     """How far a clip's other frames may be from its first, one number a root; none given: the kind's own (7 or 15)."""
+    walk: Literal["around", "onward"] = "around"
+    """A video's frames. around: within `gap` of the first (HODOR). onward: in the order of time, each at most a jump from the
+    one before (STCN, XMem, Cutie); clips with labels "first" then never run backwards."""
+    jump: tuple[int, ...] = ()
+    """Of walk "onward": the largest jump in frames of the film, one number for each stage of the training; none given: `gap`,
+    or 5."""
+    jump_at: tuple[float, ...] = ()
+    """Where each stage begins, as a share of all steps: 0 first."""
+    interval: tuple[int, ...] = ()
+    """Frames of the film from one picture to the next, by which jumps are divided, one number a root; none given: the kind's
+    own (YouTube-VOS 5, others 1)."""
     split: str = "train"
     """Which part of a benchmark with splits is taken."""
     only: tuple[str, ...] = ()
@@ -91,14 +102,15 @@ class Data:
 class Stream:
     """Clips of `frames` frames, `batch` to a step. Threads may draw from one stream at once."""
 
-    def __init__(self, data: Data, frames: int, batch: int, seed: int) -> None:
-        """Opens the roots: lists are read, pictures are not (of a folder of masks, a few).
+    def __init__(self, data: Data, frames: int, batch: int, seed: int, steps: int = 0) -> None:
+        """Opens the roots: lists are read, pictures are not (of a folder of masks, a few). steps: of the whole training, which
+        the stages of `Data.jump` are shares of; 0 stays in the first.
 
         Raises FileNotFoundError and ValueError for roots that hold no clips, and for numbers that do not go together:
         "2 shares for 3 roots: want one each".
         """
         _check(data, frames, batch)
-        self.data, self.frames, self.batch_size, self.seed = data, frames, batch, seed
+        self.data, self.frames, self.batch_size, self.seed, self.steps = data, frames, batch, seed, steps
         self.shelf = Shelf(data.cache * 1_000_000, data.damaged)
         self.sources = open_sources(data, frames, self.shelf)
         self.cutouts = [self._open_cutouts(root) for root in data.cutouts]
@@ -118,19 +130,29 @@ class Stream:
         rng = generator(self.seed, step, index)
         pasted = chance(self.data.paste, rng)
         for _ in range(ROUNDS):
-            source = self.sources[weighted(self.shares, rng)]
+            root = weighted(self.shares, rng)
+            source = self.sources[root]
             try:
                 if pasted:
                     return self._pasted(source, rng)
                 chosen = self._choose(source, rng)
                 if chosen is None:
                     continue
-                taken = source.take(*chosen, rng)
+                taken = source.take(*chosen, rng, self.jump(step, root))
             except DamagedFileError:
                 continue
             return self._made(source, taken, rng)
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
         raise ValueError(f"no image in {ROUNDS} draws shows an object of {limits}: want larger objects or lower limits")
+
+    def jump(self, step: int, root: int) -> int | None:
+        """The largest jump of root number `root` at a step, in its pictures; None where `Data.jump` says nothing."""
+        if not self.data.jump:
+            return None
+        share = step / self.steps if self.steps else 0.0
+        stage = sum(share >= begin for begin in self.data.jump_at) - 1
+        between = self.data.interval[root] if self.data.interval else INTERVALS.get(self.sources[root].kind, 1)
+        return max(1, self.data.jump[stage] // between)
 
     def _choose(self, source: Source, rng: torch.Generator) -> tuple[int, Sequence[int]] | None:
         """-> an item and which of its objects, in random order.
@@ -259,7 +281,7 @@ def open_root(root: Path, data: Data, frames: int, shelf: Shelf, gap: int | None
         return Stills(root, kind, stills, shelf, data.size)
     layout = open_videos(root, data)
     single = data.motion != "video" or all(len(video.frames) == 1 for video in layout.videos)
-    return Videos(layout, shelf, data.size, 1 if single else frames, data.labels, gap, data.reverse)
+    return Videos(layout, shelf, data.size, 1 if single else frames, data.labels, gap, data.reverse, data.walk)
 
 
 def open_videos(root: Path, data: Data) -> Layout:
@@ -294,7 +316,7 @@ def _check(data: Data, frames: int, batch: int) -> None:
     roots = len(data.root)
     if not roots:
         raise ValueError("no data: want --data.root, folders of videos or of images with masks, or a COCO JSON")
-    for name, given in (("shares", data.share), ("gaps", data.gap)):
+    for name, given in (("shares", data.share), ("gaps", data.gap), ("intervals", data.interval)):
         if given and len(given) != roots:
             raise ValueError(f"{len(given)} {name} for {roots} roots: want one each")
     if data.share and (min(data.share) < 0 or not math.isfinite(sum(data.share)) or sum(data.share) <= 0):
@@ -302,6 +324,12 @@ def _check(data: Data, frames: int, batch: int) -> None:
     for name, value in (("frames", frames), ("batch", batch), ("most", data.most), ("size", min(data.size))):
         if value < 1:
             raise ValueError(f"{name} {value}: want 1 or more")
+    if (data.jump or data.jump_at) and data.walk == "around":
+        raise ValueError("jumps of a clip that goes around: want --data.walk onward")
+    if len(data.jump) != len(data.jump_at) or list(data.jump_at) != sorted({0.0, *data.jump_at} if data.jump else ()):
+        raise ValueError(f"{len(data.jump)} jumps at {data.jump_at}: want a rising share of the steps for each, the first 0")
+    if min((1, *data.jump, *data.interval)) < 1:
+        raise ValueError(f"jumps {data.jump}, intervals {data.interval}: want 1 or more")
     if data.paste and not data.cutouts:
         raise ValueError(f"paste {data.paste} without cut-outs: want --data.cutouts, folders of them")
     for name, share in (("paste", data.paste), ("damaged", data.damaged), ("reverse", data.reverse)):

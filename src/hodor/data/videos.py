@@ -33,6 +33,11 @@ GAPS: dict[str, tuple[int, int]] = {
 """How far the other frames of a clip may be from its first: in clips labelled throughout, and on the first frame only. The
 numbers for YouTube-VOS and DAVIS are the released code's."""
 
+INTERVALS = {"youtube-vos": 5}
+"""Frames of the film from one picture to the next, where it is not 1: jumps of a curriculum are divided by it."""
+JUMP = 5
+"""How far a frame of a clip that goes onward may be from the one before, where nothing is said."""
+
 
 class Videos:
     """Videos of one root. An item is a frame that a clip can begin with.
@@ -41,6 +46,9 @@ class Videos:
     kind's own (GAPS). labels "all": every frame of a clip has a mask, and distances count frames that have one; the others
     follow the first in time, sorted, or precede it in `reverse` of the clips. labels "first": only the first frame's mask
     is read, distances count all frames, and the others lie on one side of it, before or after, unsorted.
+
+    walk "onward" instead: the frames follow one another in time, each at most a jump from the one before; where only the
+    first is labelled, never backwards.
     """
 
     def __init__(
@@ -52,13 +60,16 @@ class Videos:
         labels: Literal["all", "first"] = "all",
         gap: int | None = None,
         reverse: float = 0.0,
+        walk: Literal["around", "onward"] = "around",
     ) -> None:
         self.root, self.layout = layout.root, layout
         self.kind: str = layout.kind
         self.moving = frames > 1
-        self.frames, self.labels, self.reverse = frames, labels, reverse
-        self.gap = gap or GAPS[layout.kind][labels == "first"]
-        if self.gap < frames - 1:
+        self.frames, self.labels, self.walk = frames, labels, walk
+        self.onward = walk == "onward"
+        self.back = reverse if labels == "all" else 0.0 if self.onward else 0.5
+        self.gap = gap or (JUMP if self.onward else GAPS[layout.kind][labels == "first"])
+        if self.gap < frames - 1 and not self.onward:
             raise ValueError(f"a gap of {self.gap} leaves no room for {frames} frames: want {frames - 1} or more")
         self._shelf, self._want = shelf, want
         self._orders = {video.name: self._order(video) for video in layout.videos}
@@ -83,7 +94,7 @@ class Videos:
     def starts(self, video: VideoFiles) -> list[int]:
         """The frames that a clip can begin with."""
         order = self.sequence(video)
-        both = self.labels == "first" or self.reverse > 0
+        both = self.back > 0
         need = self.frames - 1
         room = [len(order) - 1 - at >= need or (both and at >= need) for at in range(len(order))]
         return [i for i, enough in zip(order, room, strict=True) if enough and video.frames[i] in video.masks]
@@ -119,10 +130,10 @@ class Videos:
         """Raises DamagedFileError."""
         return self._seen(*self.place(item))
 
-    def take(self, item: int, ids: Sequence[int], rng: torch.Generator) -> Taken:
-        """Raises DamagedFileError."""
+    def take(self, item: int, ids: Sequence[int], rng: torch.Generator, jump: int | None = None) -> Taken:
+        """jump: of a clip that goes onward, instead of `gap`. Raises DamagedFileError."""
         video, first = self.place(item)
-        chosen = [first, *self._others(video, first, rng)]
+        chosen = [first, *self._others(video, first, rng, jump or self.gap)]
         read = chosen if self.labels == "all" else chosen[:1]
         seen = [self._seen(video, frame) for frame in read]
         for frame, each in zip(read, seen, strict=True):
@@ -138,18 +149,25 @@ class Videos:
         """The frame alone, uint8 [3, h, w]. Raises DamagedFileError."""
         return self.picture(*self.place(item))
 
-    def _others(self, video: VideoFiles, first: int, rng: torch.Generator) -> list[int]:
+    def _others(self, video: VideoFiles, first: int, rng: torch.Generator, jump: int) -> list[int]:
         need = self.frames - 1
         if not need:
             return []
         order = self.sequence(video)
         at = bisect_left(order, first)
         after, before = len(order) - 1 - at, at
-        back = chance(0.5 if self.labels == "first" else self.reverse, rng)
+        back = chance(self.back, rng)
         if (before if back else after) < need:
             back = not back
-        steps = [1 + i for i in some(need, min(self.gap, before if back else after), rng)]
-        steps = steps if self.labels == "first" else sorted(steps)
+        room = before if back else after
+        if self.onward:
+            steps = [0]
+            for left in reversed(range(need)):
+                steps.append(steps[-1] + 1 + below(min(jump, room - steps[-1] - left), rng))
+            del steps[0]
+        else:
+            steps = [1 + i for i in some(need, min(self.gap, room), rng)]
+            steps = steps if self.labels == "first" else sorted(steps)
         return [order[at - step if back else at + step] for step in steps]
 
     def picture(self, video: VideoFiles, frame: int, stored: Size | None = None) -> Tensor:

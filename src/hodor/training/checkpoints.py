@@ -104,6 +104,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[s
     ]
 
 
+def completed(old: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain recipe of an earlier version, with the fields that it did not have yet as they are by default."""
+    pairs = ((name, old.get(name, value), value) for name, value in defaults.items())
+    filled = {n: completed(v, d) if isinstance(v, dict) and isinstance(d, dict) else v for n, v, d in pairs}
+    return {**old, **filled}
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hodor.data.clip import Clip
 from hodor.masks import palette, written_whole
 from hodor.models.attention import SoftMaskedAttention
 from hodor.models.weights import write_atomically
@@ -134,6 +135,36 @@ def cut(path: Path, first: int) -> None:
 def scales(network: nn.Module) -> list[Tensor]:
     """The soft-mask scale of every head, one tensor a layer of the encoder (HODOR's a in Eq. 2; 32 ... 4 at the start)."""
     return [m.scaling_factors for m in network.modules() if isinstance(m, SoftMaskedAttention) and m.conditioning == "soft"]
+
+
+WAY_BACK = ("copied", "empty", "rebuilt")
+"""What `way_back` tells, by name in the log."""
+
+
+@torch.no_grad()
+def way_back(last: Judged, clip: Clip) -> Tensor:
+    """Of a scheme that goes back from a predicted mask, by the last prediction that it judges; means over the clips of means
+    over their objects, float [3]:
+
+    copied: Jaccard index of the mask that the way back began with and the true mask of the judged frame; near 1 where objects
+    move, the network copies what it was given. empty: share of objects without a pixel in that mask. rebuilt: Jaccard index of
+    the prediction and the truth. Zeros for other schemes.
+    """
+    if last.began_BNHW is None:
+        return last.masks_BNHW.new_zeros(len(WAY_BACK))
+    truth_BNHW, began_BNHW, objects_BN = clip.masks_BTNHW[:, last.target] > 0.5, last.began_BNHW > 0.5, clip.objects_BN
+    label_BHW = last.prediction.logits().argmax(1)
+    found_BNHW = torch.stack([label_BHW == n for n in range(1, truth_BNHW.shape[1] + 1)], 1)
+    empty_BN = ~began_BNHW.flatten(2).any(-1)
+    each_BN3 = torch.stack([_jaccard(began_BNHW, truth_BNHW), empty_BN.float(), _jaccard(found_BNHW, truth_BNHW)], -1)
+    sums_B3 = (each_BN3 * objects_BN[..., None]).sum(1)
+    return (sums_B3 / objects_BN.sum(1).clamp(min=1)[:, None]).mean(0)
+
+
+def _jaccard(one_BNHW: Tensor, two_BNHW: Tensor) -> Tensor:
+    """-> BN; two empty masks are alike."""
+    union_BN = (one_BNHW | two_BNHW).flatten(2).sum(-1)
+    return torch.where(union_BN > 0, (one_BNHW & two_BNHW).flatten(2).sum(-1) / union_BN.clamp(min=1), 1.0)
 
 
 @torch.no_grad()
