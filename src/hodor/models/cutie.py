@@ -26,7 +26,7 @@ from hodor.models.backbones import BACKBONES
 from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction
 from hodor.models.cutie_transformer import Fuser, ObjectTransformer, PixelFuser, Summarizer, add_frame, others
 from hodor.models.layers import double, fold, recompute
-from hodor.models.memory_blocks import DecoderState, GatedState, KeyProjection, joined, mask_encoder, pad_around, rows
+from hodor.models.memory_blocks import DecoderState, GatedState, KeyProjection, Levels, joined, mask_encoder, pad_around, rows
 from hodor.models.resnet import ResNet
 
 RELEASED: tuple[tuple[str, str | None], ...] = (
@@ -99,10 +99,10 @@ class Cutie(Network):
 
     backbone: a name in `BACKBONES`, used up to stride 16. width: channels of values, sensory memory and transformer. key:
     channels of keys. heads, queries, blocks, hidden: of the object transformer. mask_encoder: "resnet18", or "light", four
-    strided convolutions. mem_every: frames between two that are remembered, when a video is followed. top_k: how many of
-    all remembered cells speak for a cell; in training all do. deep_update: how often, in training, remembering a predicted
-    mask also moves the sensory memory on; elsewhere it always does. long_term: old frames become prototypes
-    (`hodor.models.long_term`) instead of being forgotten.
+    strided convolutions. normed: normalise the backbone's maps (for EfficientNet-Lite). mem_every: frames between two that
+    are remembered, when a video is followed. top_k: how many of all remembered cells speak for a cell; in training all do.
+    deep_update: how often, in training, remembering a predicted mask also moves the sensory memory on; elsewhere it always
+    does. long_term: old frames become prototypes (`hodor.models.long_term`) instead of being forgotten.
 
     `history` is the released max_mem_frames, 5, each object's first frame included (10 with long_term). The latest frame on
     which it was given stays as well, which the released engine lets go. That engine can also move the sensory memory on at
@@ -131,6 +131,7 @@ class Cutie(Network):
         blocks: int = 3,
         hidden: int = 2048,
         mask_encoder: str = "resnet18",
+        normed: bool = False,
         mem_every: int = 5,
         top_k: int = 30,
         deep_update: float = 0.2,
@@ -147,6 +148,7 @@ class Cutie(Network):
             self.history = 10
         self.backbone = BACKBONES[backbone]().until(16)
         fine, middle, coarse = self.backbone.channels
+        self.levels = Levels(self.backbone.channels, normed)
         self.pixel = nn.Conv2d(coarse, width, 1)
         self.key_reduce = nn.Conv2d(coarse, width, 1)
         self.keys = KeyProjection(width, key, shrinkage=True, selection=True)
@@ -165,7 +167,7 @@ class Cutie(Network):
         selection along the channels)."""
         frames, offset = pad_around(frames_BCHW, 16)
         image = ((frames - self.get_buffer("mean")) / self.get_buffer("std")).to(self.pixel.weight.dtype)
-        fine, middle, coarse = self.backbone(image)
+        fine, middle, coarse = self.levels(self.backbone(image))
         keys = torch.cat([k for k in self.keys(self.key_reduce(coarse)) if k is not None], 1)
         maps = (image, self.decoder.fine(fine), self.decoder.middle(middle), self.pixel(coarse), keys)
         return Features(maps, _size(frames_BCHW), _size(frames), offset)

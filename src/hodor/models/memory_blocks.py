@@ -6,6 +6,7 @@ the sum of a convolution of each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,6 +23,20 @@ def pad_around(frames_BCHW: Tensor, multiple: int) -> tuple[Tensor, tuple[int, i
     down, right = -frames_BCHW.shape[-2] % multiple, -frames_BCHW.shape[-1] % multiple
     padded = F.pad(frames_BCHW, (right // 2, right - right // 2, down // 2, down - down // 2))
     return padded, (down // 2, right // 2)
+
+
+class Levels(nn.ModuleList):
+    """The maps of a backbone, each normalised by a GroupNorm of one group, or, not normed, as they are.
+
+    ResNets end their stages with a ReLU behind a norm; the linear bottlenecks of EfficientNet-Lite leave maps ten times as
+    large, on which blocks that begin at random send gradients hundreds of times as long.
+    """
+
+    def __init__(self, channels: Sequence[int], normed: bool) -> None:
+        super().__init__([nn.GroupNorm(1, c) if normed else nn.Identity() for c in channels])
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(norm(x) for norm, x in zip(self, maps, strict=True))
 
 
 def joined(conv: nn.Conv2d, own_BNCHW: Tensor, frame_BCHW: Tensor, frame_first: bool = False) -> Tensor:

@@ -52,7 +52,7 @@ MODELS: dict[str, Preset] = {
     "cutie-small": Preset(Cutie, {"backbone": "resnet18"}, 480),
     "cutie-lite": Preset(
         Cutie,
-        {"backbone": "efficientnet-lite1", "width": 128, "heads": 4, "hidden": 512, "mask_encoder": "light"},
+        {"backbone": "efficientnet-lite1", "width": 128, "heads": 4, "hidden": 512, "mask_encoder": "light", "normed": True},
         352,
     ),
     "stcn": Preset(STCN, {}, 480),
@@ -65,6 +65,7 @@ MODELS: dict[str, Preset] = {
             "value_width": 128,
             "decoder_width": 128,
             "masks": "light",
+            "normed": True,
         },
         352,
     ),

@@ -23,7 +23,17 @@ from hodor.models.base import Entry, Features, Memory, Network, Prediction
 from hodor.models.layers import fold, recompute
 from hodor.models.long_term import MOST, PROTOTYPES, count, keep, parts
 from hodor.models.matching import aggregate, others, recall, settle, tokens
-from hodor.models.memory_blocks import DecoderState, Fuser, GatedState, KeyProjection, Up, mask_encoder, pad_around, rows
+from hodor.models.memory_blocks import (
+    DecoderState,
+    Fuser,
+    GatedState,
+    KeyProjection,
+    Levels,
+    Up,
+    mask_encoder,
+    pad_around,
+    rows,
+)
 from hodor.models.stcn import FUSER_RULES, some
 
 RELEASED: tuple[tuple[str, str | None], ...] = (
@@ -51,7 +61,8 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
 class XMem(Network):
     """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width, hidden_width: channels of keys,
     values and sensory memory. decoder_width: channels of the decoder at stride 16; half of it from stride 8 on. masks:
-    "resnet18" or "light", what turns a picture and its masks into values.
+    "resnet18" or "light", what turns a picture and its masks into values. normed: normalise the backbone's maps (for
+    EfficientNet-Lite).
 
     mem_every: while a video is followed, predicted masks are remembered every so many frames. top: how many tokens speak for
     a cell, outside training; in training all do. deep_update: in training, the share of remembered predictions that update
@@ -80,6 +91,7 @@ class XMem(Network):
         hidden_width: int = 64,
         decoder_width: int = 512,
         masks: str = "resnet18",
+        normed: bool = False,
         mem_every: int = 5,
         top: int = 30,
         deep_update: float = 0.2,
@@ -99,6 +111,7 @@ class XMem(Network):
         self.prototypes, self.long_term, self.hidden_width = prototypes, long_term, hidden_width
         self.backbone = BACKBONES[backbone]().until(16)
         fine, middle, coarse = self.backbone.channels
+        self.levels = Levels(self.backbone.channels, normed)
         self.keys = KeyProjection(coarse, key_width, shrinkage=True, selection=True)
         self.values = ValueEncoder(masks, coarse, value_width)
         self.deep = GatedState(value_width, hidden_width)
@@ -112,7 +125,7 @@ class XMem(Network):
         at strides 4, 8, 16; at stride 16 key, shrinkage and selection, one after the other along the channels."""
         picture = (frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std")
         padded, offset = pad_around(picture.to(self.decoder.head.weight.dtype), 16)
-        fine, middle, coarse = self.backbone(padded)
+        fine, middle, coarse = self.levels(self.backbone(padded))
         keys = self.keys(coarse)
         size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
         maps = (padded, fine, middle, coarse, torch.cat([keys.key, keys.shrinkage, keys.selection], 1))
