@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hodor.scores import ObjectScores, Row, Scores
+from hodor.scoring.results import ObjectScores, Row, Scores
 from hodor.stores import frame_order
 
 METRICS = ("J&F", "J", "F")

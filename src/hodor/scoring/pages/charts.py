@@ -7,8 +7,8 @@ from html import escape
 
 import numpy as np
 
-from hodor.scores import Row, SequenceScores
 from hodor.scoring.intervals import Difference, clock
+from hodor.scoring.results import Row, SequenceScores
 
 COLOURS, DASHES = 8, 5  # so many differ by colour, then by dashes as well; page.css has them
 HEIGHT = 1000  # units of a chart: a thousandth of a score each

@@ -7,11 +7,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from hodor.scores import COLUMNS, ObjectScores, Scores, SequenceScores
 from hodor.scoring.intervals import METRICS, Comparison, Difference
 from hodor.scoring.pages import charts
 from hodor.scoring.pages.pictures import FALSE, MISSED, Panels, Worst
 from hodor.scoring.pages.rules import sentences
+from hodor.scoring.results import COLUMNS, ObjectScores, Scores, SequenceScores
 
 OPEN = 6  # so many sequences or fewer are shown with their curves open
 POINTS = 600_000  # of all curves; above it frames are left out, five bytes each

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hodor.scores import Images, ObjectScores, Scores
+from hodor.scoring.results import ObjectScores, Scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,6 +23,8 @@ MISSED, FALSE = (64, 156, 255), (255, 140, 26)  # blue and orange: told apart by
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
 
 Picture = NDArray[np.uint8]
+Images = str | os.PathLike[str] | Callable[[str, str], Picture | None] | None
+"""Where a frame's picture comes from: see `hodor.scores.write_html`."""
 Labels = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
