@@ -13,6 +13,7 @@ from torch import Tensor
 from hodor.models import matching
 from hodor.models.base import Entry, Memory
 from hodor.models.matching import Tokens, aggregate, others, read, recall, settle, similarity, tokens
+from hodor.models.memory_blocks import GatedState, KeyProjection
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -137,6 +138,25 @@ def test_bfloat16_is_read_and_matched_in_float32() -> None:
         assert (readout.dtype, use.dtype) == (torch.bfloat16, torch.float32)
         exact, _ = recall(Tokens(*(t.float() for t in memory[:2]), memory[2]), random(1, 8, 9).bfloat16(), top=top)
         torch.testing.assert_close(readout.float(), exact, atol=0.05, rtol=0.02)
+
+
+def test_autocast_leaves_keys_likeness_and_state_in_float32() -> None:
+    keys, query, map_of_frame = random(1, 16, 30), random(1, 16, 9), random(1, 12, 5, 6)
+    shrinkage, selection = random(1, 30).abs() + 1, random(1, 16, 9).sigmoid()
+    projection, gated = KeyProjection(12, 8, shrinkage=True, selection=True), GatedState(4, 4)
+    seen, state = random(1, 2, 4, 5, 6), random(1, 2, 4, 5, 6, seed=3)
+
+    def all_of() -> list[Tensor]:
+        made = [similarity(keys, query), similarity(keys, query, shrinkage, selection), gated(seen, state)]
+        return made + [k for k in projection(map_of_frame) if k is not None]
+
+    wanted = all_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = all_of()
+        assert projection.key(map_of_frame).dtype == torch.bfloat16
+        halved = projection(map_of_frame.bfloat16()).key, gated(seen.bfloat16(), state)
+    assert all(torch.equal(a, b) for a, b in zip(wanted, rounded, strict=True))
+    assert {t.dtype for t in halved} == {torch.float32}
 
 
 def entry(seed: int, known: list[bool], cells: tuple[int, ...] = (2, 3)) -> Entry:

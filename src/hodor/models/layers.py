@@ -119,6 +119,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "no
     return out
 
 
+def exactly(like: Tensor) -> torch.autocast:
+    """Within, `torch.autocast` around it is off: what is in float32 stays there. For what bfloat16's 8 bits are too few."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def double(x: Tensor) -> Tensor:
     """Maps B D H W -> B D 2H 2W, bilinear, corners not aligned: F.interpolate(x, scale_factor=2, mode="bilinear").
 

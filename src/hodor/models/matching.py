@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models.base import Memory
-from hodor.models.layers import linear
+from hodor.models.layers import exactly, linear
 
 CHUNK = 2**22
 """Similarities worked out at a time, few enough to stay in a cache; query cells beyond that are taken in several goes."""
@@ -67,10 +67,11 @@ def similarity(
         weight_BMX = torch.cat([weight_BMX, -torch.ones_like(weight_BMX[..., :1])], 2) * shrinkage_BM[..., None]
         sought_BPX = torch.cat([sought_BPX, common_BP1], 2)
         alone_BM = None if alone_BM is None else alone_BM * shrinkage_BM
-    out = [
-        linear(sought, weight, None if alone_BM is None else alone_BM[b])
-        for b, (sought, weight) in enumerate(zip(sought_BPX, weight_BMX, strict=True))
-    ]
+    with exactly(weight_BMX):
+        out = [
+            linear(sought, weight, None if alone_BM is None else alone_BM[b])
+            for b, (sought, weight) in enumerate(zip(sought_BPX, weight_BMX, strict=True))
+        ]
     return (torch.stack(out) if len(out) > 1 else out[0][None]).transpose(1, 2)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.layers import Backbone, double
+from hodor.models.layers import Backbone, double, exactly
 from hodor.models.resnet import ResNet
 
 
@@ -136,7 +136,7 @@ class Keys(NamedTuple):
 
 
 class KeyProjection(nn.Module):
-    """3x3 convolutions from a frame's map to `Keys`; shrinkage is x^2 + 1, selection a sigmoid (XMem)."""
+    """3x3 convolutions from a frame's map to `Keys`; shrinkage is x^2 + 1, selection a sigmoid (XMem). Never by autocast."""
 
     def __init__(self, inputs: int, width: int, shrinkage: bool = False, selection: bool = False):
         super().__init__()
@@ -148,12 +148,17 @@ class KeyProjection(nn.Module):
         nn.init.zeros_(self.key.bias)
 
     def forward(self, x: Tensor) -> Keys:
-        shrinkage = None if self.shrinkage is None else self.shrinkage(x).square() + 1
-        return Keys(self.key(x), shrinkage, None if self.selection is None else self.selection(x).sigmoid())
+        with exactly(x):
+            x = x.to(self.key.weight.dtype)
+            shrinkage = None if self.shrinkage is None else self.shrinkage(x).square() + 1
+            return Keys(self.key(x), shrinkage, None if self.selection is None else self.selection(x).sigmoid())
 
 
 class GatedState(nn.Module):
-    """A convolutional GRU, XMem's and Cutie's: h' = f h (1 - u) + u n, the candidate n made from h before it is gated."""
+    """A convolutional GRU, XMem's and Cutie's: h' = f h (1 - u) + u n, the candidate n made from h before it is gated.
+
+    Never by autocast: what it forgets would be rounded anew in every frame.
+    """
 
     def __init__(self, inputs: int, hidden: int):
         super().__init__()
@@ -162,11 +167,13 @@ class GatedState(nn.Module):
 
     def forward(self, seen_BNCHW: Tensor, state_BNCHW: Tensor) -> Tensor:
         """-> the next state, B N C H W."""
-        three = rows(self.transform(torch.cat([seen_BNCHW, state_BNCHW], 2).flatten(0, 1)), state_BNCHW)
-        forget, update, new = three.chunk(3, 2)
-        update = update.sigmoid()
-        out: Tensor = forget.sigmoid() * state_BNCHW * (1 - update) + update * new.tanh()
-        return out
+        with exactly(state_BNCHW):
+            both = torch.cat([seen_BNCHW, state_BNCHW], 2).to(self.transform.weight.dtype)
+            three = rows(self.transform(both.flatten(0, 1)), state_BNCHW)
+            forget, update, new = three.chunk(3, 2)
+            update = update.sigmoid()
+            out: Tensor = forget.sigmoid() * state_BNCHW * (1 - update) + update * new.tanh()
+            return out
 
 
 class DecoderState(nn.Module):
