@@ -1,0 +1,79 @@
+"""The scripts in benchmarks/ that measure networks and peers: small runs of each, judged by what they write."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hodor.masks import read_labels, write_labels
+from hodor.models.backbones import BACKBONES
+
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_network_is_timed_with_its_memory_full() -> None:
+    networks = script("networks")
+    threads = torch.get_num_threads()
+    row = networks.measure("stcn-lite", objects=2, height=64, width=96, size=64, threads=threads, dtype="float32")
+    assert row["network"] == pytest.approx(row["encode"] + row["segment"] + row["remember"], abs=0.2)
+    assert 0 < row["network"] <= row["whole"] + 0.2
+    history = networks.weights.build("stcn-lite").history
+    assert row["frames"] in (history, history + 1)
+    cells = 64 // 16 * 96 // 16
+    assert row["memory_mb"] > row["frames"] * cells * (64 + 2 * 128) * 4 / 2**20 * 0.9
+
+
+@pytest.fixture
+def moving(tmp_path: Path) -> Path:
+    """A square that moves ten pixels a frame, so that the first mask soon misses it."""
+    rng = np.random.default_rng(0)
+    texture, ground = rng.integers(0, 255, (32, 32, 3), np.uint8), rng.integers(90, 110, (64, 128, 3), np.uint8)
+    pictures = tmp_path / "JPEGImages" / "square"
+    pictures.mkdir(parents=True)
+    for t in range(6):
+        here = slice(16, 48), slice(8 + 10 * t, 40 + 10 * t)
+        labels, picture = np.zeros((64, 128), np.uint8), ground.copy()
+        labels[here], picture[here] = 3, texture
+        write_labels(tmp_path / "Annotations" / "square" / f"{t:05d}.png", labels)
+        Image.fromarray(picture).save(pictures / f"{t:05d}.jpg", quality=95)
+    return tmp_path
+
+
+def overlap(folder: Path, truth: Path) -> float:
+    found, wanted = (read_labels(f / "00005.png") == 3 for f in (folder / "square", truth / "Annotations" / "square"))
+    return float((found & wanted).sum() / (found | wanted).sum())
+
+
+def test_labels_spread_by_likeness_follow_what_moves(moving: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(BACKBONES["efficientnet-lite0"]().state_dict(), tmp_path / "features.pth")
+    common = ["--data", str(moving), "--sequences", "square"]
+    spread = ["--network", "efficientnet-lite0", "--backbone", str(tmp_path / "features.pth"), "--size", "128", "--top", "3"]
+    for peer, options in (("copy", []), ("spread", spread)):
+        command = [sys.executable, str(SCRIPTS / "peers.py"), peer, *common, "--out", str(tmp_path / peer), *options]
+        subprocess.run(command, check=True, capture_output=True)
+    assert overlap(tmp_path / "copy", moving) == 0
+    assert overlap(tmp_path / "spread", moving) > 0.5
+
+
+def test_spread_says_what_it_needs(moving: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "peers.py"), "spread", "--data", str(moving), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode
+    assert done.stderr.strip() == "peers.py: spread needs --backbone FILE, ImageNet weights of --network"
+    assert not (tmp_path / "out").exists()
