@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import benchmarks
 from hodor.masks import read_labels, write_labels
 from hodor.models.backbones import BACKBONES
 
@@ -77,3 +78,33 @@ def test_spread_says_what_it_needs(moving: Path, tmp_path: Path) -> None:
     assert done.returncode
     assert done.stderr.strip() == "peers.py: spread needs --backbone FILE, ImageNet weights of --network"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_object_is_mistaken_if_another_overlaps_more() -> None:
+    truth = np.array([[1, 1, 2, 2, 3, 3, 0, 0]])
+    found = np.array([[0, 0, 1, 1, 0, 3, 3, 3]])
+    mistaken = script("objects").mistaken_for
+    assert mistaken(found, truth, (1, 2, 3), (1, 2, 3)) == {1: 2, 3: 3}
+    assert mistaken(found, truth, (1,), (1, 3)) == {1: 1}
+
+
+class Swapping:
+    """A tracker of objects 1 and 2 that takes one for the other on frames 2 and 3 and is right on the others."""
+
+    def __init__(self, network: list[np.ndarray], size: int | None) -> None:
+        self.truths, self.index = network, -1
+
+    def track(self, picture: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+        self.index += 1
+        assert (given is None) == (self.index > 0)
+        truth = self.truths[self.index]
+        return np.array([0, 2, 1])[truth] if self.index in (2, 3) else truth
+
+
+def test_switches_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = script("objects")
+    monkeypatch.setattr(objects, "Tracker", Swapping)
+    truths = [benchmarks.labels(t, (1, 2)) for t in range(6)]
+    row = objects.measure([benchmarks.picture(0)] * 6, truths, 2, truths, None)
+    assert (row["switches"], row["mistaken"], row["objects"]) == (2, 4 / 12, 2)
+    assert row["J"] == pytest.approx(0.5, abs=0.02)
