@@ -166,9 +166,9 @@ def main() -> None:
     )
     spread.add_argument("--size", type=int, default=352, help="short side inside, in pixels (default: %(default)s)")
     spread.add_argument("--history", type=int, default=7, help="frames looked at, with the first (default: %(default)s)")
-    spread.add_argument("--radius", type=int, default=12, help="how far a label may go, in cells of 8 (default: %(default)s)")
+    spread.add_argument("--radius", type=int, default=8, help="how far a label may go, in cells of 8 (default: %(default)s)")
     spread.add_argument("--top", type=int, default=10, help="cells that speak (default: %(default)s)")
-    spread.add_argument("--temperature", type=float, default=0.05, help="of their softmax (default: %(default)s)")
+    spread.add_argument("--temperature", type=float, default=0.02, help="of their softmax (default: %(default)s)")
     given = parser.parse_args()
     try:
         peer = PEERS.get(given.peer) or spread_by(given)
