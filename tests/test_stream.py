@@ -549,3 +549,26 @@ def test_the_defaults_are_the_released_ones() -> None:
     assert ranges.windows == (0.6, 0.7, 0.8)
     assert data.planes == 4
     assert replace(data, paste=0.1).planes == 8
+
+
+def test_another_picture_comes_between_and_shows_no_object(tmp_path: Path) -> None:
+    """Never on the first frame, never of the same video, never for more than half of the frames."""
+    write_video(tmp_path / "v", "goat", 9)
+    write_pairs(tmp_path / "s", [1])
+    Image.fromarray(np.full((*SIZE, 3), grey_of(30), np.uint8)).save(tmp_path / "s" / "images" / "p000.png")
+    given: dict[str, Any] = {"frames": 6, "seed": 1, "augment": PLAIN, "absent": 1.0}
+    both, runs = stream(tmp_path / "v", tmp_path / "s", **given), Counter[int]()
+    for step in range(40):
+        clip = both.clip(step, 0)
+        gone = [t for t in range(6) if not clip.masks_BTNHW[0, t].any()]
+        assert gone == list(range(gone[0], gone[-1] + 1))
+        assert gone[0] >= 1
+        runs[len(gone)] += 1
+        still = number(clip.frames_BTCHW[0, 0]) == 30
+        assert all((number(frame) == 30) != still for frame in clip.frames_BTCHW[0, gone])
+        assert all((number(clip.frames_BTCHW[0, t]) == 30) == still for t in range(6) if t not in gone)
+        assert clip.labelled_BT.all()
+        assert same(clip, both.clip(step, 0))
+    assert set(runs) == {1, 2, 3}
+    # one video alone has nothing that could come between
+    assert same(stream(tmp_path / "v", **given).clip(0, 0), stream(tmp_path / "v", **given | {"absent": 0.0}).clip(0, 0))

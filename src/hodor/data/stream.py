@@ -86,6 +86,9 @@ class Data:
     """Where cut-outs come from: folders of pictures with alpha, or roots of images with masks."""
     pasted: int = 8
     """Most objects of a clip put together from cut-outs; 1 to this many, all alike."""
+    absent: float = 0.0
+    """Share of clips into which another picture comes, for one or more frames on which no object is: what a cut, or a body that
+    passes before the camera, does to a video."""
     scene: Scene = field(default_factory=Scene)
     damaged: float = 0.01
     """Share of the files that may be damaged: they are named in the log and passed over."""
@@ -141,7 +144,10 @@ class Stream:
                 taken = source.take(*chosen, rng, self.jump(step, root))
             except DamagedFileError:
                 continue
-            return self._made(source, taken, rng)
+            made = self._made(source, taken, rng)
+            return (
+                self._interrupted(made, source, chosen[0], rng) if self.data.absent and chance(self.data.absent, rng) else made
+            )
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
         raise ValueError(f"no image in {ROUNDS} draws shows an object of {limits}: want larger objects or lower limits")
 
@@ -250,6 +256,34 @@ class Stream:
         labelled = [len(taken.images) == 1 or planes is not None for planes in taken.planes]
         return _clip(frames, masks, valid, (labelled * self.frames)[: self.frames])
 
+    def _interrupted(self, clip: Clip, source: Source, item: int, rng: torch.Generator) -> Clip:
+        """A run of frames, the first never among them, shows another item's picture, and no object. Up to half of the clip."""
+        last = self.frames - 1
+        if not last:
+            return clip
+        count = 1 + below(max(1, self.frames // 2), rng)
+        begin = 1 + below(max(1, last - count + 1), rng)
+        where = slice(begin, min(begin + count, last + 1))
+        for _ in range(ROUNDS):
+            other = self.sources[weighted(self.shares, rng)]
+            picked = other.pick(rng)
+            if (other.root, other.name(picked)) == (source.root, source.name(item)):
+                continue
+            try:
+                image = other.background(picked)
+            except DamagedFileError:
+                continue
+            ranges, size = self.data.augment, self.data.size
+            base = place((image.shape[1], image.shape[2]), size, (), 0.0, rng)
+            matrix, offset = tint(ranges.colour, rng)
+            for t, view in zip(range(where.start, where.stop), warped(self.frames, base, size, (), ranges, rng), strict=False):
+                shown = show(image, None, None, view, size)
+                clip.frames_BTCHW[0, t] = on_ground(coloured(shown.image, matrix, offset), shown.inside)
+                clip.valid_BTHW[0, t] = shown.valid
+            clip.masks_BTNHW[0, where] = 0
+            return clip
+        return clip
+
 
 def _clip(frames: list[Tensor], masks: list[Tensor], valid: list[Tensor], labelled: list[bool]) -> Clip:
     planes = torch.stack(masks)[None]
@@ -332,6 +366,7 @@ def _check(data: Data, frames: int, batch: int) -> None:
         raise ValueError(f"jumps {data.jump}, intervals {data.interval}: want 1 or more")
     if data.paste and not data.cutouts:
         raise ValueError(f"paste {data.paste} without cut-outs: want --data.cutouts, folders of them")
-    for name, share in (("paste", data.paste), ("damaged", data.damaged), ("reverse", data.reverse)):
+    shares = (("paste", data.paste), ("absent", data.absent), ("damaged", data.damaged), ("reverse", data.reverse))
+    for name, share in shares:
         if not 0 <= share <= 1:
             raise ValueError(f"{name} {share}: want a share in 0 .. 1")

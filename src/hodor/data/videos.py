@@ -99,6 +99,9 @@ class Videos:
         room = [len(order) - 1 - at >= need or (both and at >= need) for at in range(len(order))]
         return [i for i, enough in zip(order, room, strict=True) if enough and video.frames[i] in video.masks]
 
+    def name(self, item: int) -> str:
+        return self.place(item)[0].name
+
     def names(self) -> list[str]:
         return [video.name for video in self.layout.videos]
 
