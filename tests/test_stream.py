@@ -572,3 +572,26 @@ def test_another_picture_comes_between_and_shows_no_object(tmp_path: Path) -> No
     assert set(runs) == {1, 2, 3}
     # one video alone has nothing that could come between
     assert same(stream(tmp_path / "v", **given).clip(0, 0), stream(tmp_path / "v", **given | {"absent": 0.0}).clip(0, 0))
+
+
+def test_a_visitor_passes_before_the_objects_and_is_none(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "s", [3])
+    (tmp_path / "cut").mkdir()
+    Image.fromarray(np.full((24, 24, 4), 255, np.uint8)).save(tmp_path / "cut" / "white.png")
+    given: dict[str, Any] = {"frames": 4, "seed": 2, "augment": PLAIN, "motion": "none", "cutouts": (tmp_path / "cut",)}
+    before, after = stream(tmp_path / "s", **given), stream(tmp_path / "s", **given, visitor=1.0)
+    begins, hidden = set(), 0
+    for step in range(30):
+        plain, clip = before.clip(step, 0), after.clip(step, 0)
+        white = (clip.frames_BTCHW > 0.9).all(2)
+        seen = [t for t in range(4) if white[0, t].any()]
+        assert torch.equal(clip.frames_BTCHW[:, 0], plain.frames_BTCHW[:, 0])
+        assert torch.equal(clip.masks_BTNHW[:, 0], plain.masks_BTNHW[:, 0])
+        begins.add(seen[0] if seen else None)
+        assert not (clip.masks_BTNHW.bool() & white[:, :, None]).any()
+        hidden += int((plain.masks_BTNHW - clip.masks_BTNHW).sum())
+        still = ~white[:, :, None].expand_as(clip.masks_BTNHW)
+        assert ((plain.masks_BTNHW != clip.masks_BTNHW) & still).float().mean() < 0.01, "the cut-out's soft edge"
+        assert bool((clip.valid_BTHW | ~plain.valid_BTHW).all())
+    assert {1, 2, 3} <= begins
+    assert hidden

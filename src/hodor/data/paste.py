@@ -192,6 +192,17 @@ def compose(
     return Composed(images, owner, ground, layers)
 
 
+def pass_before(images_T3HW: Tensor, cutout: Tensor, begin: int, ranges: Scene, rng: torch.Generator) -> Tensor:
+    """Let a cut-out pass before a clip from frame `begin` on, in place; -> bool [T, H, W], the pixels that it covers."""
+    frames, size = len(images_T3HW), (images_T3HW.shape[2], images_T3HW.shape[3])
+    way, mirrored = _way(cutout, size, ranges, rng), chance(0.5, rng)
+    owner = torch.zeros(frames, *size, dtype=torch.long)
+    for t in range(begin, frames):
+        layer = _layer(cutout, _object_matrix(cutout, way.at(t / max(frames - 1, 1)), mirrored), size)
+        blend(images_T3HW[t], owner[t], layer, 1)
+    return owner > 0
+
+
 def blend(image_3HW: Tensor, owner_HW: Tensor, layer: Layer, number: int) -> None:
     """Lay one object over what is there, in place."""
     height, width = layer.alpha.shape

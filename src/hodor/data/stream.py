@@ -22,7 +22,7 @@ from hodor.data.clip import Clip, collate
 from hodor.data.coco import find_json, open_coco
 from hodor.data.draws import below, chance, generator, some, weighted
 from hodor.data.layouts import Layout, open_layout
-from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source
+from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source, pass_before
 from hodor.data.shelf import DamagedFileError, Objects, Shelf
 from hodor.data.stills import Source, Stills, Taken, open_stills
 from hodor.data.videofiles import VideoFiles
@@ -89,6 +89,8 @@ class Data:
     absent: float = 0.0
     """Share of clips into which another picture comes, for one or more frames on which no object is: what a cut, or a body that
     passes before the camera, does to a video."""
+    visitor: float = 0.0
+    """Share of clips before which a cut-out passes from a later frame on, which is no object and hides what is behind it."""
     scene: Scene = field(default_factory=Scene)
     damaged: float = 0.01
     """Share of the files that may be damaged: they are named in the log and passed over."""
@@ -145,9 +147,11 @@ class Stream:
             except DamagedFileError:
                 continue
             made = self._made(source, taken, rng)
-            return (
-                self._interrupted(made, source, chosen[0], rng) if self.data.absent and chance(self.data.absent, rng) else made
-            )
+            if self.data.visitor and self.frames > 1 and chance(self.data.visitor, rng):
+                self._visited(made, rng)
+            if self.data.absent and self.frames > 1 and chance(self.data.absent, rng):
+                self._interrupted(made, source, chosen[0], rng)
+            return made
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
         raise ValueError(f"no image in {ROUNDS} draws shows an object of {limits}: want larger objects or lower limits")
 
@@ -256,14 +260,19 @@ class Stream:
         labelled = [len(taken.images) == 1 or planes is not None for planes in taken.planes]
         return _clip(frames, masks, valid, (labelled * self.frames)[: self.frames])
 
-    def _interrupted(self, clip: Clip, source: Source, item: int, rng: torch.Generator) -> Clip:
-        """A run of frames, the first never among them, shows another item's picture, and no object. Up to half of the clip."""
-        last = self.frames - 1
-        if not last:
-            return clip
+    def _visited(self, clip: Clip, rng: torch.Generator) -> None:
+        """A cut-out passes, at most as large as the picture is high, and at most that far."""
+        ranges = replace(self.data.scene, objects=(self.data.scene.objects[0], 1.0), drift=1.0)
+        begin = 1 + below(self.frames - 1, rng)
+        covered = pass_before(clip.frames_BTCHW[0], self._cutout(rng), begin, ranges, rng)
+        clip.masks_BTNHW[0] *= ~covered[:, None]
+        clip.valid_BTHW[0] |= covered
+
+    def _interrupted(self, clip: Clip, source: Source, item: int, rng: torch.Generator) -> None:
+        """A run of frames, the first never among them and up to half of all, shows another item's picture, and no object.
+        Nothing happens where there is none: of one video alone."""
         count = 1 + below(max(1, self.frames // 2), rng)
-        begin = 1 + below(max(1, last - count + 1), rng)
-        where = slice(begin, min(begin + count, last + 1))
+        begin = 1 + below(self.frames - count, rng)
         for _ in range(ROUNDS):
             other = self.sources[weighted(self.shares, rng)]
             picked = other.pick(rng)
@@ -276,13 +285,12 @@ class Stream:
             ranges, size = self.data.augment, self.data.size
             base = place((image.shape[1], image.shape[2]), size, (), 0.0, rng)
             matrix, offset = tint(ranges.colour, rng)
-            for t, view in zip(range(where.start, where.stop), warped(self.frames, base, size, (), ranges, rng), strict=False):
+            for t, view in enumerate(warped(count, base, size, (), ranges, rng), begin):
                 shown = show(image, None, None, view, size)
                 clip.frames_BTCHW[0, t] = on_ground(coloured(shown.image, matrix, offset), shown.inside)
                 clip.valid_BTHW[0, t] = shown.valid
-            clip.masks_BTNHW[0, where] = 0
-            return clip
-        return clip
+                clip.masks_BTNHW[0, t] = 0
+            return
 
 
 def _clip(frames: list[Tensor], masks: list[Tensor], valid: list[Tensor], labelled: list[bool]) -> Clip:
@@ -364,9 +372,10 @@ def _check(data: Data, frames: int, batch: int) -> None:
         raise ValueError(f"{len(data.jump)} jumps at {data.jump_at}: want a rising share of the steps for each, the first 0")
     if min((1, *data.jump, *data.interval)) < 1:
         raise ValueError(f"jumps {data.jump}, intervals {data.interval}: want 1 or more")
-    if data.paste and not data.cutouts:
-        raise ValueError(f"paste {data.paste} without cut-outs: want --data.cutouts, folders of them")
-    shares = (("paste", data.paste), ("absent", data.absent), ("damaged", data.damaged), ("reverse", data.reverse))
-    for name, share in shares:
+    for name, share in (("paste", data.paste), ("visitor", data.visitor)):
+        if share and not data.cutouts:
+            raise ValueError(f"{name} {share} without cut-outs: want --data.cutouts, folders of them")
+    for name in ("paste", "visitor", "absent", "damaged", "reverse"):
+        share = getattr(data, name)
         if not 0 <= share <= 1:
             raise ValueError(f"{name} {share}: want a share in 0 .. 1")
