@@ -99,7 +99,12 @@ def process(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str
 
 def stopped(arguments: Sequence[object], masks: Path, count: int, how: signal.Signals) -> tuple[int, str]:
     """Send `how` once `count` masks exist; -> exit code, stderr. Fails where the run ends before."""
-    running = process(arguments)
+    # a shell's background jobs ignore SIGINT, and so does all that they start, unless somebody sets a handler before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = process(arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while len(list(masks.glob("*.png")) if masks.is_dir() else ()) < count:
         assert running.poll() is None, f"it ended before {count} masks were there: {running.communicate()[1]}"
         time.sleep(0.002)
