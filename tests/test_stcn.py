@@ -22,8 +22,8 @@ from hodor.models import released, weights
 from hodor.models.backbones import BACKBONES, Backbone
 from hodor.models.base import Memory, Network
 from hodor.models.layers import fold
-from hodor.models.memory_blocks import Fuser, LightMaskEncoder, mask_encoder, pad_around
-from hodor.models.stcn import STCN, ValueEncoder, some
+from hodor.models.memory_blocks import Fuser, LightMaskEncoder, ValueEncoder, mask_encoder, pad_around, some
+from hodor.models.stcn import STCN
 from hodor.plans import cyclic, dense, rollout
 from hodor.tracking import Tracker
 
@@ -209,7 +209,7 @@ def test_what_belongs_to_the_frame_is_worked_out_once_with_the_same_result() -> 
 @torch.no_grad()
 def test_many_objects_in_turns_are_as_all_at_once() -> None:
     torch.manual_seed(0)
-    encoder = ValueEncoder("light", True, 12, 32)
+    encoder = ValueEncoder("light", 12, 32, bias=True)
     args = torch.randn(1, 3, 32, 48), torch.rand(1, 7, 32, 48), torch.randn(1, 12, 2, 3)
     assert [part.shape[1] for part in some(args[1])] == [1] * 7
     in_turns = encoder(*args)

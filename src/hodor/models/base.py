@@ -302,7 +302,9 @@ class Network(nn.Module):
 
     def fold(self) -> None:
         """Merge batch norms into the convolutions before them: the same function, quicker, and no longer to be trained."""
-        self.backbone, self.folded = fold(self.backbone), True
+        for name, child in list(self.named_children()):
+            setattr(self, name, fold(child))
+        self.folded = True
 
     def checkpoint_activations(self) -> None:
         """From now on keep only what goes into each block, and work out the rest again on the way back: the same gradients

@@ -22,11 +22,20 @@ from torch import Tensor, nn
 
 from hodor.models import long_term as lasting
 from hodor.models import matching
-from hodor.models.backbones import BACKBONES
-from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction
+from hodor.models.base import UNKNOWN, Entry, Features, Memory, Prediction
 from hodor.models.cutie_transformer import Fuser, ObjectTransformer, PixelFuser, Summarizer, add_frame, others
-from hodor.models.layers import double, fold, recompute
-from hodor.models.memory_blocks import DecoderState, GatedState, KeyProjection, Levels, joined, mask_encoder, pad_around, rows
+from hodor.models.layers import double, recompute
+from hodor.models.memory_blocks import (
+    DecoderState,
+    GatedState,
+    KeyProjection,
+    Levels,
+    PixelMemory,
+    joined,
+    mask_encoder,
+    pad_around,
+    rows,
+)
 from hodor.models.resnet import ResNet
 
 RELEASED: tuple[tuple[str, str | None], ...] = (
@@ -94,7 +103,7 @@ class Sharp(Prediction):
         return self._soft
 
 
-class Cutie(Network):
+class Cutie(PixelMemory):
     """Cutie as one class.
 
     backbone: a name in `BACKBONES`, used up to stride 16. width: channels of values, sensory memory and transformer. key:
@@ -115,8 +124,6 @@ class Cutie(Network):
     """
 
     history = 5
-    hold_lost = False
-    sees_given = False
     recurrent = True
     auxiliary: bool = False
 
@@ -138,15 +145,12 @@ class Cutie(Network):
         long_term: bool = False,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+        super().__init__(backbone, mem_every)
         self.settings = settings
         self.width, self.queries = width, queries
-        self.mem_every, self.top_k, self.deep_update, self.long_term = mem_every, top_k, deep_update, long_term
+        self.top_k, self.deep_update, self.long_term = top_k, deep_update, long_term
         if long_term:
             self.history = 10
-        self.backbone = BACKBONES[backbone]().until(16)
         fine, middle, coarse = self.backbone.channels
         self.levels = Levels(self.backbone.channels, normed)
         self.pixel = nn.Conv2d(coarse, width, 1)
@@ -158,15 +162,13 @@ class Cutie(Network):
         self.transformer = ObjectTransformer(width, heads, hidden, queries, blocks)
         self.decoder = Decoder(width, fine, middle)
         self.sensory_head = nn.Conv2d(width, width + 1, 1)
-        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1] of any size -> five maps of the frame padded with black, on all sides, to multiples of 16: the
         normalised image, maps at strides 4 and 8 for the decoder, and at 16 the pixel feature and keys (key, shrinkage and
         selection along the channels)."""
         frames, offset = pad_around(frames_BCHW, 16)
-        image = ((frames - self.get_buffer("mean")) / self.get_buffer("std")).to(self.pixel.weight.dtype)
+        image = self.normalised(frames).to(self.pixel.weight.dtype)
         fine, middle, coarse = self.levels(self.backbone(image))
         keys = torch.cat([k for k in self.keys(self.key_reduce(coarse)) if k is not None], 1)
         maps = (image, self.decoder.fine(fine), self.decoder.middle(middle), self.pixel(coarse), keys)
@@ -225,13 +227,6 @@ class Cutie(Network):
         moved = torch.where(known_BN[..., None, None, None], moved, whole["sensory"])
         return prediction, replace(memory, state={**whole, "sensory": moved, "last_mask": last})
 
-    def due(self, memory: Memory, index: int) -> bool:
-        return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
-
-    def settle(self, masks_BNHW: Tensor) -> Tensor:
-        """Masks compete: softmax of their aggregated logits, as the released engine takes given masks in."""
-        return matching.settle(masks_BNHW)
-
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
         """The latest `history` - 1 frames, and with pin_first each object's first given frame and its latest; a frame that
         only stays for some objects speaks for those alone. Without pin_first, the latest `history`."""
@@ -256,10 +251,6 @@ class Cutie(Network):
             elif index in latest:
                 frames[index] = entry
         return replace(memory, frames=frames)
-
-    def fold(self) -> None:
-        super().fold()
-        self.mask_encoder = fold(self.mask_encoder)
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()

@@ -1,4 +1,4 @@
-"""Blocks that STCN, XMem and Cutie are built from. B N C H W maps are one row an object; B C H W maps belong to the frame.
+"""What STCN, XMem and Cutie are built from. B N C H W maps are one row an object; B C H W maps belong to the frame.
 
 What depends on the frame only is worked out once for all objects: a convolution of the two kinds of maps side by side is
 the sum of a convolution of each.
@@ -6,14 +6,17 @@ the sum of a convolution of each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hodor.models.backbones import BACKBONES
+from hodor.models.base import Memory, Network
 from hodor.models.layers import Backbone, double, exactly
+from hodor.models.matching import others, settle
 from hodor.models.resnet import ResNet
 
 
@@ -23,6 +26,38 @@ def pad_around(frames_BCHW: Tensor, multiple: int) -> tuple[Tensor, tuple[int, i
     down, right = -frames_BCHW.shape[-2] % multiple, -frames_BCHW.shape[-1] % multiple
     padded = F.pad(frames_BCHW, (right // 2, right - right // 2, down // 2, down - down // 2))
     return padded, (down // 2, right // 2)
+
+
+class PixelMemory(Network):
+    """What STCN, XMem and Cutie have in common: a backbone that ends at stride 16, a predicted frame remembered every
+    `mem_every`, masks that compete where they are put together.
+
+    Raises ValueError: "no backbone 'x': want swin-t, ...".
+    """
+
+    hold_lost = False
+    sees_given = False
+
+    def __init__(self, backbone: str, mem_every: int) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+        self.mem_every = mem_every
+        self.backbone = BACKBONES[backbone]().until(16)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.backbone, name)).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def normalised(self, frames_BCHW: Tensor) -> Tensor:
+        """RGB in [0, 1] -> as the backbone takes it."""
+        return (frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std")
+
+    def due(self, memory: Memory, index: int) -> bool:
+        return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
+
+    def settle(self, masks_BNHW: Tensor) -> Tensor:
+        """Masks compete: softmax of their aggregated logits, as the released engines take given masks in."""
+        return settle(masks_BNHW)
 
 
 class Levels(nn.ModuleList):
@@ -227,3 +262,33 @@ def mask_encoder(kind: Literal["resnet18", "light"] | str, *, width: int = 128, 
     if kind == "light":
         return LightMaskEncoder(5, width)
     raise ValueError(f"mask encoder {kind!r} is not one of resnet18, light")
+
+
+class ValueEncoder(nn.Module):
+    """A frame and its objects' masks -> a value for each object and cell; STCN's and XMem's.
+
+    masks: see `mask_encoder`; bias: of its convolutions. frame_first: see `Fuser`.
+    """
+
+    def __init__(self, masks: str, coarse: int, width: int, *, bias: bool = False, frame_first: bool = False) -> None:
+        super().__init__()
+        self.trunk = mask_encoder(masks, width=width, conv_bias=bias)
+        self.fuser = Fuser(self.trunk.channels[-1], coarse, width, frame_first)
+
+    def forward(self, picture_B3HW: Tensor, masks_BNHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
+        """-> B N C h w. An object sees its own mask and the sum of the others'."""
+        both_BN2HW = torch.stack([masks_BNHW, others(masks_BNHW)], 2)
+        seen = []
+        for part in some(both_BN2HW):
+            frame = picture_B3HW[:, None].expand(-1, part.shape[1], -1, -1, -1)
+            seen.append(rows(self.trunk(torch.cat([frame, part], 2).flatten(0, 1))[-1], part))
+        fused: Tensor = self.fuser(torch.cat(seen, 1), coarse_BCHW)
+        return fused
+
+
+def some(maps_BNCHW: Tensor) -> Iterator[Tensor]:
+    """Where no gradients are wanted a few objects at a time: many need no more memory than few, and on a CPU one at a time is
+    quicker, since its maps stay in the cache."""
+    if torch.is_grad_enabled():
+        return iter((maps_BNCHW,))
+    return iter(maps_BNCHW.split(1 if maps_BNCHW.device.type == "cpu" else 8, 1))

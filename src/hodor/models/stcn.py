@@ -11,17 +11,14 @@ picture, the object's mask and the sum of the other objects' masks. The name of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.backbones import BACKBONES
-from hodor.models.base import Entry, Features, Memory, Network, Prediction
-from hodor.models.layers import fold, recompute
-from hodor.models.matching import aggregate, others, recall, settle, tokens
-from hodor.models.memory_blocks import Fuser, KeyProjection, ResBlock, Up, mask_encoder, pad_around, rows
+from hodor.models.base import Entry, Features, Memory, Prediction
+from hodor.models.layers import recompute
+from hodor.models.matching import aggregate, recall, tokens
+from hodor.models.memory_blocks import KeyProjection, PixelMemory, ResBlock, Up, ValueEncoder, pad_around, rows, some
 
 FUSER_RULES: tuple[tuple[str, str | None], ...] = (
     (r"value_encoder\.fuser\.block([12])\.downsample\.(.*)", r"values.fuser.block\1.skip.\2"),
@@ -49,7 +46,7 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
 """The authors' name -> ours, first match wins."""
 
 
-class STCN(Network):
+class STCN(PixelMemory):
     """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width: channels of keys and values; the
     decoder works at value_width at stride 16, at half of it from stride 8 on. masks: "resnet18" or "light", what turns a
     picture and its masks into values; mask_bias gives the former's convolutions biases, as in the release. mem_every: while a
@@ -64,8 +61,6 @@ class STCN(Network):
     """
 
     history = 20
-    hold_lost = False
-    sees_given = False
 
     def __init__(
         self,
@@ -79,27 +74,21 @@ class STCN(Network):
         top: int = 20,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+        super().__init__(backbone, mem_every)
         for name in ("mem_every", "top"):
             if settings[name] < 1:
                 raise ValueError(f"{name} is {settings[name]}, want at least 1")
-        self.settings, self.mem_every, self.top = settings, mem_every, top
-        self.backbone = BACKBONES[backbone]().until(16)
+        self.settings, self.top = settings, top
         fine, middle, coarse = self.backbone.channels
         self.keys = KeyProjection(coarse, key_width)
         self.thin = nn.Conv2d(coarse, value_width, 3, padding=1)
-        self.values = ValueEncoder(masks, mask_bias, coarse, value_width)
+        self.values = ValueEncoder(masks, coarse, value_width, bias=mask_bias)
         self.decoder = Decoder(value_width, middle, fine)
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(self.backbone, name)).view(3, 1, 1)
-            self.register_buffer(name, values, persistent=False)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> the picture, normalised, then padded around with zeros to multiples of 16; the backbone's
         maps at strides 4, 8, 16; at stride 16 the key, and a thinner map for the decoder."""
-        picture = (frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std")
+        picture = self.normalised(frames_BCHW)
         padded, offset = pad_around(picture.to(self.thin.weight.dtype), 16)
         fine, middle, coarse = self.backbone(padded)
         size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
@@ -127,44 +116,10 @@ class STCN(Network):
         logits_BKHW = aggregate(soft_BNHW * kept.known_BNM.any(2)[..., None, None])
         return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
 
-    def due(self, memory: Memory, index: int) -> bool:
-        return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
-
-    def settle(self, masks_BNHW: Tensor) -> Tensor:
-        return settle(masks_BNHW)
-
-    def fold(self) -> None:
-        for name, child in list(self.named_children()):
-            setattr(self, name, fold(child))
-        self.folded = True
-
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()
         recompute(self.values)
         recompute(self.decoder)
-
-
-class ValueEncoder(nn.Module):
-    """A frame and its objects' masks -> a value for each object and cell."""
-
-    def __init__(self, masks: str, mask_bias: bool, coarse: int, width: int) -> None:
-        super().__init__()
-        self.trunk = mask_encoder(masks, width=width, conv_bias=mask_bias)
-        self.fuser = Fuser(self.trunk.channels[-1], coarse, width)
-
-    def forward(self, picture_B3HW: Tensor, masks_BNHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
-        """-> B N C h w. An object sees its own mask and the sum of the others'."""
-        seen_BN5HW = torch.cat(
-            [
-                picture_B3HW[:, None].expand(-1, masks_BNHW.shape[1], -1, -1, -1),
-                masks_BNHW[:, :, None],
-                others(masks_BNHW)[:, :, None],
-            ],
-            2,
-        )
-        out_BNCHW = [rows(self.trunk(part.flatten(0, 1))[-1], part) for part in some(seen_BN5HW)]
-        fused: Tensor = self.fuser(torch.cat(out_BNCHW, 1), coarse_BCHW)
-        return fused
 
 
 class Decoder(nn.Module):
@@ -186,11 +141,3 @@ class Decoder(nn.Module):
             finer = self.up4(self.up8(part, side8), side4)
             logits.append(rows(self.head(F.relu(finer.flatten(0, 1))), finer)[:, :, 0])
         return torch.cat(logits, 1)
-
-
-def some(maps_BNCHW: Tensor) -> Iterator[Tensor]:
-    """Where no gradients are wanted a few objects at a time: many need no more memory than few, and on a CPU one at a time is
-    quicker, since its maps stay in the cache."""
-    if torch.is_grad_enabled():
-        return iter((maps_BNCHW,))
-    return iter(maps_BNCHW.split(1 if maps_BNCHW.device.type == "cpu" else 8, 1))

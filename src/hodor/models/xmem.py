@@ -18,23 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.backbones import BACKBONES
-from hodor.models.base import Entry, Features, Memory, Network, Prediction
-from hodor.models.layers import fold, recompute
+from hodor.models.base import Entry, Features, Memory, Prediction
+from hodor.models.layers import recompute
 from hodor.models.long_term import MOST, PROTOTYPES, count, keep, parts
-from hodor.models.matching import aggregate, others, recall, settle, tokens
+from hodor.models.matching import aggregate, recall, tokens
 from hodor.models.memory_blocks import (
     DecoderState,
     Fuser,
     GatedState,
     KeyProjection,
     Levels,
+    PixelMemory,
     Up,
-    mask_encoder,
+    ValueEncoder,
     pad_around,
     rows,
+    some,
 )
-from hodor.models.stcn import FUSER_RULES, some
+from hodor.models.stcn import FUSER_RULES
 
 RELEASED: tuple[tuple[str, str | None], ...] = (
     (r"key_encoder\.res2\.(.*)", r"backbone.layer1.\1"),
@@ -58,7 +59,7 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
 """The authors' name -> ours, first match wins."""
 
 
-class XMem(Network):
+class XMem(PixelMemory):
     """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width, hidden_width: channels of keys,
     values and sensory memory. decoder_width: channels of the decoder at stride 16; half of it from stride 8 on. masks:
     "resnet18" or "light", what turns a picture and its masks into values. normed: normalise the backbone's maps (for
@@ -78,8 +79,6 @@ class XMem(Network):
     """
 
     history = 10
-    hold_lost = False
-    sees_given = False
     recurrent = True
 
     def __init__(
@@ -99,31 +98,25 @@ class XMem(Network):
         long_term: int = MOST,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+        super().__init__(backbone, mem_every)
         for name, least in (("mem_every", 1), ("top", 1), ("prototypes", 0), ("long_term", 0)):
             if settings[name] < least:
                 raise ValueError(f"{name} is {settings[name]}, want at least {least}")
         if not 0 <= deep_update <= 1:
             raise ValueError(f"deep_update is {deep_update}, want a share in [0, 1]")
-        self.settings, self.mem_every, self.top, self.deep_update = settings, mem_every, top, deep_update
+        self.settings, self.top, self.deep_update = settings, top, deep_update
         self.prototypes, self.long_term, self.hidden_width = prototypes, long_term, hidden_width
-        self.backbone = BACKBONES[backbone]().until(16)
         fine, middle, coarse = self.backbone.channels
         self.levels = Levels(self.backbone.channels, normed)
         self.keys = KeyProjection(coarse, key_width, shrinkage=True, selection=True)
-        self.values = ValueEncoder(masks, coarse, value_width)
+        self.values = ValueEncoder(masks, coarse, value_width, frame_first=True)
         self.deep = GatedState(value_width, hidden_width)
         self.decoder = Decoder(value_width + hidden_width, hidden_width, decoder_width, (fine, middle, coarse))
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(self.backbone, name)).view(3, 1, 1)
-            self.register_buffer(name, values, persistent=False)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> the normalised picture, padded with zeros around to multiples of 16; the backbone's maps
         at strides 4, 8, 16; at stride 16 key, shrinkage and selection, one after the other along the channels."""
-        picture = (frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std")
+        picture = self.normalised(frames_BCHW)
         padded, offset = pad_around(picture.to(self.decoder.head.weight.dtype), 16)
         fine, middle, coarse = self.levels(self.backbone(padded))
         keys = self.keys(coarse)
@@ -175,20 +168,9 @@ class XMem(Network):
         memory = replace(memory, state={**memory.state, "hidden": moved_BNCHW})
         return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
 
-    def due(self, memory: Memory, index: int) -> bool:
-        return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
-
-    def settle(self, masks_BNHW: Tensor) -> Tensor:
-        return settle(masks_BNHW)
-
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
         """history: T_max, with the first frame; half of it is T_min. See `long_term.keep`."""
         return keep(memory, history, pin_first, prototypes=self.prototypes, most=self.long_term)
-
-    def fold(self) -> None:
-        for name, child in list(self.named_children()):
-            setattr(self, name, fold(child))
-        self.folded = True
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()
@@ -204,25 +186,6 @@ class XMem(Network):
         if list(state.shape[3:]) == size:
             return state
         return rows(F.interpolate(state.flatten(0, 1), size=size, mode="bilinear", align_corners=False), state)
-
-
-class ValueEncoder(nn.Module):
-    """A frame and its objects' masks -> a value for each object and cell; STCN's, but that the frame's channels come first."""
-
-    def __init__(self, masks: str, coarse: int, width: int) -> None:
-        super().__init__()
-        self.trunk = mask_encoder(masks, width=width)
-        self.fuser = Fuser(self.trunk.channels[-1], coarse, width, frame_first=True)
-
-    def forward(self, picture_B3HW: Tensor, masks_BNHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
-        """-> B N C h w. An object sees its own mask and the sum of the others'."""
-        both_BN2HW = torch.stack([masks_BNHW, others(masks_BNHW)], 2)
-        seen = []
-        for part in some(both_BN2HW):
-            frame = picture_B3HW[:, None].expand(-1, part.shape[1], -1, -1, -1)
-            seen.append(rows(self.trunk(torch.cat([frame, part], 2).flatten(0, 1))[-1], part))
-        fused: Tensor = self.fuser(torch.cat(seen, 1), coarse_BCHW)
-        return fused
 
 
 class Decoder(nn.Module):

@@ -14,7 +14,6 @@ from hodor.data.layouts import Kind, VideoFiles, open_layout
 from hodor.datasets import follow
 from hodor.metrics import average, frame_scores, statistics
 from hodor.models.base import Network
-from hodor.models.layers import fold
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def validate(network: Network, videos: Iterable[VideoFiles], history: int | None
     """
     ready = copy.deepcopy(network).eval().requires_grad_(False)
     if not ready.folded:
-        ready.backbone, ready.folded = fold(ready.backbone), True
+        ready.fold()
     return [row for video in videos for row in _rows(ready, video, history, size)]
 
 
