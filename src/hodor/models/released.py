@@ -5,14 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hodor.models import weights
+from hodor.models import cutie, stcn, weights, xmem
 from hodor.models.base import Network
 
 HODOR_RULES: tuple[tuple[str, str | None], ...] = (
@@ -43,14 +42,14 @@ HODOR_RULES: tuple[tuple[str, str | None], ...] = (
 )
 """Released name -> ours, first match wins; None: left out, because the function does not depend on it."""
 
-RULES: dict[str, tuple[tuple[str, str | None], ...] | str] = {
+RULES = {
     "hodor-t": HODOR_RULES,
-    "stcn": "hodor.models.stcn",
-    "xmem": "hodor.models.xmem",
-    "cutie": "hodor.models.cutie",
-    "cutie-small": "hodor.models.cutie",
+    "stcn": stcn.RELEASED,
+    "xmem": xmem.RELEASED,
+    "cutie": cutie.RELEASED,
+    "cutie-small": cutie.RELEASED,
 }
-"""By preset: the rules, or the module whose RELEASED they are."""
+"""By preset."""
 
 # Input channels that a wider network has more of, the last one: the other objects' masks, which weigh nothing in files of
 # networks that followed one object at a time.
@@ -61,10 +60,7 @@ def rules(model: str) -> tuple[tuple[str, str | None], ...]:
     """Released name -> ours for this preset. Raises ValueError: "no key map for 'x': want hodor-t, ..."."""
     if model not in RULES:
         raise ValueError(f"no key map for {model!r}: want {', '.join(RULES)}")
-    found = RULES[model]
-    if isinstance(found, str):
-        found = import_module(found).RELEASED
-    return found
+    return RULES[model]
 
 
 def widen(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
