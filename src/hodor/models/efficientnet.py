@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hodor.models.layers import Backbone, StoredNorm
+from hodor.models.layers import Backbone, Depthwise, StoredNorm
 
 
 class Stage(NamedTuple):
@@ -65,7 +65,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         # At stride 1 an odd kernel pads alike on both sides; at stride 2 the padding depends on the size.
         padding = kernel // 2 if stride == 1 else 0
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        kind = Depthwise if groups > 1 else nn.Conv2d
+        self.conv = kind(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="linear" if linear else "relu")
         self.norm = StoredNorm(outputs, eps=1e-3)
         self.linear = linear
