@@ -21,6 +21,7 @@ from PIL import Image
 from hodor.data import stills, videos
 from hodor.data.augment import PLAIN, Augment
 from hodor.data.clip import Clip, collate
+from hodor.data.paste import Scene
 from hodor.data.stream import Data, Stream
 from hodor.masks import write_labels
 
@@ -580,18 +581,24 @@ def test_a_visitor_passes_before_the_objects_and_is_none(tmp_path: Path) -> None
     Image.fromarray(np.full((24, 24, 4), 255, np.uint8)).save(tmp_path / "cut" / "white.png")
     given: dict[str, Any] = {"frames": 4, "seed": 2, "augment": PLAIN, "motion": "none", "cutouts": (tmp_path / "cut",)}
     before, after = stream(tmp_path / "s", **given), stream(tmp_path / "s", **given, visitor=1.0)
-    begins, hidden = set(), 0
-    for step in range(30):
+    begins, ends, hidden = set(), set(), 0
+    for step in range(60):
         plain, clip = before.clip(step, 0), after.clip(step, 0)
         white = (clip.frames_BTCHW > 0.9).all(2)
         seen = [t for t in range(4) if white[0, t].any()]
-        assert torch.equal(clip.frames_BTCHW[:, 0], plain.frames_BTCHW[:, 0])
-        assert torch.equal(clip.masks_BTNHW[:, 0], plain.masks_BTNHW[:, 0])
-        begins.add(seen[0] if seen else None)
+        if not seen:
+            continue
+        begins.add(seen[0])
+        ends.add(seen[-1])
+        assert seen[0] == 0 or torch.equal(clip.masks_BTNHW[:, 0], plain.masks_BTNHW[:, 0])
+        assert seen[0] > 0 or seen[-1] < 3, "what is hidden at first shows itself"
+        shown = clip.masks_BTNHW[0, 0].sum((1, 2)) / plain.masks_BTNHW[0, 0].sum((1, 2))
+        assert float(shown.min()) >= Scene().visible
         assert not (clip.masks_BTNHW.bool() & white[:, :, None]).any()
         hidden += int((plain.masks_BTNHW - clip.masks_BTNHW).sum())
         still = ~white[:, :, None].expand_as(clip.masks_BTNHW)
         assert ((plain.masks_BTNHW != clip.masks_BTNHW) & still).float().mean() < 0.01, "the cut-out's soft edge"
         assert bool((clip.valid_BTHW | ~plain.valid_BTHW).all())
-    assert {1, 2, 3} <= begins
+    assert begins == {0, 1, 2, 3}
+    assert {0, 1, 2, 3} == ends
     assert hidden

@@ -192,12 +192,12 @@ def compose(
     return Composed(images, owner, ground, layers)
 
 
-def pass_before(images_T3HW: Tensor, cutout: Tensor, begin: int, ranges: Scene, rng: torch.Generator) -> Tensor:
-    """Let a cut-out pass before a clip from frame `begin` on, in place; -> bool [T, H, W], the pixels that it covers."""
+def pass_before(images_T3HW: Tensor, cutout: Tensor, shown: range, ranges: Scene, rng: torch.Generator) -> Tensor:
+    """Let a cut-out pass before the frames `shown` of a clip, in place; -> bool [T, H, W], the pixels that it covers."""
     frames, size = len(images_T3HW), (images_T3HW.shape[2], images_T3HW.shape[3])
     way, mirrored = _way(cutout, size, ranges, rng), chance(0.5, rng)
     owner = torch.zeros(frames, *size, dtype=torch.long)
-    for t in range(begin, frames):
+    for t in shown:
         layer = _layer(cutout, _object_matrix(cutout, way.at(t / max(frames - 1, 1)), mirrored), size)
         blend(images_T3HW[t], owner[t], layer, 1)
     return owner > 0

@@ -90,7 +90,8 @@ class Data:
     """Share of clips into which another picture comes, for one or more frames on which no object is: what a cut, or a body that
     passes before the camera, does to a video."""
     visitor: float = 0.0
-    """Share of clips before which a cut-out passes from a later frame on, which is no object and hides what is behind it."""
+    """Share of clips before which a cut-out passes for some frames, which is no object and hides what is behind it: from a
+    later frame on a stranger comes into view; in the first frame it hides parts of the objects that show themselves later."""
     scene: Scene = field(default_factory=Scene)
     damaged: float = 0.01
     """Share of the files that may be damaged: they are named in the log and passed over."""
@@ -261,12 +262,20 @@ class Stream:
         return _clip(frames, masks, valid, (labelled * self.frames)[: self.frames])
 
     def _visited(self, clip: Clip, rng: torch.Generator) -> None:
-        """A cut-out passes, at most as large as the picture is high, and at most that far."""
+        """A cut-out passes, at most as large as the picture is high, and at most that far: from a later frame to the last, or
+        from the first to an earlier one. Of each object the first frame shows `Scene.visible` at least, else nothing passes."""
         ranges = replace(self.data.scene, objects=(self.data.scene.objects[0], 1.0), drift=1.0)
-        begin = 1 + below(self.frames - 1, rng)
-        covered = pass_before(clip.frames_BTCHW[0], self._cutout(rng), begin, ranges, rng)
-        clip.masks_BTNHW[0] *= ~covered[:, None]
-        clip.valid_BTHW[0] |= covered
+        begin, end = 1 + below(self.frames - 1, rng), self.frames
+        if chance(0.5, rng):
+            begin, end = 0, begin
+        frames_TCHW = clip.frames_BTCHW[0].clone()
+        seen_THW = ~pass_before(frames_TCHW, self._cutout(rng), range(begin, end), ranges, rng)
+        first_NHW = clip.masks_BTNHW[0, 0]
+        if bool(((first_NHW * seen_THW[0]).sum((1, 2)) < ranges.visible * first_NHW.sum((1, 2))).any()):
+            return
+        clip.frames_BTCHW[0] = frames_TCHW
+        clip.masks_BTNHW[0] *= seen_THW[:, None]
+        clip.valid_BTHW[0] |= ~seen_THW
 
     def _interrupted(self, clip: Clip, source: Source, item: int, rng: torch.Generator) -> None:
         """A run of frames, the first never among them and up to half of all, shows another item's picture, and no object.
