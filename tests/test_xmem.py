@@ -484,3 +484,22 @@ def test_entries_hold_a_value_for_each_object_and_cell() -> None:
     assert entry.per_object.shape == (1, 2, 16, 4, 6)
     assert entry.shared.shape == (1, 2 * 8 + 1, 4, 6)
     assert memory.state["hidden"].shape == (1, 2, 8, 4, 6)
+
+
+def test_context_begins_as_nothing_and_is_then_added_to_the_coarsest_map() -> None:
+    torch.manual_seed(0)
+    plain, wider = weights.build("xmem-lite"), weights.build("xmem-lite", context=True)
+    shared = plain.state_dict()
+    wider.load_state_dict({**wider.state_dict(), **shared})
+    images = torch.rand(1, 3, 100, 150)
+    before, after = plain.encode(images), wider.encode(images)
+    for one, two in zip(before.maps, after.maps, strict=True):
+        torch.testing.assert_close(one, two)
+    projection = wider.levels[3][1]
+    torch.nn.init.ones_(projection.weight)
+    changed = wider.encode(images)
+    for kept in (0, 1, 2):
+        assert torch.equal(after.maps[kept], changed.maps[kept])
+    added = changed.maps[3] - after.maps[3]
+    assert bool((added.std((2, 3)) > 0).all()), "another context in another place"
+    assert not torch.allclose(after.maps[4], changed.maps[4])

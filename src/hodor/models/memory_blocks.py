@@ -29,7 +29,7 @@ def pad_around(frames_BCHW: Tensor, multiple: int) -> tuple[Tensor, tuple[int, i
 
 
 class PixelMemory(Network):
-    """What STCN, XMem and Cutie have in common: a backbone that ends at stride 16, a predicted frame remembered every
+    """What STCN, XMem and Cutie have in common: a backbone that ends at stride 16 (`last`), a predicted frame remembered every
     `mem_every`, masks that compete where they are put together.
 
     Raises ValueError: "no backbone 'x': want swin-t, ...".
@@ -38,12 +38,14 @@ class PixelMemory(Network):
     hold_lost = False
     sees_given = False
 
-    def __init__(self, backbone: str, mem_every: int) -> None:
+    def __init__(self, backbone: str, mem_every: int, last: int = 16) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
         self.mem_every = mem_every
-        self.backbone = BACKBONES[backbone]().until(16)
+        self.backbone = BACKBONES[backbone]()
+        if last != self.backbone.strides[-1]:
+            self.backbone.until(last)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(self.backbone, name)).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
@@ -61,17 +63,28 @@ class PixelMemory(Network):
 
 
 class Levels(nn.ModuleList):
-    """The maps of a backbone, each normalised by a GroupNorm of one group, or, not normed, as they are.
+    """The maps of a backbone at strides 4, 8 and 16, each normalised by a GroupNorm of one group, or, not normed, as they are.
+    A fourth map, of stride 32, is normalised likewise, brought to the third one's width by a 1x1 convolution that begins at
+    zero, and added to it (as in a feature pyramid; Lin et al., 2017): cells then know more of what surrounds them.
 
     ResNets end their stages with a ReLU behind a norm; the linear bottlenecks of EfficientNet-Lite leave maps ten times as
     large, on which blocks that begin at random send gradients hundreds of times as long.
     """
 
     def __init__(self, channels: Sequence[int], normed: bool) -> None:
-        super().__init__([nn.GroupNorm(1, c) if normed else nn.Identity() for c in channels])
+        norms: list[nn.Module] = [nn.GroupNorm(1, c) if normed else nn.Identity() for c in channels]
+        if len(channels) > 3:
+            context = nn.Conv2d(channels[3], channels[2], 1)
+            nn.init.zeros_(context.weight)
+            nn.init.zeros_(context.bias)  # type: ignore[arg-type]
+            norms[3] = nn.Sequential(norms[3], context)
+        super().__init__(norms)
 
-    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(norm(x) for norm, x in zip(self, maps, strict=True))
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        fine, middle, coarse, *deepest = (norm(x) for norm, x in zip(self, maps, strict=True))
+        for x in deepest:
+            coarse = coarse + F.interpolate(x, size=coarse.shape[-2:], mode="bilinear", align_corners=False)
+        return fine, middle, coarse
 
 
 def joined(conv: nn.Conv2d, own_BNCHW: Tensor, frame_BCHW: Tensor, frame_first: bool = False) -> Tensor:

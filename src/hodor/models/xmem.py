@@ -60,10 +60,10 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
 
 
 class XMem(PixelMemory):
-    """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width, hidden_width: channels of keys,
-    values and sensory memory. decoder_width: channels of the decoder at stride 16; half of it from stride 8 on. masks:
-    "resnet18" or "light", what turns a picture and its masks into values. normed: normalise the backbone's maps (for
-    EfficientNet-Lite).
+    """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. context: not ended there, its map at stride 32 is added
+    to that of stride 16. key_width, value_width, hidden_width: channels of keys, values and sensory memory. decoder_width: of
+    the decoder at stride 16; half of it from stride 8 on. masks: "resnet18" or "light", what turns a picture and its masks
+    into values. normed: normalise the backbone's maps (for EfficientNet-Lite).
 
     mem_every: while a video is followed, predicted masks are remembered every so many frames. top: how many tokens speak for
     a cell, outside training; in training all do. deep_update: in training, the share of remembered predictions that update
@@ -91,6 +91,7 @@ class XMem(PixelMemory):
         decoder_width: int = 512,
         masks: str = "resnet18",
         normed: bool = False,
+        context: bool = False,
         mem_every: int = 5,
         top: int = 30,
         deep_update: float = 0.2,
@@ -98,7 +99,7 @@ class XMem(PixelMemory):
         long_term: int = MOST,
     ) -> None:
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        super().__init__(backbone, mem_every)
+        super().__init__(backbone, mem_every, last=32 if context else 16)
         for name, least in (("mem_every", 1), ("top", 1), ("prototypes", 0), ("long_term", 0)):
             if settings[name] < least:
                 raise ValueError(f"{name} is {settings[name]}, want at least {least}")
@@ -106,7 +107,7 @@ class XMem(PixelMemory):
             raise ValueError(f"deep_update is {deep_update}, want a share in [0, 1]")
         self.settings, self.top, self.deep_update = settings, top, deep_update
         self.prototypes, self.long_term, self.hidden_width = prototypes, long_term, hidden_width
-        fine, middle, coarse = self.backbone.channels
+        fine, middle, coarse = self.backbone.channels[:3]
         self.levels = Levels(self.backbone.channels, normed)
         self.keys = KeyProjection(coarse, key_width, shrinkage=True, selection=True)
         self.values = ValueEncoder(masks, coarse, value_width, frame_first=True)
