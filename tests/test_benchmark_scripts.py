@@ -1,6 +1,7 @@
 """The scripts in benchmarks/ that measure networks and peers: small runs of each, judged by what they write."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from job import mask, picture
 from PIL import Image
 
 import benchmarks
@@ -108,3 +110,34 @@ def test_switches_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     row = objects.measure([benchmarks.picture(0)] * 6, truths, 2, truths, None)
     assert (row["switches"], row["mistaken"], row["objects"]) == (2, 4 / 12, 2)
     assert row["J"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_fold_is_trained_without_what_it_is_scored_on(tmp_path: Path) -> None:
+    for i in range(4):
+        for name in ("a", "b", "c", "d"):
+            write_labels(tmp_path / "Annotations" / name / f"{i:05d}.png", np.minimum(mask(i), 1))
+            (tmp_path / "JPEGImages" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(i)).save(tmp_path / "JPEGImages" / name / f"{i:05d}.jpg")
+    small = ["--data.root", str(tmp_path), "--data.size", "64", "96", "--data.min-area", "20", "--data.min-side", "2"]
+    few = ["--steps", "1", "--batch", "1", "--frames", "2", "--warmup", "1", "--precision", "float32", "--device", "cpu"]
+    command = [sys.executable, str(SCRIPTS / "folds.py"), str(tmp_path), "--out", str(tmp_path / "out"), "--folds", "2"]
+
+    def run(*fold: str) -> list[str]:
+        done = subprocess.run([*command, *fold, "--", "dense-small", *small, *few], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+        return [line for line in done.stdout.splitlines() if line.startswith(("fold ", "2 folds"))]
+
+    said = run()
+    trained = [(tmp_path / "out" / k / "run" / "weights.safetensors").stat().st_mtime_ns for k in "12"]
+    assert run("--fold", "2") == said[1:2]
+    assert [(tmp_path / "out" / k / "run" / "weights.safetensors").stat().st_mtime_ns for k in "12"] == trained
+    means = []
+    for fold, held_out in (("1", ["a", "c"]), ("2", ["b", "d"])):
+        recipe = json.loads((tmp_path / "out" / fold / "run" / "recipe.json").read_text())["recipe"]
+        assert recipe["data"]["without"] == held_out
+        results = json.loads((tmp_path / "out" / fold / "scores" / "results.json").read_text())
+        assert [sequence["name"] for sequence in results["sequences"]] == held_out
+        assert results["run"]["settings"]["history"] == 7
+        means.append(100 * np.mean([sequence["summary"]["J&F"] for sequence in results["sequences"]]))
+        assert said[int(fold) - 1].startswith(f"fold {fold}: {means[-1]:.1f}  {held_out[0]} ")
+    assert said[2] == f"2 folds: {np.mean(means):.1f}, standard deviation {np.std(means, ddof=1):.1f}"
