@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.models.base import Prediction
+from hodor.models.base import Prediction, leader_of
 from hodor.plans import Judged
 
 Loss = Literal["released", "object-dice", "cross-entropy", "bootstrapped", "bootstrapped-dice", "points"]
@@ -113,13 +113,6 @@ def _truth(judged: Judged) -> Tensor:
     return torch.cat([1 - judged.masks_BNHW.amax(1, keepdim=True), judged.masks_BNHW], 1)
 
 
-def _index(truth_BKHW: Tensor) -> Tensor:
-    """-> BHW, which of the planes holds the pixel: one does. (argmax along an axis that is not the last takes ten times as
-    long on a CPU.)"""
-    planes_K11 = torch.arange(truth_BKHW.shape[1], device=truth_BKHW.device, dtype=truth_BKHW.dtype).view(-1, 1, 1)
-    return (truth_BKHW * planes_K11).sum(1).long()
-
-
 def _objects(judged: Judged) -> Tensor:
     """-> BN, the planes that count."""
     if judged.objects_BN is not None:
@@ -130,7 +123,7 @@ def _objects(judged: Judged) -> Tensor:
 def _hardest(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor, share: float) -> Tensor:
     """-> the mean over the `share` of each clip's valid pixels that cost most (one at least), then over the clips; a clip
     without a valid pixel counts 0."""
-    each_BHW = F.cross_entropy(logits_BKHW, _index(truth_BKHW), reduction="none") * valid_BHW
+    each_BHW = F.cross_entropy(logits_BKHW, leader_of(truth_BKHW.transpose(0, 1)).long(), reduction="none") * valid_BHW
     taken_B1 = (valid_BHW.flatten(1).sum(1, keepdim=True) * share).floor().clamp(min=1)
     if share >= 1:
         return (each_BHW.flatten(1).sum(1, keepdim=True) / taken_B1).mean()
@@ -215,7 +208,7 @@ def _sample(maps_SKHW: Tensor, at_SP2: Tensor, padded: Prediction | None = None)
 
 def _cross_entropy(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor) -> Tensor:
     """-> the mean over the valid pixels of each clip, then over the clips; a clip without one counts 0."""
-    each_BHW = F.cross_entropy(logits_BKHW, _index(truth_BKHW), reduction="none") * valid_BHW
+    each_BHW = F.cross_entropy(logits_BKHW, leader_of(truth_BKHW.transpose(0, 1)).long(), reduction="none") * valid_BHW
     return (each_BHW.flatten(1).sum(1) / valid_BHW.flatten(1).sum(1).clamp(min=1)).mean()
 
 

@@ -115,7 +115,7 @@ class Prediction:
             grounds, objects = logits_KHW[: self.backgrounds], logits_KHW[self.backgrounds :]
             if not len(objects):
                 continue
-            leader = _argmax(logits_KHW)[None].float()
+            leader = leader_of(logits_KHW)[None].float()
             highest, lowest = _largest_of_four(leader), -_largest_of_four(-leader)
             quiet = _largest_of_four(objects.amax(0, keepdim=True)) <= (-_largest_of_four(-grounds)).amax(0, keepdim=True)
             label = (highest - (self.backgrounds - 1)).clamp(min=0).int().masked_fill(quiet, 0)[0]
@@ -134,7 +134,7 @@ class Prediction:
                 per_sample_weights=(down_P2[:, :, None] * right_P2[:, None]).flatten(1),
                 mode="sum",
             )
-            out_HW[y, x] = (_argmax(mixed_PK.t().contiguous()) - (self.backgrounds - 1)).clamp(min=0)
+            out_HW[y, x] = (leader_of(mixed_PK.t().contiguous()) - (self.backgrounds - 1)).clamp(min=0)
         return out_BHW
 
     def probabilities(self, size: tuple[int, int] | None = None) -> Tensor:
@@ -164,7 +164,7 @@ def _between(
     return before.long().to(device), before.long().to(device) + 1, (place - before).float().to(device)
 
 
-def _argmax(maps_KX: Tensor) -> Tensor:
+def leader_of(maps_KX: Tensor) -> Tensor:
     """-> X, int32: argmax over the first axis, the first of equals; for a few channels quicker than torch's."""
     best, leader = maps_KX[0].clone(), torch.zeros(maps_KX.shape[1:], dtype=torch.int32, device=maps_KX.device)
     for channel in range(1, len(maps_KX)):
