@@ -429,7 +429,7 @@ def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path:
     data: list[object] = ["--data.root", davis, davis / "stills", "--data.size", 64, 96, "--data.min-area", 20]
     few: list[object] = ["--steps", 2, "--batch", 1, "--frames", 2, "--warmup", 1, "--precision", "float32", "--device", "cpu"]
     small: list[object] = ["--data.min-side", 2, "--lr", 1e-4, "--out", tmp_path / "run"]
-    code, out, errors = hodor("train", "lite", *data, *few, *small)
+    code, out, errors = hodor("train", "hodor-lite", *data, *few, *small)
     assert code == 0, errors
     assert out == f"{tmp_path / 'run' / 'weights.safetensors'}\n"
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -446,13 +446,13 @@ def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path:
     ("arguments", "line"),
     [
         (["lit"], "no recipe 'lit': want still, duplicate, "),
-        (["lite"], "no data: want --data.root, folders of videos"),
-        (["lite", "--data.root", "gone"], "gone does not exist: want a folder of images and masks"),
-        (["lite", "--device", "toaster"], "device 'toaster' cannot be used"),
+        (["hodor-lite"], "no data: want --data.root, folders of videos"),
+        (["hodor-lite", "--data.root", "gone"], "gone does not exist: want a folder of images and masks"),
+        (["hodor-lite", "--device", "toaster"], "device 'toaster' cannot be used"),
     ],
 )
 def test_train_names_what_it_rejects(arguments: list[str], line: str, tmp_path: Path, hodor: Hodor) -> None:
-    given: list[Any] = [*arguments, *(["--out", tmp_path / "run"] if len(arguments) > 1 or arguments == ["lite"] else [])]
+    given: list[Any] = [*arguments, *(["--out", tmp_path / "run"] if len(arguments) > 1 or arguments == ["hodor-lite"] else [])]
     code, out, errors = hodor("train", *given)
     assert (code, out, len(errors)) == (2, "", 1), errors
     assert errors[0].startswith(f"hodor: {line}")

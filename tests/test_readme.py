@@ -97,10 +97,10 @@ def test_blocks_marked_run_do_what_they_say(block: Block, tmp_path: Path) -> Non
     ("line", "code"),
     [
         ("hodor segment clip.mp4 --mask first.png --mask late.png@40 -o out --overlay", 0),
-        ("hodor train lite --data.root DAVIS --lr 1e-4 --data.augment.affine.rotate 20", 0),
+        ("hodor train hodor-lite --data.root DAVIS --lr 1e-4 --data.augment.affine.rotate 20", 0),
         ("hodor segment clip.mp4 --mask first.png --overlayed", 2),
         ("hodor segment", 2),
-        ("hodor train lite --learning-rate 3", 2),
+        ("hodor train hodor-lite --learning-rate 3", 2),
         ("hodor train large", 2),
         ("hodor see clip.mp4", 2),
     ],

@@ -164,10 +164,13 @@ def test_schemes_play_their_plans(recipe: Recipe) -> None:
     assert even != odd
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "lite"])
+PLAYED = ("paste", "visitor", "absent")
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_every_named_recipe_judges_frames_whose_masks_it_has(root: Path, name: str) -> None:
     named = RECIPES[name]
-    limits = {"size": (48, 64), "min_area": 20, "min_side": 4, "gap": (3,), "count": "any"}
+    limits = {"size": (48, 64), "min_area": 20, "min_side": 4, "gap": (3,), "count": "any"} | dict.fromkeys(PLAYED, 0)
     clip = Stream(replace(named.data, root=(root,), **limits), named.frames, 2, 0).batch(0)
     for step in (0, 1):
         plan = plan_of(named, step)
@@ -411,8 +414,8 @@ def test_the_command_says_a_nan_in_one_line_and_fails(
         raise FloatingPointError("the loss is nan")
 
     monkeypatch.setattr(train, "run", stop)
-    assert command.main(["lite", "--data.root", str(root), "--out", str(tmp_path), "--device", "cpu"]) == 1
+    assert command.main(["hodor-lite", "--data.root", str(root), "--out", str(tmp_path), "--device", "cpu"]) == 1
     assert capsys.readouterr().err == "hodor: the loss is nan\n"
     monkeypatch.setenv("RANK", "1")
-    assert command.main(["lite", "--data.root", str(root), "--out", str(tmp_path), "--device", "cpu"]) == 1
+    assert command.main(["hodor-lite", "--data.root", str(root), "--out", str(tmp_path), "--device", "cpu"]) == 1
     assert capsys.readouterr().err == ""

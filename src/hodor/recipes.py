@@ -80,7 +80,7 @@ def _six(images: Recipe, video: Recipe, suffix: str, chain: Any, dense: Any) -> 
     return {name + suffix: recipe for name, recipe in rows.items()}
 
 
-LITE = Recipe(
+HODOR_LITE = Recipe(
     model="hodor-lite",
     precision="bfloat16",
     data=Data(
@@ -99,7 +99,7 @@ LITE = Recipe(
         ),
     ),
 )
-"""The weights in the box: DAVIS 2016 train less the five held-out sequences, and stills from COCO and CCP, from ImageNet."""
+"""The weights `hodor-lite`: half video, half stills, from ImageNet."""
 
 STILLS = Augment(
     basic=1.0,
@@ -250,12 +250,34 @@ def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], 
     return replace(video, steps=steps, batch=batch, milestones=milestones, data=data, **changes)
 
 
+def _of_the_box(video: Recipe) -> Recipe:
+    """The weights `xmem-lite`, but for its data: half video, half stills, composites, strangers."""
+    colour = Colour(brightness=0.12, contrast=0.1, saturation=0.15, hue=0.03)
+    move = Move(translate=0.06, rotate=15.0, shear=10.0, scale=(0.8, 1.25))
+    data = replace(
+        video.data,
+        size=(256, 448),
+        most=2,
+        jump=(15, 10, 5),
+        jump_at=(0.0, 0.3, 0.8),
+        paste=0.1,
+        pasted=3,
+        visitor=0.12,
+        absent=0.03,
+        cache=6_000,
+        augment=replace(video.data.augment, colour=colour, shake_move=move),
+    )
+    return replace(video, data=data, lr=2e-4, warmup=50, steps=1_700, bootstrap=Bootstrap(0, 1, 0.25))
+
+
 RECIPES = {
     **_six(PAPER, TUNED, "", chain="released", dense="released"),
     **_six(SMALL, replace(SMALL, steps=6_000, lr=1e-4), "-small", chain="chain", dense="dense"),
-    "lite": LITE,
+    "hodor-lite": HODOR_LITE,
     **_hodor_one_shot(),
     **_stages("stcn", _stills(STCN, 300_000, 16, (150_000,), 1), STCN, STCN_JUMP),
     **_stages("xmem", _stills(XMEM, 150_000, 16, (), 3), XMEM, XMEM_JUMP),
     **_stages("cutie", _stills(CUTIE, 80_000, 16, (), 1, points=Points(8_192)), CUTIE, CUTIE_JUMP),
 }
+
+RECIPES["xmem-lite"] = _of_the_box(RECIPES["xmem-video-small"])

@@ -66,13 +66,12 @@ MODELS: dict[str, Preset] = {
             "decoder_width": 128,
             "masks": "light",
             "normed": True,
+            "context": True,
+            "mem_every": 3,
         },
         352,
     ),
 }
-
-BOX = "hodor-lite.safetensors"
-"""The weights in the box, inside the package's folder `weights`."""
 
 
 def build(name: str, **changes: Any) -> Network:
@@ -80,11 +79,19 @@ def build(name: str, **changes: Any) -> Network:
 
     Raises ValueError: "no model 'hodor-x': want hodor-t, hodor-lite".
     """
+    preset = _preset(name)
+    return _made(name, {**preset.settings, **changes}, preset.size)
+
+
+def _preset(name: str) -> Preset:
     if name not in MODELS:
         raise ValueError(f"no model {name!r}: want {', '.join(MODELS)}")
-    preset = MODELS[name]
-    network = preset.network(**{**preset.settings, **changes})
-    network.name, network.size = name, preset.size
+    return MODELS[name]
+
+
+def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
+    network = _preset(name).network(**settings)
+    network.name, network.size = name, size
     return network
 
 
@@ -116,8 +123,8 @@ def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device 
     """
     about, state = read(name_or_path)
     try:
-        network = build(about["model"], **about["settings"])
-        network.size = int(about["size"])
+        # what a file does not say is as the class has it, and not as the preset, which may have changed since
+        network = _made(about["model"], about["settings"], int(about["size"]))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name_or_path} holds a network that this version cannot build: {error}") from None
     fill(network, state, str(name_or_path))
