@@ -251,23 +251,17 @@ def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], 
 
 
 def _of_the_box(video: Recipe) -> Recipe:
-    """The weights `xmem-lite`, but for its data: half video, half stills, composites, strangers."""
-    colour = Colour(brightness=0.12, contrast=0.1, saturation=0.15, hue=0.03)
-    move = Move(translate=0.06, rotate=15.0, shear=10.0, scale=(0.8, 1.25))
-    data = replace(
-        video.data,
-        size=(256, 448),
-        most=2,
-        jump=(15, 10, 5),
-        jump_at=(0.0, 0.3, 0.8),
-        paste=0.1,
-        pasted=3,
-        visitor=0.12,
-        absent=0.03,
-        cache=6_000,
-        augment=replace(video.data.augment, colour=colour, shake_move=move),
+    """The weights `xmem-lite`, but for its data: half video, half stills, composites, strangers, all sizes."""
+    augment = replace(
+        video.data.augment,
+        affine=replace(video.data.augment.affine, scale=(0.8, 1.3)),
+        video_windows=(0.4, 0.9),
+        shake_move=Move(translate=0.06, rotate=15.0, shear=10.0, scale=(0.8, 1.25)),
+        colour=Colour(brightness=0.12, contrast=0.1, saturation=0.15, hue=0.03),
     )
-    return replace(video, data=data, lr=2e-4, warmup=50, steps=1_700, bootstrap=Bootstrap(0, 1, 0.25))
+    data = replace(video.data, most=2, paste=0.1, pasted=3, visitor=0.12, absent=0.03, cache=6_000, augment=augment)
+    data = replace(data, jump=(15, 10, 5), jump_at=(0.0, 0.3, 0.8))
+    return replace(video, data=data, lr=2e-4, warmup=50, steps=2_600, bootstrap=Bootstrap(0, 1, 0.25), precision="bfloat16")
 
 
 RECIPES = {
