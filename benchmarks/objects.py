@@ -1,6 +1,6 @@
 """J&F and identity switches against the number of objects, on one video with many.
 
-    python benchmarks/objects.py JPEGImages Annotations                            # 1, 2, ... all objects, hodor-lite
+    python benchmarks/objects.py JPEGImages Annotations                            # 1, 2, ... all objects, xmem-lite
     python benchmarks/objects.py JPEGImages Annotations --checkpoint FILE --counts 1 4 7 --json objects.json
 
 JPEGImages is a folder of pictures (or a video file), Annotations their label PNGs, one a picture. With a count of k the first k
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("masks", type=Path)
-    parser.add_argument("--model", default="hodor-lite", help="weights in the box (default: %(default)s)")
+    parser.add_argument("--model", default="xmem-lite", help="weights in the box (default: %(default)s)")
     parser.add_argument("--checkpoint", type=Path, help="a .safetensors file instead")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of objects (default: 1 to all)")
     parser.add_argument("--size", type=int, help="short side inside, in pixels (default: the model's)")

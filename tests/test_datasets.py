@@ -319,4 +319,4 @@ def test_segment_parses_its_line_and_says_what_it_did(tmp_path: Path, capsys: py
     told = capsys.readouterr().err
     assert "is read as youtube-vos" in told
     assert "1 videos, 4 frames" in told
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["weights"] == "hodor-lite"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["weights"] == "xmem-lite"

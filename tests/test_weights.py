@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hodor
+from hodor.commands import options
 from hodor.models import released, weights
 from hodor.models.hodor import HODOR
 from hodor.models.weights import MODELS, Preset, write_atomically
@@ -68,6 +70,26 @@ def test_the_package_loads_by_path_and_the_file_tells_where_it_comes_from(tmp_pa
     about, _ = weights.read(tmp_path / "a.safetensors")
     assert about["recipe"] == {"steps": 3}
     assert about["commit"] == "abc"
+
+
+def test_a_preset_that_changes_leaves_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file of an earlier version does not say of its network is as the class has it."""
+    network = saved(tmp_path / "a.safetensors")
+    network.settings = {key: value for key, value in network.settings.items() if key != "pooling"}
+    weights.save(network, tmp_path / "a.safetensors")
+    monkeypatch.setitem(MODELS, "tiny", Preset(HODOR, {**tiny.SETTINGS, "pooling": "soft", "grid": 2}, 64))
+    assert weights.build("tiny").settings["pooling"] == "soft"
+    loaded = weights.load(tmp_path / "a.safetensors")
+    assert loaded.settings == {**network.settings, "pooling": "hard"}
+
+
+def test_without_a_name_all_take_the_same_weights_from_the_box() -> None:
+    default = inspect.signature(weights.load).parameters["name_or_path"].default
+    assert options.Network().model == default
+    assert weights.read(default)[0]["model"] == default
+    boxed = {path.stem for path in (Path(hodor.__file__).parent / "weights").glob("*.safetensors")}
+    assert default in boxed < set(MODELS)
+    assert sum(path.stat().st_size for path in (Path(hodor.__file__).parent / "weights").iterdir()) < 30e6
 
 
 def test_saving_makes_the_same_bytes_twice(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Video object segmentation: a mask on one frame in, the masks of the whole video out.
 
-    network = hodor.load("hodor-lite")             # weights in the box; or a path to a .safetensors file
+    network = hodor.load()                         # weights in the box, by name too; or a path to a .safetensors file
     tracker = hodor.Tracker(network)
     labels = tracker.track(first_frame, labels)    # ids per pixel, [H, W]
     for frame in frames:

@@ -3,7 +3,7 @@
 for followed in follow(network, layout.video("bear")):
     followed.frame, followed.labels
 
-run = segment_dataset(open_layout("DAVIS"), network, Path("masks"), weights="hodor-lite")
+run = segment_dataset(open_layout("DAVIS"), network, Path("masks"), weights="xmem-lite")
 # masks/<video>/<frame>.png, and masks/run.json, which says how they were made
 """
 

@@ -1,6 +1,6 @@
 """Follow objects through a video, a frame at a time: the one walk of inference, evaluation and the page.
 
-tracker = Tracker(hodor.load("hodor-lite"))
+tracker = Tracker(hodor.load())
 labels = tracker.track(frames[0], first_labels)
 labels = tracker.track(frames[1])
 """

@@ -9,7 +9,7 @@ from typing import Any, Literal
 class Network:
     """Which network, and how it runs."""
 
-    model: str = "hodor-lite"
+    model: str = "xmem-lite"
     """A model whose weights are in the box."""
     checkpoint: Path | None = None
     """A .safetensors file to use instead."""
@@ -20,7 +20,7 @@ class Network:
     size: int | None = None
     """Short side inside the network, in pixels; masks come out at the video's own size. Default: the model's."""
     history: int | None = None
-    """How many past frames the network remembers. Default: the network's own, 7 for HODOR."""
+    """How many past frames the network remembers. Default: the network's own, 10 for XMem, 7 for HODOR."""
 
     def load(self) -> Any:
         from hodor.models import weights

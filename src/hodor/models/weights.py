@@ -69,7 +69,7 @@ MODELS: dict[str, Preset] = {
             "context": True,
             "mem_every": 3,
         },
-        352,
+        416,
     ),
 }
 
@@ -111,7 +111,7 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
     write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
 
 
-def load(name_or_path: str | Path = "hodor-lite", *, device: str | torch.device = "cpu", folded: bool = True) -> Network:
+def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device = "cpu", folded: bool = True) -> Network:
     """A network ready to track: by name with the weights in the box, or from a .safetensors file that `save` wrote.
 
     The file rebuilds its network alone; nothing in it is executed. folded: batch norms are merged into their convolutions,
