@@ -90,7 +90,6 @@ def hodor_losses(
         return _at_points(judged, points or Points(), rngs)
     logits = [j.prediction.logits() for j in judged]
     truths = [_truth(j) for j in judged]
-    entropy = torch.stack([_cross_entropy(x, t, j.valid_BHW) for x, t, j in zip(logits, truths, judged, strict=True)])
     soft_BSNHW = torch.stack([x.softmax(1)[:, 1:] for x in logits], 1)
     truth_BSNHW = torch.stack([t[:, 1:] for t in truths], 1)
     objects_BN = _objects(judged[0])
@@ -100,6 +99,7 @@ def hodor_losses(
         frames = zip(soft_BSNHW.split(1, 1), truth_BSNHW.split(1, 1), counted_BSNHW.split(1, 1), strict=True)
         dice = torch.stack([object_dice(*frame) for frame in frames]).sum()
         return Losses(torch.stack(hardest).sum(), dice, 1.0 if kind == "bootstrapped-dice" else 0.0)
+    entropy = torch.stack([_cross_entropy(x, t, j.valid_BHW) for x, t, j in zip(logits, truths, judged, strict=True)])
     if kind == "object-dice":
         dice = object_dice(soft_BSNHW, truth_BSNHW, counted_BSNHW)
     else:
@@ -123,7 +123,7 @@ def _objects(judged: Judged) -> Tensor:
 def _hardest(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor, share: float) -> Tensor:
     """-> the mean over the `share` of each clip's valid pixels that cost most (one at least), then over the clips; a clip
     without a valid pixel counts 0."""
-    each_BHW = F.cross_entropy(logits_BKHW, leader_of(truth_BKHW.transpose(0, 1)).long(), reduction="none") * valid_BHW
+    each_BHW = _each_pixel(logits_BKHW, truth_BKHW, valid_BHW)
     taken_B1 = (valid_BHW.flatten(1).sum(1, keepdim=True) * share).floor().clamp(min=1)
     if share >= 1:
         return (each_BHW.flatten(1).sum(1, keepdim=True) / taken_B1).mean()
@@ -208,8 +208,14 @@ def _sample(maps_SKHW: Tensor, at_SP2: Tensor, padded: Prediction | None = None)
 
 def _cross_entropy(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor) -> Tensor:
     """-> the mean over the valid pixels of each clip, then over the clips; a clip without one counts 0."""
-    each_BHW = F.cross_entropy(logits_BKHW, leader_of(truth_BKHW.transpose(0, 1)).long(), reduction="none") * valid_BHW
+    each_BHW = _each_pixel(logits_BKHW, truth_BKHW, valid_BHW)
     return (each_BHW.flatten(1).sum(1) / valid_BHW.flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def _each_pixel(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor) -> Tensor:
+    """-> BHW, the cross-entropy of each pixel, 0 outside the image."""
+    classes_BHW = leader_of(truth_BKHW.transpose(0, 1)).long()
+    return F.cross_entropy(logits_BKHW, classes_BHW, reduction="none") * valid_BHW
 
 
 def joint_dice(soft: Tensor, truth: Tensor, valid: Tensor, share_B: Tensor | float = 1.0) -> Tensor:
