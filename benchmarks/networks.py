@@ -4,11 +4,12 @@
     python benchmarks/networks.py --models xmem --objects 1 --dtype bfloat16 --json figures.json
 
 Time is processor time (`time.process_time`) on one thread, so that what else runs on the machine hardly matters: the mean of
-five frames in a row, after five that warm up. Of these five a network remembers as many as it does in steady work: STCN, XMem
-and Cutie one, HODOR all. The memory is full before: twice `history` frames have been remembered, and let go of as the network
-does. Batch norms are folded, as in `hodor.load`. Each case has a process of its own, so that peaks do not add up. `whole` is
-all that the tracker does: beside the network (`encode`, `segment`, `remember`) it brings the frame to its size and makes
-labels. The latter takes longer where there is more outline, as in random masks.
+five frames in a row, after five that warm up. Of these five a network remembers as many as it does in steady work: STCN,
+XMem and Cutie one, HODOR all; xmem-lite, which takes every third, two, a fifth more than it would. The memory is full
+before: twice `history` frames have been remembered, and let go of as the network does. Batch norms are folded, as in
+`hodor.load`. Each case has a process of its own, so that peaks do not add up. `whole` is all that the tracker does: beside
+the network (`encode`, `segment`, `remember`) it brings the frame to its size and makes labels. The latter takes longer where
+there is more outline, as in random masks.
 """
 
 from __future__ import annotations

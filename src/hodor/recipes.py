@@ -250,8 +250,8 @@ def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], 
     return replace(video, steps=steps, batch=batch, milestones=milestones, data=data, **changes)
 
 
-def _of_the_box(video: Recipe) -> Recipe:
-    """The weights `xmem-lite`, but for its data: half video, half stills, composites, strangers, all sizes."""
+def _xmem_lite(video: Recipe) -> Recipe:
+    """The weights `xmem-lite`, but for the folders: half video, half stills, composites, strangers, all sizes."""
     augment = replace(
         video.data.augment,
         affine=replace(video.data.augment.affine, scale=(0.8, 1.3)),
@@ -273,5 +273,4 @@ RECIPES = {
     **_stages("xmem", _stills(XMEM, 150_000, 16, (), 3), XMEM, XMEM_JUMP),
     **_stages("cutie", _stills(CUTIE, 80_000, 16, (), 1, points=Points(8_192)), CUTIE, CUTIE_JUMP),
 }
-
-RECIPES["xmem-lite"] = _of_the_box(RECIPES["xmem-video-small"])
+RECIPES["xmem-lite"] = _xmem_lite(RECIPES["xmem-video-small"])
