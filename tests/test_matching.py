@@ -131,6 +131,22 @@ def test_chunks_of_query_cells_change_nothing(top: int | None, monkeypatch: pyte
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("top", [None, 5])
+def test_a_growing_memory_has_products_of_few_sizes(top: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    real = matching.similarity
+    monkeypatch.setattr(matching, "similarity", lambda *args: sizes.append(args[0].shape[2]) or real(*args))
+    query, selection = random(1, 8, 7, seed=2), random(1, 8, 7).sigmoid()
+    for count in (1, 40, 511, 512, 513, 700, 1000):
+        memory = Tokens(random(1, 8, count), random(1, 2, 6, count), torch.ones(1, 2, count, dtype=torch.bool))
+        more = {"shrinkage_BM": 1 + random(1, count).square(), "selection_BDP": selection, "top": top}
+        want = recall(memory, query, **more)
+        with torch.inference_mode():
+            torch.testing.assert_close(recall(memory, query, **more), want, atol=1e-5, rtol=1e-4)
+    # each count first with gradients, as it is, and then without
+    assert sizes == [1, 512, 40, 512, 511, 512, 512, 512, 513, 1024, 700, 1024, 1000, 1024]
+
+
 def test_bfloat16_is_read_and_matched_in_float32() -> None:
     memory = Tokens(random(1, 8, 40).bfloat16(), random(1, 2, 6, 40).bfloat16(), torch.ones(1, 2, 40, dtype=torch.bool))
     for top in (None, 5):

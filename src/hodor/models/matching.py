@@ -17,6 +17,9 @@ from hodor.models.layers import exactly, linear
 
 CHUNK = 2**22
 """Similarities worked out at a time, few enough to stay in a cache; query cells beyond that are taken in several goes."""
+STEP = 512
+"""Without gradients on a CPU, tokens are filled up to a multiple of this: the library of `Linear` keeps a program, about a
+megabyte, for each size of a product that it has met, and a long-term memory has hundreds of sizes until it is full."""
 
 
 class Tokens(NamedTuple):
@@ -118,12 +121,15 @@ def recall(
 
     memory.keys_BDM must be keys alone: whatever else `Entry.shared` stacks on them is cut off by the caller.
     """
-    cells, step = query_BDP.shape[2], max(1, CHUNK // max(memory.keys_BDM.shape[2], 1))
-    parts = []
+    count, cells = memory.keys_BDM.shape[2], query_BDP.shape[2]
+    extra = 0 if torch.is_grad_enabled() or query_BDP.device.type != "cpu" else -count % STEP
+    keys_BDM = F.pad(memory.keys_BDM, (0, extra))
+    filled_BM = None if shrinkage_BM is None else F.pad(shrinkage_BM, (0, extra))
+    parts, step = [], max(1, CHUNK // max(count + extra, 1))
     for start in range(0, cells, step):
         here = slice(start, start + step)
         chosen = None if selection_BDP is None else selection_BDP[..., here]
-        alike_BMP = similarity(memory.keys_BDM, query_BDP[..., here], shrinkage_BM, chosen)
+        alike_BMP = similarity(keys_BDM, query_BDP[..., here], filled_BM, chosen)[:, :count]
         parts.append(read(alike_BMP, memory.values_BNCM, memory.known_BNM, top))
     if len(parts) == 1:
         return parts[0]
