@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import clips
 import numpy as np
 import pytest
 import torch
@@ -141,3 +142,20 @@ def test_a_fold_is_trained_without_what_it_is_scored_on(tmp_path: Path) -> None:
         means.append(100 * np.mean([sequence["summary"]["J&F"] for sequence in results["sequences"]]))
         assert said[int(fold) - 1].startswith(f"fold {fold}: {means[-1]:.1f}  {held_out[0]} ")
     assert said[2] == f"2 folds: {np.mean(means):.1f}, standard deviation {np.std(means, ddof=1):.1f}"
+
+
+def test_the_demo_follows_the_cup_to_its_last_frame(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "demos.py"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    found = [float(line.split("J ")[1]) for line in done.stdout.splitlines() if "frame 89, object" in line]
+    assert len(found) == 2
+    assert min(found) > 0.93
+    with Image.open(tmp_path / "out" / "cup.jpg") as sheet:
+        assert sheet.size == (960, 480)
+
+
+def test_a_clip_is_taken_apart_picture_by_picture(tmp_path: Path) -> None:
+    video = clips.make(tmp_path / "clip.avi", 6, "mjpeg", "yuvj420p")
+    folder = script("demos").decoded(video, tmp_path / "frames")
+    assert [clips.number(np.asarray(Image.open(path))) for path in sorted(folder.glob("*.jpg"))] == list(range(6))
