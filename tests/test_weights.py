@@ -83,6 +83,13 @@ def test_a_preset_that_changes_leaves_files_as_they_were(tmp_path: Path, monkeyp
     assert loaded.settings == {**network.settings, "pooling": "hard"}
 
 
+def test_a_preset_says_how_many_frames_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "a.safetensors")
+    assert weights.load(tmp_path / "a.safetensors").history == MODELS["tiny"].history == HODOR.history == 7
+    monkeypatch.setitem(MODELS, "tiny", Preset(HODOR, tiny.SETTINGS, 64, remembers=4))
+    assert weights.load(tmp_path / "a.safetensors").history == weights.build("tiny").history == MODELS["tiny"].history == 4
+
+
 def test_without_a_name_all_take_the_same_weights_from_the_box() -> None:
     default = inspect.signature(weights.load).parameters["name_or_path"].default
     assert options.Network().model == default

@@ -58,7 +58,7 @@ class Setup:
         """Frames remembered while a row is scored."""
         from hodor.models import weights
 
-        return row.history or self.history or weights.MODELS[model_of(row, self.base.model)].network.history
+        return row.history or self.history or weights.MODELS[model_of(row, self.base.model)].history
 
     def folder(self, table: Table, row: Row, seed: int) -> Path:
         return self.out / table.name / row.key / f"seed-{seed}"

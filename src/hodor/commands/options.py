@@ -20,7 +20,7 @@ class Network:
     size: int | None = None
     """Short side inside the network, in pixels; masks come out at the video's own size. Default: the model's."""
     history: int | None = None
-    """How many past frames the network remembers. Default: the network's own, 10 for XMem, 7 for HODOR."""
+    """How many past frames the network remembers. Default: the network's own, 7 for xmem-lite and hodor-lite."""
 
     def load(self) -> Any:
         from hodor.models import weights

@@ -24,11 +24,17 @@ from hodor.models.xmem import XMem
 
 @dataclass(frozen=True)
 class Preset:
-    """A network by name: its class, its settings, the short side at which it works inside, in pixels."""
+    """A network by name: its class, its settings, the short side at which it works inside, in pixels; remembers: how many
+    frames it remembers where nobody says so (None: as many as its class)."""
 
     network: type[Network]
     settings: Mapping[str, Any]
     size: int
+    remembers: int | None = None
+
+    @property
+    def history(self) -> int:
+        return self.network.history if self.remembers is None else self.remembers
 
 
 MODELS: dict[str, Preset] = {
@@ -70,6 +76,7 @@ MODELS: dict[str, Preset] = {
             "mem_every": 3,
         },
         416,
+        remembers=7,
     ),
 }
 
@@ -90,8 +97,11 @@ def _preset(name: str) -> Preset:
 
 
 def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
-    network = _preset(name).network(**settings)
+    preset = _preset(name)
+    network = preset.network(**settings)
     network.name, network.size = name, size
+    if preset.remembers is not None:
+        network.history = preset.remembers
     return network
 
 
