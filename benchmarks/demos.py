@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -26,8 +27,8 @@ from hodor.render import contact_sheet
 from hodor.segment import Outputs, segment
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SHEETS = {"cup": (6, 3, 960), "box": (20, 4, 1024), "bedroom": (13, 4, 1024)}
-"""Cells, columns and width in pixels of a clip's sheet."""
+SHEETS = {"cup": (6, 3, 960), "box": (16, 4, 1024), "bedroom": (12, 4, 1024)}
+"""Pictures, columns and width in pixels of a clip's sheet."""
 
 
 def decoded(video: Path, folder: Path) -> Path:
@@ -59,8 +60,10 @@ def main() -> None:
                 summary = segment(source, {at: read_labels(EXAMPLES / f"{name}.png")}, network, out)
             labels = [read_labels(path) for path in sorted(out.masks.glob("*.png"))]
             cells, columns, width = SHEETS[name]
+            every = max(1, len(labels) // cells)
             with open_source(clip) as source:
-                sheet = contact_sheet(zip(source.frames(), labels, strict=True), columns, width, cells)
+                shown = zip(source.frames(), labels, strict=True)
+                sheet = contact_sheet(islice(shown, 0, cells * every, every), columns, width, cells)
             Image.fromarray(sheet).save(given.out / f"{name}.jpg", quality=85)
             print(f"{name}: {len(labels)} frames, {summary.seconds:.0f} s, {given.out / name}.jpg")
             if name == "cup":
