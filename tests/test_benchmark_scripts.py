@@ -159,3 +159,29 @@ def test_a_clip_is_taken_apart_picture_by_picture(tmp_path: Path) -> None:
     video = clips.make(tmp_path / "clip.avi", 6, "mjpeg", "yuvj420p")
     folder = script("demos").decoded(video, tmp_path / "frames")
     assert [clips.number(np.asarray(Image.open(path))) for path in sorted(folder.glob("*.jpg"))] == list(range(6))
+
+
+def test_j_is_told_by_size_and_by_motion(tmp_path: Path) -> None:
+    """A square of 1 % of the picture that moves by half its length, found half; a strip of 40 % that stands still, found."""
+    for t in range(4):
+        small, large = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
+        small[10:20, 5 * t : 5 * t + 10] = 255
+        large[:40] = 255
+        for name, truth in (("small", small), ("large", large)):
+            write_labels(tmp_path / "truth" / name / f"{t:05d}.png", truth)
+            found = np.minimum(truth, 1)
+            if name == "small":
+                found[15:] = 0
+            write_labels(tmp_path / "found" / name / f"{t:05d}.png", found)
+    command = [sys.executable, str(SCRIPTS / "kinds.py"), str(tmp_path / "truth"), str(tmp_path / "found")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert [line for line in done.stdout.splitlines() if "%" in line] == [
+        "| 1 to 3 % | 2 | 50.0 | 0.0 % |",
+        "| 10 to 100 % | 2 | 100.0 | 0.0 % |",
+        "| 0 to 50 % | 2 | 50.0 | 0.0 % |",
+        "| 90 to 100 % | 2 | 100.0 | 0.0 % |",
+    ]
+    done = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode
+    assert "is named like one in" in done.stderr
