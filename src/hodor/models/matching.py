@@ -123,13 +123,15 @@ def recall(
     """
     count, cells = memory.keys_BDM.shape[2], query_BDP.shape[2]
     extra = 0 if torch.is_grad_enabled() or query_BDP.device.type != "cpu" else -count % STEP
-    keys_BDM = F.pad(memory.keys_BDM, (0, extra))
-    filled_BM = None if shrinkage_BM is None else F.pad(shrinkage_BM, (0, extra))
+    keys_BDM = memory.keys_BDM
+    if extra:
+        keys_BDM = F.pad(keys_BDM, (0, extra))
+        shrinkage_BM = None if shrinkage_BM is None else F.pad(shrinkage_BM, (0, extra))
     parts, step = [], max(1, CHUNK // max(count + extra, 1))
     for start in range(0, cells, step):
         here = slice(start, start + step)
         chosen = None if selection_BDP is None else selection_BDP[..., here]
-        alike_BMP = similarity(keys_BDM, query_BDP[..., here], filled_BM, chosen)[:, :count]
+        alike_BMP = similarity(keys_BDM, query_BDP[..., here], shrinkage_BM, chosen)[:, :count]
         parts.append(read(alike_BMP, memory.values_BNCM, memory.known_BNM, top))
     if len(parts) == 1:
         return parts[0]
