@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tiny
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,6 +24,7 @@ from hodor.data.layouts import Layout, open_layout
 from hodor.evaluate import evaluate
 from hodor.metrics import frame_scores
 from hodor.models import weights
+from hodor.models.base import Network
 from hodor.models.hodor import HODOR
 
 
@@ -298,6 +300,27 @@ def test_rank_correlation_and_chance_are_scipys_and_sklearns(sure: list[float], 
     found = [x >= failures.RIGHT for x in j]
     if len(set(found)) == 2:
         assert told["spots"] == pytest.approx(roc_auc_score(found, sure))
+
+
+def test_calibration_is_sklearns_logistic_regression_and_mends_the_error() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.6, 0.999, 200)
+    j = (sure**4 + random.normal(0, 0.05, 200)).clip(0, 1)
+    told = failures.tells(objects(list(zip(sure, j, strict=True))))
+    x = np.log(sure / (1 - sure))[:, None]
+    theirs = LogisticRegression(C=1e9, tol=1e-9).fit(np.tile(x, (2, 1)), [1] * 200 + [0] * 200, np.concatenate([j, 1 - j]))
+    assert told["calibration"] == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), rel=1e-4)
+    network = Network()
+    network.calibration = told["calibration"]
+    mended = objects(list(zip(network.expected(torch.from_numpy(sure)).tolist(), j, strict=True)))
+    assert told["error"] > 0.15
+    assert failures.tells(mended)["error"] < 0.03
+    assert failures.tells(mended)["calibration"] == pytest.approx((1, 0), abs=1e-3)
+    again = failures.tells(mended, calibration=network.calibration)
+    assert again["calibration"] == pytest.approx(network.calibration, rel=1e-3)
+    assert failures.tells(objects([(0.9, 0.8), (0.9, 0.7)]))["calibration"] == (1, 0)
 
 
 @given(st.tuples(st.integers(8, 60), st.integers(8, 60)), st.data())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,23 @@ def test_frames_before_any_mask_give_zeros(size: tuple[int, int]) -> None:
         assert tracked.soft().shape == (0, *size)
     late, prompt = walk.step(frames[2], labels(7, size=size)), tracker().step(frames[2], labels(7, size=size))
     assert np.array_equal(late.labels, prompt.labels)
+
+
+def test_calibrated_weights_say_the_j_to_expect() -> None:
+    frames, plain, walk = video(3), tracker(), tracker()
+    walk.network.calibration = 0.5, -1.0
+    given = [labels(7, 300), labels(7), None]
+    for index, (frame, mask) in enumerate(zip(frames, given, strict=True)):
+        before, after = plain.step(frame, mask), walk.step(frame, mask)
+        assert np.array_equal(before.labels, after.labels)
+        for i in after.objects:
+            sure = before.confidence[i]
+            if sure in (0, 1):
+                assert after.confidence[i] == sure
+            else:
+                odds = 0.5 * math.log(sure / (1 - sure)) - 1
+                assert after.confidence[i] == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-4)
+        assert (after.confidence[7] == 1) is (index < 2)
 
 
 def lost_run(**settings: Any) -> tuple[Tracker, list[Tracked]]:

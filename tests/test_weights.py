@@ -72,6 +72,15 @@ def test_the_package_loads_by_path_and_the_file_tells_where_it_comes_from(tmp_pa
     assert about["commit"] == "abc"
 
 
+def test_calibration_travels_with_the_weights(tmp_path: Path) -> None:
+    network = saved(tmp_path / "a.safetensors")
+    assert "calibration" not in weights.read(tmp_path / "a.safetensors")[0]
+    assert weights.load(tmp_path / "a.safetensors").calibration == (1, 0)
+    network.calibration = 0.5, -0.25
+    weights.save(network, tmp_path / "a.safetensors")
+    assert weights.load(tmp_path / "a.safetensors").calibration == (0.5, -0.25)
+
+
 def test_a_preset_that_changes_leaves_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file of an earlier version does not say of its network is as the class has it."""
     network = saved(tmp_path / "a.safetensors")

@@ -28,7 +28,8 @@ class Tracked:
 
     labels: [H, W] at the frame's own size, the caller's ids, 0 background; uint8, or uint16 for ids above 254.
     objects: the ids, in the order of `soft`. confidence: for each id, in [0, 1], the mean soft mask over the pixels that it
-    won, 0 if it won none. lost: ids that are nowhere in this frame.
+    won, calibrated to the J to expect where the weights say how (`Network.expected`); 1 if it was given, 0 if it won none.
+    lost: ids that are nowhere in this frame.
     """
 
     labels: np.ndarray
@@ -238,8 +239,8 @@ class Tracker:
         self.memory = self.network.keep(memory, self.history, self.pin_first)
         self.index += 1
         ids = self.memory.objects
-        sure = torch.where(given_BN[0] & won_BN[0], 1.0, sure_N).tolist()
-        confidence = dict(zip(ids, sure, strict=True))
+        sure_N = torch.where(given_BN[0], 1.0, self.network.expected(sure_N)) * won_BN[0]
+        confidence = dict(zip(ids, sure_N.tolist(), strict=True))
         lost = frozenset(i for i, won in zip(ids, won_BN[0].tolist(), strict=True) if not won)
         table = np.array([0, *ids], label_dtype(max(ids, default=0)))
         return Tracked(table[plane_HW.cpu().numpy()], ids, confidence, lost, soft_BNHW[0], features, size)

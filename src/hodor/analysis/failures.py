@@ -141,18 +141,21 @@ def find(
     listed.sort(key=lambda item: item["J&F"])
     chosen = [(video, frame) for _, video, few in found[:sequences] for frame in few]
     objects = [item for sequence in listed for frame in sequence["frames"] for item in frame["objects"].values()]
-    return chosen, {"format": "hodor-failures/1", "sequences": listed, "confidence": tells(objects)}
+    told = tells(objects, calibration=network.calibration)
+    return chosen, {"format": "hodor-failures/1", "sequences": listed, "confidence": told}
 
 
 # Does confidence tell? ------------------------------------------------------------------------------------------------
 
 
-def tells(objects: Sequence[dict[str, Any]], bins: int = 10) -> dict[str, Any]:
+def tells(objects: Sequence[dict[str, Any]], bins: int = 10, calibration: tuple[float, float] = (1.0, 0.0)) -> dict[str, Any]:
     """How well confidence tells J: of {J, confidence, lost} of objects on frames.
 
     bins: objects that were found somewhere, by confidence, in parts of equal number: mean confidence, quarter, mean and
     three quarters of J. rank: Spearman's correlation of confidence and J, in [-1, 1]. spots: the chance that a found object
-    (J >= 0.5) is more confident than a missed one, 0.5 being a guess. lost: objects that the tracker called lost, and the
+    (J >= 0.5) is more confident than a missed one, 0.5 being a guess. error: mean distance of confidence and J over the
+    parts (expected calibration error, Guo et al. 2017). calibration: slope and offset with which these weights' confidence
+    would be the J to expect here; the argument is what they have now. lost: objects that the tracker called lost, and the
     share that was truly gone (J = 1). nan where there is nothing to tell from.
     """
     here = [o for o in objects if not o["lost"]]
@@ -171,14 +174,34 @@ def tells(objects: Sequence[dict[str, Any]], bins: int = 10) -> dict[str, Any]:
         }
         for part in parts
     ]
+    slope, offset = _platt(sure, j)
     return {
         "count": len(here),
         "bins": rows,
         "rank": _correlation(_ranks(sure), _ranks(j)),
         "spots": _chance(sure[j >= RIGHT], sure[j < RIGHT]),
+        "error": float(sum(abs(r["confidence"] - r["J"]) * r["count"] for r in rows) / len(here)) if here else float("nan"),
+        "calibration": (slope * calibration[0], slope * calibration[1] + offset),
         "missed": int((j < RIGHT).sum()),
         "lost": {"count": len(lost), "gone": float(np.mean([o["J"] == 1 for o in lost])) if lost else float("nan")},
     }
+
+
+def _platt(sure: NDArray[Any], j: NDArray[Any], steps: int = 50) -> tuple[float, float]:
+    """-> slope and offset that make sigmoid(slope * logit(sure) + offset) likeliest, J being the chance of a right pixel.
+
+    Logistic regression by Newton's method; (1, 0) where fewer than two confidences are known.
+    """
+    if np.unique(sure).size < 2:
+        return 1.0, 0.0
+    sure = sure.clip(1e-4, 1 - 1e-4)
+    x = np.stack([np.log(sure / (1 - sure)), np.ones_like(sure)], 1)
+    found = np.array([1.0, 0.0])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-x @ found))
+        curve = x.T @ (x * (p * (1 - p))[:, None]) + 1e-6 * np.eye(2)
+        found += np.linalg.solve(curve, x.T @ (j - p)).clip(-1, 1)
+    return float(found[0]), float(found[1])
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[Any]:

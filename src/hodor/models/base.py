@@ -257,7 +257,8 @@ class Network(nn.Module):
     """The four questions; HODOR, STCN, XMem and Cutie answer them, and `rollout` and `Tracker` ask nothing else.
 
     name and size (short side inside, in pixels) come from the preset or the file; settings rebuild the network; folded: its
-    batch norms are merged into their convolutions, see `weights.load`.
+    batch norms are merged into their convolutions, see `weights.load`. calibration: slope and offset of confidence, see
+    `expected`; they come from the file.
 
     How it is best followed through a video: history, frames remembered; hold_lost, an object that is nowhere is not
     remembered from that frame; sees_given, objects given on a frame are remembered before the others are sought in it.
@@ -267,6 +268,7 @@ class Network(nn.Module):
     name: str = ""
     size: int = 480
     settings: Mapping[str, Any] = {}
+    calibration: tuple[float, float] = (1.0, 0.0)
     backbone: Backbone
     folded: bool = False
     history: int = 7
@@ -299,6 +301,14 @@ class Network(nn.Module):
     def settle(self, masks_BNHW: Tensor) -> Tensor:
         """Masks put together from the caller's and the network's own -> as the network takes them."""
         return masks_BNHW
+
+    def expected(self, sure: Tensor) -> Tensor:
+        """Means of soft masks over what they won -> the J to expect there, as far as these weights were calibrated.
+
+        sigmoid(slope * logit(sure) + offset), Platt scaling (1999); `analyse failures` measures the two.
+        """
+        slope, offset = self.calibration
+        return sure if self.calibration == (1.0, 0.0) else (slope * sure.logit(1e-4) + offset).sigmoid()
 
     def fold(self) -> None:
         """Merge batch norms into the convolutions before them: the same function, quicker, and no longer to be trained."""

@@ -106,7 +106,7 @@ def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
 
 
 def save(network: Network, path: str | Path, *, half: bool = False, **provenance: Any) -> None:
-    """Weights, name, settings and provenance (recipe, commit ...) as one safetensors file, written beside and renamed.
+    """Weights, name, settings, calibration and provenance (recipe, commit ...) as one safetensors file, whole or not at all.
 
     half: in float16, half the size; they are read back as float32. Raises ValueError: "the network is folded: load it with
     folded=False to save it".
@@ -118,6 +118,8 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
     kind = {torch.float32: torch.float16} if half else {}
     state = {k: v.detach().to("cpu", kind.get(v.dtype, v.dtype)).contiguous() for k, v in network.state_dict().items()}
     about = {"model": network.name, "size": network.size, "settings": network.settings, **provenance}
+    if network.calibration != Network.calibration:
+        about["calibration"] = network.calibration
     write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
 
 
@@ -135,6 +137,9 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
     try:
         # what a file does not say is as the class has it, and not as the preset, which may have changed since
         network = _made(about["model"], about["settings"], int(about["size"]))
+        if "calibration" in about:
+            slope, offset = about["calibration"]
+            network.calibration = float(slope), float(offset)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name_or_path} holds a network that this version cannot build: {error}") from None
     fill(network, state, str(name_or_path))
