@@ -259,6 +259,18 @@ def test_the_backbone_can_begin_from_a_public_checkpoint(recipe: Recipe, tmp_pat
     assert all(torch.equal(mine[f"backbone.{k}"], v) for k, v in halved(backbone.state_dict()).items())
 
 
+def test_the_backbone_can_begin_from_that_of_another_network_of_ours(recipe: Recipe, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    other = weights.build("tiny", decoder_layers=2)
+    weights.save(other, tmp_path / "other.safetensors")
+    run(replace(recipe, steps=1, backbone=tmp_path / "other.safetensors", frozen=32), tmp_path / "run")
+    mine = state(tmp_path / "run")
+    assert all(torch.equal(mine[f"backbone.{k}"], v) for k, v in halved(other.backbone.state_dict()).items())
+    nothing = replace(recipe, steps=1, backbone=tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match=r"^no file .*none.pth: want the authors' .pth file$"):
+        run(nothing, tmp_path / "none")
+
+
 def test_settings_change_the_network_and_weights_that_nothing_reaches_do_not_decay(recipe: Recipe, tmp_path: Path) -> None:
     path = run(replace(recipe, steps=2, settings=(("conditioning", "none"),), lr=1e-2, weight_decay=0.5), tmp_path)
     assert hodor.load(path).settings["conditioning"] == "none"

@@ -27,6 +27,7 @@ from hodor.losses import Losses, hodor_losses
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
+from hodor.models.released import read_pth
 from hodor.training import budget, checkpoints, journal, validation
 from hodor.training.loader import Loader, shares
 from hodor.training.recipe import FREE, Recipe, Scheme, judging, optimiser_of, plan_of, rate_of, suits
@@ -231,7 +232,8 @@ def _network(recipe: Recipe) -> Network:
     torch.manual_seed(recipe.seed)
     network = weights.build(recipe.model, **dict(recipe.settings))
     if recipe.backbone:
-        load_checkpoint(network.backbone, torch.load(recipe.backbone, map_location="cpu", weights_only=True))
+        ours = recipe.backbone.suffix == ".safetensors"
+        load_checkpoint(network.backbone, weights.read(recipe.backbone)[1] if ours else read_pth(recipe.backbone))
     if recipe.start:
         weights.fill(network, weights.read(recipe.start)[1], str(recipe.start))
     network.backbone.freeze(recipe.frozen)

@@ -32,7 +32,8 @@ class Recipe:
     settings: tuple[tuple[str, Setting], ...] = ()
     """Changes to the network's settings, as (name, value): ("conditioning", "hard")."""
     backbone: Path | None = None
-    """A public checkpoint of the backbone to begin from."""
+    """A public checkpoint of the backbone to begin from (.pth), or a .safetensors file of ours, of whatever network, whose
+    backbone is taken."""
     start: Path | None = None
     """A .safetensors file of ours to begin from."""
     data: Data = field(default_factory=Data)
