@@ -81,6 +81,26 @@ def test_calibration_travels_with_the_weights(tmp_path: Path) -> None:
     assert weights.load(tmp_path / "a.safetensors").calibration == (0.5, -0.25)
 
 
+def test_weights_are_restated_whole(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    network = saved(source)
+    weights.save(network, source, half=True, recipe={"steps": 3})
+    weights.restate(source, out, size=48, calibration=(0.5, -0.25), settings={"attention_scale": "paper"})
+    (before, theirs), (after, mine) = weights.read(source), weights.read(out)
+    changed = {"size": 48, "calibration": [0.5, -0.25], "settings": {**network.settings, "attention_scale": "paper"}}
+    assert after == {**before, **changed}
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(v, theirs[k]) and v.dtype == theirs[k].dtype for k, v in mine.items())
+    weights.restate(out, out)
+    assert weights.read(out)[0] == after
+    was = out.read_bytes()
+    with pytest.raises(ValueError, match=r"a.safetensors holds a network that this version cannot build: pooling is 'x', want"):
+        weights.restate(source, out, settings={"pooling": "x"})
+    with pytest.raises(ValueError, match=r"a.safetensors does not fit the network: "):
+        weights.restate(source, out, settings={"decoder_layers": 3})
+    assert out.read_bytes() == was
+
+
 def test_a_preset_that_changes_leaves_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file of an earlier version does not say of its network is as the class has it."""
     network = saved(tmp_path / "a.safetensors")

@@ -111,8 +111,6 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
     half: in float16, half the size; they are read back as float32. Raises ValueError: "the network is folded: load it with
     folded=False to save it".
     """
-    from safetensors.torch import save as to_bytes
-
     if network.folded:
         raise ValueError("the network is folded: load it with folded=False to save it")
     kind = {torch.float32: torch.float16} if half else {}
@@ -120,7 +118,33 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
     about = {"model": network.name, "size": network.size, "settings": network.settings, **provenance}
     if network.calibration != Network.calibration:
         about["calibration"] = network.calibration
-    write_atomically(Path(path), to_bytes(state, {"hodor": json.dumps(about, sort_keys=True)}))
+    _write(Path(path), about, state)
+
+
+def restate(
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: int | None = None,
+    calibration: tuple[float, float] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the same weights again with another size inside, calibration or settings; all else that the file says stays.
+
+    settings: only those that change. Raises as `load`, before anything is written: "FILE holds a network that this version
+    cannot build: mem_every is 0, want at least 1".
+    """
+    about, state = read(source)
+    new = {"size": size, "calibration": calibration, "settings": {**about["settings"], **(settings or {})}}
+    about |= {key: value for key, value in new.items() if value is not None}
+    fill(_told(about, source), state, str(source))
+    _write(Path(out), about, state)
+
+
+def _write(path: Path, about: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save as to_bytes
+
+    write_atomically(path, to_bytes(dict(state), {"hodor": json.dumps(about, sort_keys=True)}))
 
 
 def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device = "cpu", folded: bool = True) -> Network:
@@ -134,18 +158,23 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
     misshapen.
     """
     about, state = read(name_or_path)
-    try:
-        # what a file does not say is as the class has it, and not as the preset, which may have changed since
-        network = _made(about["model"], about["settings"], int(about["size"]))
-        if "calibration" in about:
-            slope, offset = about["calibration"]
-            network.calibration = float(slope), float(offset)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name_or_path} holds a network that this version cannot build: {error}") from None
+    network = _told(about, name_or_path)
     fill(network, state, str(name_or_path))
     if folded:
         network.fold()
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+
+
+def _told(about: Mapping[str, Any], source: str | Path) -> Network:
+    """The network that a file speaks of, with fresh weights."""
+    try:
+        # what a file does not say is as the class has it, and not as the preset, which may have changed since
+        network = _made(about["model"], about["settings"], int(about["size"]))
+        slope, offset = about.get("calibration", Network.calibration)
+        network.calibration = float(slope), float(offset)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} holds a network that this version cannot build: {error}") from None
+    return network
 
 
 def pick_device(device: str = "auto") -> torch.device:
