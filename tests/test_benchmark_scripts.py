@@ -185,3 +185,32 @@ def test_j_is_told_by_size_and_by_motion(tmp_path: Path) -> None:
     done = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
     assert done.returncode
     assert "is named like one in" in done.stderr
+
+
+def test_drift_is_told_way_by_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A square that moves by its own width in each of three frames, and a tracker that finds the first, always."""
+    for t in range(3):
+        mask = np.zeros((30, 40), np.uint8)
+        mask[:10, 10 * t : 10 * t + 10] = 255
+        write_labels(tmp_path / "Annotations" / "a" / f"{t:05d}.png", mask)
+        (tmp_path / "JPEGImages" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((30, 40, 3), 80 * t, np.uint8)).save(tmp_path / "JPEGImages" / "a" / f"{t:05d}.jpg")
+    seen, drift = [], script("drift")
+
+    class Still:
+        def __init__(self, network: object, **settings: object) -> None:
+            assert settings == {"history": 3, "size": None}
+
+        def track(self, frame: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+            seen.append((round(frame.mean() / 80), labels is not None))
+            self.labels = self.labels if labels is None else labels
+            return self.labels
+
+    monkeypatch.setattr(drift, "Tracker", Still)
+    monkeypatch.setattr(sys, "argv", ["drift", str(tmp_path), "--ways", "3", "--history", "3"])
+    drift.main()
+    assert capsys.readouterr().out.splitlines()[2:] == ["| a | 7 | 33.3 | 50.0 | 0.0 |", "| mean | | 33.3 | 50.0 | 0.0 |"]
+    assert seen == [(0, True), (1, False), (2, False), (1, False), (0, False), (1, False), (2, False)]
+    monkeypatch.setattr(sys, "argv", ["drift", str(tmp_path), "--ways", "0"])
+    with pytest.raises(SystemExit, match="--ways 0: want 1 or more"):
+        drift.main()
