@@ -25,7 +25,7 @@ from hodor import cli, export, records
 from hodor.export import read_soft
 from hodor.frames import open_source, overlay
 from hodor.masks import read_labels, write_labels
-from hodor.segment import Outputs, Summary, segment
+from hodor.segment import Outputs, Summary, _Behind, segment
 from hodor.tracking import Tracker
 
 Masks = dict[int, np.ndarray]
@@ -712,3 +712,29 @@ def test_the_process_of_a_wrong_command_prints_one_line_and_no_traceback(tmp_pat
     running = process(["segment", tmp_path / "gone.mp4", "--mask", "m.png"])
     out, errors = running.communicate(timeout=60)
     assert (running.returncode, out, errors) == (2, "", f"hodor: {tmp_path / 'gone.mp4'} does not exist\n")
+
+
+def test_what_was_done_before_an_error_is_written_up_to_the_first_that_cannot_be() -> None:
+    """A frame that cannot be read, or a full disk, takes no finished frame with it, and leaves no gap."""
+
+    class Slow:
+        def __init__(self, breaks: int) -> None:
+            self.breaks, self.got = breaks, list[int]()
+
+        def write(self, result: int) -> None:
+            time.sleep(0.05)
+            if result == self.breaks:
+                raise OSError("no space left on device")
+            self.got.append(result)
+
+    def run(writer: Any) -> None:
+        with _Behind([writer]) as behind:
+            for result in range(3):
+                behind.write(result)  # type: ignore[arg-type]
+            raise ValueError("frame 3")
+
+    for breaks, want in ((9, [0, 1, 2]), (1, [0])):
+        writer = Slow(breaks)
+        with pytest.raises(ValueError, match=r"^frame 3$"):
+            run(writer)
+        assert writer.got == want

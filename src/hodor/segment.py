@@ -356,11 +356,15 @@ class _Job:
 
 
 class _Behind:
-    """Writers in a thread of their own, at most BEHIND results waiting; what they raise is raised at the next call."""
+    """Writers in a thread of their own, at most BEHIND results waiting; what they raise is raised at the next call.
+
+    Whatever ends the run, the results handed over before are written, up to the first that cannot be.
+    """
 
     def __init__(self, writers: list[export.Writer]) -> None:
         self.writers, self.pending = writers, list[Future[None]]()
         self.pool = ThreadPoolExecutor(1, "hodor-write")
+        self.broken = False
 
     def write(self, result: Result) -> None:
         if not self.writers:
@@ -370,8 +374,12 @@ class _Behind:
         self.pending.append(self.pool.submit(self._all, result))
 
     def _all(self, result: Result) -> None:
+        if self.broken:
+            return
+        self.broken = True
         for writer in self.writers:
             writer.write(result)
+        self.broken = False
 
     def wait(self) -> None:
         while self.pending:
@@ -385,7 +393,7 @@ class _Behind:
             if kind is None or issubclass(kind, KeyboardInterrupt):
                 self.wait()
         finally:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.shutdown()
 
 
 def _fingerprint(network: Network) -> str:
