@@ -101,6 +101,36 @@ def test_weights_are_restated_whole(tmp_path: Path) -> None:
     assert out.read_bytes() == was
 
 
+def test_weights_between_two_files(tmp_path: Path) -> None:
+    start, end, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "c.safetensors"
+    network = weights.build("tiny")
+    weights.save(network, start, commit="1")
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.add_(1)
+    network.size = 48
+    weights.save(network, end, half=True, commit="2")
+    weights.interpolate(start, end, out, 0.25)
+    (one, first), (other, second), (about, mixed) = weights.read(start), weights.read(end), weights.read(out)
+    assert about == {**other, "interpolated": {"share": 0.25, "start": one}}
+    assert (about["size"], about["commit"], about["interpolated"]["start"]["commit"]) == (48, "2", "1")
+    assert mixed.keys() == first.keys()
+    for key, value in mixed.items():
+        assert value.dtype == second[key].dtype
+        if value.is_floating_point():
+            torch.testing.assert_close(value.float(), first[key] + 0.25, atol=2e-3, rtol=0)
+        else:
+            assert torch.equal(value, second[key])
+    weights.load(out)
+    was = out.read_bytes()
+    with pytest.raises(ValueError, match=r"^share is 1.5: want 0 to 1$"):
+        weights.interpolate(start, end, out, 1.5)
+    weights.save(weights.build("tiny", width=64), end)
+    with pytest.raises(ValueError, match=r"a.safetensors and .*b.safetensors are not one network: width 32 and 64$"):
+        weights.interpolate(start, end, out, 0.25)
+    assert out.read_bytes() == was
+
+
 def test_a_preset_that_changes_leaves_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file of an earlier version does not say of its network is as the class has it."""
     network = saved(tmp_path / "a.safetensors")

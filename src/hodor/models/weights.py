@@ -141,6 +141,31 @@ def restate(
     _write(Path(out), about, state)
 
 
+def interpolate(start: str | Path, end: str | Path, out: str | Path, share: float) -> None:
+    """Write weights that lie between two files, `share` of the way from start to end: much of what a fine-tuning gave, little
+    of what it lost, in one network (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1).
+
+    Facts are those of `end`; `interpolated` adds the share and what start said of itself. Precision and integers are end's.
+    Raises as `load`, and ValueError: "share is 1.2: want 0 to 1", "START and END are not one network: width 128 and 192".
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}: want 0 to 1")
+    (before, first), (about, second) = read(start), read(end)
+    one, other = _told(before, start), _told(about, end)
+    facts = [{"model": network.name, **network.settings} for network in (one, other)]
+    unlike = [key for key in sorted({*facts[0], *facts[1]}) if facts[0].get(key) != facts[1].get(key)]
+    if unlike:
+        told = "; ".join(f"{key} {facts[0].get(key)} and {facts[1].get(key)}" for key in unlike)
+        raise ValueError(f"{start} and {end} are not one network: {told}")
+    fill(one, first, str(start))
+    fill(other, second, str(end))
+    mixed = {
+        key: first[key].float().lerp(value.float(), share).to(value.dtype) if value.is_floating_point() else value
+        for key, value in second.items()
+    }
+    _write(Path(out), {**about, "interpolated": {"share": share, "start": before}}, mixed)
+
+
 def _write(path: Path, about: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save as to_bytes
 
