@@ -1,11 +1,12 @@
 """The three clips of the model card, followed by the weights in the box, as pictures to look at.
 
     python benchmarks/demos.py --out runs/demos                                           # examples/cup.mp4
-    python benchmarks/demos.py --box box.mp4 --bedroom bedroom.mp4 --out runs/demos       # and two more, from elsewhere
+    python benchmarks/demos.py --box box.mp4 --bedroom bedroom.mp4 --out runs/demos       # and two videos from elsewhere
 
 Masks lie in examples/, whose README says where the clips come from. Each gets a folder of masks and a contact sheet,
-<clip>.jpg. The timestamps of box.mp4 jump, so its frames are taken as they are decoded. Of the cup the last frame is
-scored against a mask drawn by hand.
+<clip>.jpg; bedroom.mp4 is followed twice, first the children, then four small things (bedroom_small). The timestamps of
+box.mp4 jump, so its frames are taken as they are decoded. Of the cup the last frame is scored against a mask drawn by
+hand.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hodor.render import contact_sheet
 from hodor.segment import Outputs, segment
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SHEETS = {"cup": (6, 3, 960), "box": (16, 4, 1024), "bedroom": (12, 4, 1024)}
+SHEETS = {"cup": (6, 3, 960), "box": (16, 4, 1024), "bedroom": (12, 4, 1024), "bedroom_small": (9, 3, 1440)}
 """Pictures, columns and width in pixels of a clip's sheet."""
 
 
@@ -52,7 +53,7 @@ def main() -> None:
         if given.box:
             clips["box"] = (decoded(given.box, given.out / "box_frames"), 240)
         if given.bedroom:
-            clips["bedroom"] = (given.bedroom, 0)
+            clips["bedroom"] = clips["bedroom_small"] = (given.bedroom, 0)
         network = weights.ready(given.model)
         for name, (clip, at) in clips.items():
             out = Outputs(given.out / name)
