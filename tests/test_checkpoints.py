@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -135,6 +136,41 @@ def test_fresh_begins_again_and_removes_no_file_of_others(root: Path, tmp_path: 
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not list((tmp_path / "pictures").iterdir())
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_a_folder_takes_one_run_at_a_time(root: Path, tmp_path: Path) -> None:
+    """Two runs in one folder would overwrite each other's checkpoints; one that was killed must not be in the way."""
+    run(small(root, steps=1), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    words = "import sys, time, pathlib; from hodor.training.checkpoints import alone\nwith alone(pathlib.Path(sys.argv[1])):\n"
+    other = subprocess.Popen(
+        [sys.executable, "-c", words + " print('held', flush=True); time.sleep(60)", str(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match=r"^another run is writing to .*: wait for its end, or take another --out$"):
+            run(small(root, steps=1), tmp_path, fresh=fresh)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    other.kill()
+    other.communicate()
+    run(small(root, steps=1, lr=1e-4), tmp_path, fresh=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_a_new_folder_is_held_from_the_first_file_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = checkpoints.write_recipe
+
+    def written(out: Path, recipe: Recipe, **more: Any) -> None:
+        with pytest.raises(ValueError, match="another run is writing"), checkpoints.alone(out):
+            pass
+        real(out, recipe, **more)
+
+    monkeypatch.setattr(checkpoints, "write_recipe", written)
+    run(small(root, steps=1), tmp_path / "new")
+    with checkpoints.alone(tmp_path / "new"):
+        assert (tmp_path / "new" / checkpoints.RECIPE).is_file()
 
 
 def test_resume_insists_on_a_run(root: Path, tmp_path: Path) -> None:

@@ -60,17 +60,22 @@ def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume
     A run that was stopped, however, goes on from OUT/last.pt and ends with the weights of an unbroken one; on the CPU bit for
     bit, with the same number of processes and of torch's threads (a line tells where those differ). resume: insist that there
     is one. fresh: remove it and begin again. Of several processes (torchrun) each takes its share of every batch, and the
-    first alone writes.
+    first alone writes; a folder takes one run at a time.
 
     Raises ValueError in one line for whatever is wrong before the first step, and for memory that runs out, with what to
     lower; FloatingPointError for a loss or gradient that is not finite, whose batch is then in OUT/nan.pt.
     """
-    accelerator, device = _processes(torch.device(device))
+    with ExitStack() as held:
+        return _run(recipe, out, torch.device(device), resume, fresh, held)
+
+
+def _run(recipe: Recipe, out: Path, device: torch.device, resume: bool, fresh: bool, held: ExitStack) -> Path:
+    accelerator, device = _processes(device)
     rank, count, first_process = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     parts = shares(recipe.batch, recipe.accumulate, rank, count)
     stream = Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed, recipe.steps)
     videos = recipe.validation.videos()
-    saved = _agreed(accelerator, lambda: _begin(recipe, out, resume, fresh, count))
+    saved = _agreed(accelerator, lambda: _begin(recipe, out, resume, fresh, count, held))
     first, best = (int(saved["step"]), float(saved["best"])) if saved else (0, -1.0)
 
     network = _network(recipe)
@@ -182,14 +187,18 @@ def _joined(accelerator: Any, play: nn.Module) -> nn.Module:
     return joined
 
 
-def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int) -> dict[str, Any] | None:
-    """Make the run's folder ready; -> the checkpoint to go on from, or None.
+def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int, held: ExitStack) -> dict[str, Any] | None:
+    """Make the run's folder ready, and this run's alone while `held` is open; -> the checkpoint to go on from, or None.
 
-    Raises ValueError: "OUT holds no run to resume: leave --resume out", "OUT holds a run of another recipe: lr was 0.0003, now
-    0.0001; ...: take another --out, or --fresh to begin again", "resume and fresh exclude each other".
+    Raises as `checkpoints.alone`, and ValueError: "OUT holds no run to resume: leave --resume out", "OUT holds a run of another
+    recipe: lr was 0.0003, now 0.0001; ...: take another --out, or --fresh to begin again", "resume and fresh exclude each
+    other".
     """
     if resume and fresh:
         raise ValueError("resume and fresh exclude each other: want one of them")
+    made = not out.exists()
+    if not made:
+        held.enter_context(checkpoints.alone(out))
     checkpoints.clear(out, all_of_it=fresh)
     saved = checkpoints.read(out / checkpoints.LAST)
     if resume and saved is None:
@@ -205,6 +214,8 @@ def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int)
         if saved["step"] > recipe.steps:
             raise ValueError(f"{out} holds a run of {saved['step']} steps, more than {recipe.steps}: want as many or more")
     out.mkdir(parents=True, exist_ok=True)
+    if made:
+        held.enter_context(checkpoints.alone(out))
     checkpoints.write_recipe(out, recipe, processes=processes)
     return saved
 

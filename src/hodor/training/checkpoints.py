@@ -9,7 +9,8 @@ import copy
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,31 @@ from hodor.models import weights
 from hodor.models.base import Network
 
 LAST, WEIGHTS, BEST, RECIPE = "last.pt", "weights.safetensors", "best.safetensors", "recipe.json"
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder until this one ends, however it does: the system drops the lock with the process.
+
+    Where folders cannot be locked (Windows, some network disks) nothing is kept out. Raises ValueError: "another run is writing
+    to OUT: wait for its end, or take another --out".
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is writing to {out}: wait for its end, or take another --out") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 class Average:
