@@ -462,3 +462,19 @@ def test_train_lists_its_recipes(hodor: Hodor) -> None:
     code, out, _ = hodor("train", "--list")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(RECIPES)
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "77"}])
+def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], tmp_path: Path) -> None:
+    """GNU's OpenMP says itself, as torch loads it, how its threads wait for each other."""
+    free = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-m", "hodor.cli", "segment", "no.mp4", "--mask", "no.png", "-o", str(tmp_path / "out")],
+        env=free | given | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    )
+    said = re.search(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    if said is None:
+        pytest.skip("torch uses another OpenMP here")
+    assert said[1] == given.get("GOMP_SPINCOUNT", "1000" if not given else "30000000000")
