@@ -196,13 +196,12 @@ def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int,
     """
     if resume and fresh:
         raise ValueError("resume and fresh exclude each other: want one of them")
-    made = not out.exists()
-    if not made:
-        held.enter_context(checkpoints.alone(out))
+    if resume and not (out / checkpoints.LAST).is_file():
+        raise ValueError(f"{out} holds no run to resume: leave --resume out, or name its folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    held.enter_context(checkpoints.alone(out))
     checkpoints.clear(out, all_of_it=fresh)
     saved = checkpoints.read(out / checkpoints.LAST)
-    if resume and saved is None:
-        raise ValueError(f"{out} holds no run to resume: leave --resume out, or name its folder with --out")
     if saved is not None:
         endless = recipe.schedule == "steps" and not recipe.data.jump
         free = (*FREE, "steps") if endless else FREE
@@ -213,9 +212,6 @@ def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int,
             raise ValueError(f"{out} holds a run of another recipe: {what}: take another --out, or --fresh to begin again")
         if saved["step"] > recipe.steps:
             raise ValueError(f"{out} holds a run of {saved['step']} steps, more than {recipe.steps}: want as many or more")
-    out.mkdir(parents=True, exist_ok=True)
-    if made:
-        held.enter_context(checkpoints.alone(out))
     checkpoints.write_recipe(out, recipe, processes=processes)
     return saved
 
