@@ -376,10 +376,12 @@ class _Behind:
     def _all(self, result: Result) -> None:
         if self.broken:
             return
-        self.broken = True
-        for writer in self.writers:
-            writer.write(result)
-        self.broken = False
+        try:
+            for writer in self.writers:
+                writer.write(result)
+        except BaseException:
+            self.broken = True
+            raise
 
     def wait(self) -> None:
         while self.pending:
