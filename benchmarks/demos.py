@@ -18,14 +18,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+from hodor.metrics import jaccard
 from PIL import Image
 
 from hodor.frames import open_source
 from hodor.masks import objects_in, read_labels
-from hodor.metrics import jaccard
 from hodor.models import weights
-from hodor.render import contact_sheet
 from hodor.segment import Outputs, segment
+from hodor.video.render import contact_sheet
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHEETS = {"cup": (6, 3, 960), "box": (16, 4, 1024), "bedroom": (12, 4, 1024), "bedroom_small": (9, 3, 1440)}

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from hodor.metrics import jaccard
 
 from hodor.data.layouts import open_layout
 from hodor.data.videofiles import VideoFiles
 from hodor.masks import objects_in
-from hodor.metrics import jaccard
 from hodor.models import weights
 from hodor.models.base import Network
 from hodor.tracking import Tracker

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from hodor.metrics import jaccard
 
 from hodor.masks import objects_in, read_labels
-from hodor.metrics import jaccard
 
 SIZES, MOTIONS = (0.0, 0.01, 0.03, 0.1, 1.0), (0.0, 0.5, 0.75, 0.9, 1.0)
 

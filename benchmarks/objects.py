@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from hodor.metrics import frame_scores
 from numpy.typing import NDArray
 
 from hodor.benchmark import machine
 from hodor.frames import open_source
 from hodor.masks import objects_in, read_labels
-from hodor.metrics import frame_scores
 from hodor.models import weights
 from hodor.tracking import Tracker
 

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hodor import masks, png
+from hodor import masks
+from hodor.mask_files import png
 
 Labels = NDArray[np.uint8]
 Shape = Callable[[int], NDArray[np.bool_]]

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hodor.metrics import frame_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import benchmarks
-from hodor import cli, datasets
+from hodor import cli
 from hodor.analysis import failures, history, plots, runs, sheets
 from hodor.commands import analyse
 from hodor.data.layouts import Layout, open_layout
 from hodor.evaluate import evaluate
-from hodor.metrics import frame_scores
+from hodor.evaluation import datasets
 from hodor.models import weights
 from hodor.models.base import Network
 from hodor.models.hodor import HODOR

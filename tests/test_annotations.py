@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from test_masks import DATA, one_line
 
-from hodor import annotations, doctor
+from hodor.mask_files import annotations, doctor
 
 SQUARE = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]  # x 2..5, y 1..3
 PLANES = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))

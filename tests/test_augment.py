@@ -34,7 +34,7 @@ from hodor.data.augment import (
     warped,
     window,
 )
-from hodor.data.draws import generator
+from hodor.data.sampling import generator
 
 SIZE = (48, 64)
 

@@ -10,12 +10,12 @@ import tiny
 import torch
 from torch import Tensor
 
-from hodor.losses import hodor_losses
 from hodor.models.hodor import HODOR
 from hodor.models.weights import MODELS
-from hodor.plans import cyclic, dense, rollout
 from hodor.training import budget
 from hodor.training.budget import GIB, Budget, Meter, available, check, estimate, explained, in_use, ran_out
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import cyclic, dense, rollout
 
 CPU = torch.device("cpu")
 

@@ -19,9 +19,10 @@ import torch
 from job import HODOR, SIZE, checkpoint, mask, mask_file, masks_in, picture, process, stills
 from PIL import Image
 
-from hodor import __version__, cli, console
+from hodor import __version__, cli
+from hodor.commands import console
 from hodor.masks import write_labels
-from hodor.recipes import RECIPES
+from hodor.training.recipes import RECIPES
 
 Hodor = Callable[..., tuple[int, str, list[str]]]
 

@@ -92,8 +92,8 @@ def test_polygons_agree_with_pycocotools() -> None:
 
 
 def test_an_outline_that_leaves_the_picture_is_cut_at_its_border() -> None:
-    from hodor.annotations import polygon
     from hodor.data.coco import Drawing
+    from hodor.mask_files.annotations import polygon
 
     for outline in ([-20, -5, 30, 10, 90, 70, 10, 90], [70, 10, 90, 10, 80, 30], [10.3, 5.2, 20.7, 9.4, 12.1, 30.9]):
         assert np.array_equal(Drawing([[outline]], [], (HEIGHT, WIDTH))() > 0, polygon(outline, (HEIGHT, WIDTH)))

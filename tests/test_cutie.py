@@ -23,13 +23,13 @@ from golden_rules import keys
 from torch import Tensor, nn
 
 from hodor.data.clip import Clip
-from hodor.losses import hodor_losses
 from hodor.models import long_term, released, weights
 from hodor.models.base import UNKNOWN, Memory
 from hodor.models.cutie import Cutie
 from hodor.models.cutie_transformer import Attention, foreground, others
-from hodor.plans import Step, one_shot, propagate, rollout
 from hodor.tracking import Tracker
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import Step, one_shot, propagate, rollout
 
 SIZE = (48, 64)
 Numbers = dict[str, np.ndarray]

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from test_stream import FREE, SIZE, damage, write_pairs, write_video
 
-from hodor import recipes
 from hodor.commands import data as command
 from hodor.data.augment import PLAIN
 from hodor.data.check import draw, examine, preview, sheet, told
 from hodor.data.stream import Data, Stream
+from hodor.training import recipes
 
 ALL = Data(min_area=1, min_side=1)
 

@@ -19,15 +19,15 @@ from PIL import Image
 import benchmarks
 import hodor
 from benchmarks import SIZE, labels, numbered
-from hodor import datasets
 from hodor.commands import dataset as command
 from hodor.data.layouts import Layout, VideoFiles, open_layout
-from hodor.datasets import Masks, check_truth, follow, segment_dataset, written
 from hodor.evaluate import evaluate
+from hodor.evaluation import datasets
+from hodor.evaluation.datasets import Masks, check_truth, follow, segment_dataset, written
 from hodor.masks import objects_in, read_labels
 from hodor.models import weights
 from hodor.models.base import Network
-from hodor.stores import Store
+from hodor.scoring.stores.base import Store
 from hodor.tracking import Tracker
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

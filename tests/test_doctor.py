@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from test_masks import DATA, davis, one_line, write_grey_bits
 
-from hodor import doctor
+from hodor.mask_files import doctor
 from hodor.masks import palette, read_labels
 
 H, W = 96, 128

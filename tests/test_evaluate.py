@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hodor.metrics import boundary_f, jaccard, statistics
 from PIL import Image
 from rich.console import Console
 from scored import problems, store, video
@@ -18,7 +19,6 @@ from scored import problems, store, video
 from hodor.commands.evaluate import main as command
 from hodor.evaluate import evaluate
 from hodor.masks import write_labels
-from hodor.metrics import boundary_f, jaccard, statistics
 from hodor.scoring.profiles import PROFILES
 from hodor.scoring.reports import Report, table
 
@@ -260,7 +260,7 @@ def test_frames_of_one_sequence_are_shared_among_processes(out: Path, truth: Pat
 
 
 def test_processes_do_not_load_the_network(out: Path, truth: Path) -> None:
-    modules = "import sys, hodor.evaluate, hodor.scoring.looks"
+    modules = "import sys, hodor.evaluate, hodor.scoring.frame_scores"
     code = f"{modules}; print([m for m in ('torch', 'av', 'rich', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from hodor.export import (
+from hodor.frames import open_source, overlay
+from hodor.masks import read_labels
+from hodor.outputs.writers import (
     CocoWriter,
     CutoutWriter,
     MaskWriter,
@@ -33,8 +35,6 @@ from hodor.export import (
     encode_rle,
     read_soft,
 )
-from hodor.frames import open_source, overlay
-from hodor.masks import read_labels
 
 SIZE = (48, 64)
 

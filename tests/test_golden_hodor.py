@@ -12,13 +12,13 @@ import torch
 from golden_rules import GOLDEN, fill, frames, keys, masks
 
 from hodor.data.clip import Clip
-from hodor.losses import hodor_losses
 from hodor.models import released, weights
 from hodor.models.base import Features, Memory, Prediction
 from hodor.models.hodor import HODOR, background_cells, pool_hard
-from hodor.plans import released as released_plan
-from hodor.plans import rollout
 from hodor.tracking import Tracker
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import released as released_plan
+from hodor.training.plans import rollout
 
 # gradient norms get twice the suggestion: the original itself moves by 1.3e-3 from one thread to two
 RELATIVE, LOGITS, PROBABILITIES, GRADIENTS, PIXELS = 1e-4, 1e-3, 2e-4, 1e-3, 5e-4

@@ -9,10 +9,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from hodor.losses import hodor_losses
 from hodor.models.base import UNKNOWN, Features, Memory, Prediction
 from hodor.models.hodor import HODOR, background_cells, pool_hard, pool_soft
-from hodor.plans import chain, dense, rollout
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import chain, dense, rollout
 
 TABLE_3 = {
     "1 single instance": {"joint": False},

@@ -14,8 +14,8 @@ from PIL import Image
 
 from hodor.masks import palette
 from hodor.models.base import Prediction
-from hodor.plans import Judged, dense, rollout
 from hodor.training.journal import Journal, Pace, cut, draw, scales
+from hodor.training.plans import Judged, dense, rollout
 
 
 def line(step: int) -> dict[str, object]:

@@ -1,39 +1,62 @@
-"""Convolutions whose gradients are made by hand have those of torch."""
+"""Imports point downwards only and form no circle (docs/engineers.md, "Layers")."""
+
+import ast
+from functools import cache
+from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
-from hodor.models.layers import Depthwise
-
-
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
-@pytest.mark.parametrize("size", [(11, 14), (10, 13)])
-@pytest.mark.parametrize("half", [False, True])
-def test_gradients_of_a_depthwise_convolution(kernel: int, stride: int, size: tuple[int, int], half: bool) -> None:
-    rng = torch.Generator().manual_seed(kernel)
-    ours = Depthwise(6, 6, kernel, stride, kernel // 2 if stride == 1 else 0, groups=6, bias=False)
-    x = torch.randn(2, 6, *size, generator=rng)
-    wanted = None
-    found = []
-    for forward in (nn.Conv2d.forward, Depthwise.forward):
-        ours.zero_grad()
-        x = x.detach().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            y = forward(ours, x)
-        wanted = torch.randn(y.shape, generator=rng) if wanted is None else wanted
-        y.backward(wanted.to(y.dtype))  # type: ignore[no-untyped-call]
-        assert x.grad is not None
-        assert ours.weight.grad is not None
-        found.append((y.detach(), x.grad, ours.weight.grad.clone()))
-    for theirs, own in zip(*found, strict=True):
-        assert own.dtype == theirs.dtype
-        torch.testing.assert_close(own, theirs, rtol=0.03 if half else 1e-4, atol=0.05 if half else 1e-5)
+PACKAGE = Path(__file__).parents[1] / "src" / "hodor"
+LAYERS = {
+    **dict.fromkeys(["masks", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0),
+    **dict.fromkeys(["data", "models"], 1),
+    **dict.fromkeys(["tracking", "training.plans", "training.losses"], 2),
+    **dict.fromkeys(["segment", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),
+    **dict.fromkeys(["training.recipes", "ablations"], 4),
+    **dict.fromkeys(["cli", "commands"], 5),
+}
+"""Module or package -> layer; the longest name that fits counts."""
 
 
-def test_a_depthwise_convolution_without_gradients_of_its_kernel_is_the_plain_one() -> None:
-    ours = Depthwise(4, 4, 5, 1, 2, groups=4, bias=False).requires_grad_(False)
-    x = torch.rand(1, 4, 6, 7, requires_grad=True)
-    out = ours(x)
-    assert torch.equal(out, nn.Conv2d.forward(ours, x))
-    assert "Depthwise" not in type(out.grad_fn).__name__
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """The modules that a module imports: at the top, inside functions and under TYPE_CHECKING."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name.removeprefix("hodor.") in MODULES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return frozenset(name.removeprefix("hodor").removeprefix(".") for name in found if name and name.split(".")[0] == "hodor")
+
+
+def layer_of(module: str) -> int:
+    parts = module.split(".")
+    return next(LAYERS[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in LAYERS)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m])
+def test_no_module_imports_upwards(module: str) -> None:
+    upward = {name for name in imports_of(module) - {""} if layer_of(name) > layer_of(module)}
+    assert not upward, f"{module} (layer {layer_of(module)}) imports {upward} from above"
+
+
+def test_every_layer_entry_names_a_module() -> None:
+    assert set(LAYERS) <= set(MODULES), "the table of layers names modules that do not exist"
+
+
+def test_imports_form_no_circle() -> None:
+    left = {module: set(imports_of(module)) for module in MODULES}
+    while free := [module for module, imported in left.items() if not imported & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, f"these modules import each other in a circle, or import one: {sorted(left)}"

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.losses import Bootstrap, Loss, Points, hodor_losses, joint_dice, object_dice
 from hodor.models.base import UNKNOWN, Prediction
-from hodor.plans import Judged
+from hodor.training.losses import Bootstrap, Loss, Points, hodor_losses, joint_dice, object_dice
+from hodor.training.plans import Judged
 
 SIZE = (20, 28)
 

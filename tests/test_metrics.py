@@ -5,11 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
-from hodor import bits
 from hodor.metrics import (
     Statistics,
     average,
@@ -22,6 +17,11 @@ from hodor.metrics import (
     pair_scores,
     statistics,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from hodor.scoring import bits
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "davis_metrics.npz"))
 SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))

@@ -15,14 +15,14 @@ from test_plans import Watcher, orders
 from training import lines, small, state
 
 from hodor.data.stream import Stream
-from hodor.losses import hodor_losses
 from hodor.models.base import Features, Memory, Network, Prediction
 from hodor.models.weights import MODELS
-from hodor.plans import Back, Judged, Plan, References, Step, dense, empty_reference, one_shot, propagate, rollout
-from hodor.recipes import RECIPES
 from hodor.train import Recipe, plan_of, run
 from hodor.training.journal import way_back
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import Back, Judged, Plan, References, Step, dense, empty_reference, one_shot, propagate, rollout
 from hodor.training.recipe import optimiser_of, suits
+from hodor.training.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("small_models")
 
@@ -191,7 +191,7 @@ def test_frames_encoded_apart_give_the_numbers_of_frames_encoded_together(monkey
     network, clip, plan = recurrent(), tiny.clip(length=5), one_shot(5, "two", rng=rng(1))
     (apart,) = rollout(network, clip, plan)
     together = network.encode(clip.frames_BTCHW.transpose(0, 1).flatten(0, 1)).split(5)
-    monkeypatch.setattr("hodor.plans._encode", lambda *_: dict(enumerate(together)))
+    monkeypatch.setattr("hodor.training.plans._encode", lambda *_: dict(enumerate(together)))
     (whole,) = rollout(network, clip, plan)
     torch.testing.assert_close(apart.prediction.logits_BKHW, whole.prediction.logits_BKHW, rtol=1e-5, atol=1e-6)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from test_stream import write_pairs
 
 from hodor.data.augment import PLAIN
-from hodor.data.draws import generator
 from hodor.data.paste import SMALLEST, Composed, Scene, Way, compose
+from hodor.data.sampling import generator
 from hodor.data.stream import Data, Stream
 
 SIZE = (64, 96)

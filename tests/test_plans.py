@@ -9,10 +9,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from hodor.losses import hodor_losses
 from hodor.models.base import Features, Memory, Network, Prediction
-from hodor.plans import Plan, Step, chain, cyclic, dense, released, rollout, still
 from hodor.tracking import Tracker
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import Plan, Step, chain, cyclic, dense, released, rollout, still
 
 PLANS: dict[str, Plan] = {
     "still": still(),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from hodor import masks, png
+from hodor import masks
+from hodor.mask_files import png
 
 SIZES = st.tuples(st.integers(1, 21), st.integers(1, 21))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hodor.metrics import boundary_f, jaccard, mose_f, mose_j, statistics
 from scored import video
 
 from hodor.evaluate import evaluate
-from hodor.metrics import boundary_f, jaccard, mose_f, mose_j, statistics
 from hodor.scoring.profiles import PROFILES, Groups, Listed, read_meta, read_names
 from hodor.scoring.reports import Report
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hodor import scores
 from hodor.commands import compare as command
 from hodor.masks import write_labels
-from hodor.scoring import intervals
+from hodor.scoring import intervals, result_files
 from hodor.scoring.pages import charts, pictures
 from hodor.scoring.pages.rules import sentences
 
@@ -80,7 +79,7 @@ def without(results: Results, sequence: int) -> Results:
 
 def test_what_is_written_is_read_again(small: Results, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(small))
-    assert scores.read(tmp_path / "a.json") == small
+    assert result_files.read(tmp_path / "a.json") == small
 
 
 @pytest.mark.parametrize(
@@ -96,19 +95,19 @@ def test_what_is_written_is_read_again(small: Results, tmp_path: Path) -> None:
 def test_what_is_no_results_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
-        scores.read(tmp_path / "a.json")
+        result_files.read(tmp_path / "a.json")
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_names_the_command_that_writes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist: `hodor evaluate"):
-        scores.read(tmp_path / "none.json")
+        result_files.read(tmp_path / "none.json")
 
 
 def test_rows_of_other_length_than_the_frames_are_refused(small: Results) -> None:
     small["sequences"][0]["objects"][0]["J"].pop()
     with pytest.raises(ValueError, match="scores x: bear, object 1 has 3 frames, J of 2"):
-        scores.parse(small, "x")
+        result_files.parse(small, "x")
 
 
 # CSV ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def test_rows_of_other_length_than_the_frames_are_refused(small: Results) -> Non
 def test_the_csv_gives_every_float_again(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     results = random_results(rng, 3, 2, 5)
-    scores.write_csv(results, tmp_path / "a.csv")
+    result_files.write_csv(results, tmp_path / "a.csv")
     with open(tmp_path / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [sum(row["level"] == level for row in rows) for level in ("frame", "object", "sequence", "dataset")] == [30, 6, 3, 1]
@@ -141,7 +140,7 @@ def test_csv_cells_are_empty_where_nothing_is_known(small: Results, tmp_path: Pa
     one["summary"]["J_decay"] = None
     one["seen"] = False
     small["summary"]["G"] = 0.5
-    scores.write_csv(small, tmp_path / "a.csv")
+    result_files.write_csv(small, tmp_path / "a.csv")
     with open(tmp_path / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert (rows[1]["J"], rows[1]["J&F"], rows[1]["F"], rows[1]["G"]) == ("", "", "0.6", "")
@@ -149,7 +148,7 @@ def test_csv_cells_are_empty_where_nothing_is_known(small: Results, tmp_path: Pa
     assert rows[-1]["G"] == "0.5"
 
 
-@pytest.mark.parametrize("write", [scores.write_csv, scores.write_html])
+@pytest.mark.parametrize("write", [result_files.write_csv, result_files.write_html])
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(
     write: Any, small: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +199,7 @@ class Page(HTMLParser):
 
 
 def page_of(results: Results, path: Path, **more: Any) -> Page:
-    scores.write_html(results, path, **more)
+    result_files.write_html(results, path, **more)
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -285,7 +284,7 @@ def test_options_of_a_profile_change_what_is_said() -> None:
 def test_thirty_sequences_of_61_objects_stay_under_five_megabytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     results = random_results(rng, 30, 61, 100)  # noise: every step takes as many digits as it can
-    scores.write_html(results, tmp_path / "a.html")
+    result_files.write_html(results, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
     assert len(text.encode()) < 5_000_000
     assert text.count("<path class=") == (2 + 1) * 30 * 61  # two curves and a legend
@@ -309,7 +308,7 @@ def test_the_worst_frames_come_first_and_lie_apart() -> None:
     j[30] = 0.2
     other = np.full(40, 0.9)
     other[10], other[25] = 0.1, 0.3
-    results = scores.parse(results_of({"a": [object_of(1, j, j), object_of(2, other, other)]}))
+    results = result_files.parse(results_of({"a": [object_of(1, j, j), object_of(2, other, other)]}))
     worst = pictures.worst_frames(results, 5)
     assert [(w.frame, w.object) for w in worst[:4]] == [("00011", 1), ("00016", 1), ("00031", 1), ("00026", 2)]
     assert len(worst) == 5
@@ -420,19 +419,19 @@ def test_a_proposal_is_shown_by_what_it_covers(small: Results, folders: dict[str
 def test_pictures_want_both_masks_and_the_right_folders(small: Results, folders: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "a.html"
     with pytest.raises(ValueError, match="predictions without truth: pictures need both"):
-        scores.write_html(small, out, predictions=folders["predictions"])
+        result_files.write_html(small, out, predictions=folders["predictions"])
     with pytest.raises(ValueError, match="truth without predictions"):
-        scores.write_html(small, out, truth=folders["truth"])
+        result_files.write_html(small, out, truth=folders["truth"])
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
-        scores.write_html(small, out, **{**folders, "images": "nowhere"})
+        result_files.write_html(small, out, **{**folders, "images": "nowhere"})
     (tmp_path / "movies").mkdir()
     with pytest.raises(ValueError, match=r"movies holds none of the pictures, such as \w+/\d+.jpg: give the folder of the"):
-        scores.write_html(small, out, **{**folders, "images": tmp_path / "movies"})
+        result_files.write_html(small, out, **{**folders, "images": tmp_path / "movies"})
     with pytest.raises(ValueError, match="worst -1"):
-        scores.write_html(small, out, worst=-1)
+        result_files.write_html(small, out, worst=-1)
     small["sequences"][0]["name"] = "cow"
     with pytest.raises(ValueError, match="holds no sequence cow: wanted the masks that were scored"):
-        scores.write_html(small, out, **folders)
+        result_files.write_html(small, out, **folders)
     assert not out.exists()
 
 
@@ -440,7 +439,7 @@ def test_pictures_want_both_masks_and_the_right_folders(small: Results, folders:
 
 
 def test_a_result_against_itself_differs_by_nothing(small: Results) -> None:
-    found = scores.compare([small, small], ["a", "b"], draws=500)
+    found = result_files.compare([small, small], ["a", "b"], draws=500)
     assert found.sequences == ("bear", "bike")
     for one in found.differences:
         assert one.difference == 0
@@ -452,7 +451,7 @@ def test_a_result_against_itself_differs_by_nothing(small: Results) -> None:
 def test_the_dataset_is_the_mean_over_objects(small: Results) -> None:
     better = copy.deepcopy(small)
     better["sequences"][1]["objects"][0] = object_of(2, [1, 1], [1, 0.8])  # F 0.75 -> 0.9
-    found = scores.compare([small, better], ["a", "b"], draws=500)
+    found = result_files.compare([small, better], ["a", "b"], draws=500)
     (f,) = found.dataset("F")
     assert f.difference == pytest.approx(0.15 / 3)
     assert f.first == pytest.approx(small["summary"]["F"])
@@ -469,7 +468,7 @@ def test_seen_and_unseen_weigh_the_same_under_a_g() -> None:
         results["summary"]["G"] = (0.5 + unseen) / 2
         return results
 
-    found = scores.compare([with_g(0.5), with_g(0.7)], ["a", "b"], draws=200)
+    found = result_files.compare([with_g(0.5), with_g(0.7)], ["a", "b"], draws=200)
     assert found.dataset()[0].difference == pytest.approx(0.1)
     assert not any("averaged otherwise" in note for note in found.notes)
 
@@ -477,7 +476,7 @@ def test_seen_and_unseen_weigh_the_same_under_a_g() -> None:
 def test_swapping_the_files_flips_the_signs() -> None:
     rng = np.random.default_rng(3)
     a, b = random_results(rng, 8, 2, 30), random_results(rng, 8, 2, 30, 0.05)
-    there, back = scores.compare([a, b], ["a", "b"], draws=2000), scores.compare([b, a], ["b", "a"], draws=2000)
+    there, back = result_files.compare([a, b], ["a", "b"], draws=2000), result_files.compare([b, a], ["b", "a"], draws=2000)
     for one, other in zip(there.differences, back.differences, strict=True):
         assert one.low is not None
         assert other.high is not None
@@ -495,15 +494,15 @@ def test_the_order_of_sequences_changes_no_interval() -> None:
     a, b = random_results(rng, 6, 2, 30), random_results(rng, 6, 2, 30)
     turned = {**b, "sequences": b["sequences"][::-1]}
     assert (
-        scores.compare([a, b], ["a", "b"], draws=500).differences
-        == scores.compare([a, turned], ["a", "b"], draws=500).differences
+        result_files.compare([a, b], ["a", "b"], draws=500).differences
+        == result_files.compare([a, turned], ["a", "b"], draws=500).differences
     )
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     rng = np.random.default_rng(3)
     pair = [random_results(rng, 6, 2, 30), random_results(rng, 6, 2, 30)]
-    first, again, other = (scores.compare(pair, ["a", "b"], draws=500, seed=s).dataset()[0] for s in (1, 1, 2))
+    first, again, other = (result_files.compare(pair, ["a", "b"], draws=500, seed=s).dataset()[0] for s in (1, 1, 2))
     assert first == again
     assert first.low != other.low
 
@@ -511,8 +510,10 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_a_third_file_changes_nothing_of_the_second() -> None:
     rng = np.random.default_rng(3)
     a, b, c = (random_results(rng, 6, 2, 30) for _ in range(3))
-    three = scores.compare([a, b, c], ["a", "b", "c"], draws=500)
-    assert [d for d in three.differences if d.name == "b"] == list(scores.compare([a, b], ["a", "b"], draws=500).differences)
+    three = result_files.compare([a, b, c], ["a", "b", "c"], draws=500)
+    assert [d for d in three.differences if d.name == "b"] == list(
+        result_files.compare([a, b], ["a", "b"], draws=500).differences
+    )
     assert [d.name for d in three.dataset()] == ["b", "c"]
 
 
@@ -563,27 +564,27 @@ def test_intervals_of_few_units_are_as_wide_as_students_t_says(units: int, t: fl
 
 def test_one_sequence_has_no_interval_of_the_dataset(small: Results) -> None:
     one = without(small, 1)
-    found = scores.compare([one, one], ["a", "b"])
+    found = result_files.compare([one, one], ["a", "b"])
     assert (found.dataset()[0].low, found.dataset()[0].better) == (None, None)
 
 
 def test_few_sequences_are_noted(small: Results) -> None:
-    found = scores.compare([small, small], ["a", "b"], draws=200)
+    found = result_files.compare([small, small], ["a", "b"], draws=200)
     assert found.notes == ("2 sequences: the dataset's interval is too short for so few",)
     rng = np.random.default_rng(0)
     many = random_results(rng, 5, 1, 6)
-    assert scores.compare([many, many], ["a", "b"], draws=200).notes == ()
+    assert result_files.compare([many, many], ["a", "b"], draws=200).notes == ()
 
 
 def test_objects_that_are_not_in_all_are_refused_or_listed(small: Results) -> None:
     less = without(small, 1)
     with pytest.raises(ValueError, match=r"^1 object is not in all results \(bike 2\): --common compares the others$"):
-        scores.compare([small, less], ["a", "b"])
-    found = scores.compare([small, less], ["a", "b"], common=True, draws=200)
+        result_files.compare([small, less], ["a", "b"])
+    found = result_files.compare([small, less], ["a", "b"], common=True, draws=200)
     assert found.left_out == ("bike 2",)
     assert (found.sequences, found.objects) == (("bear",), 2)
     with pytest.raises(ValueError, match="have no object in common"):
-        scores.compare([less, without(small, 0)], ["a", "b"], common=True)
+        result_files.compare([less, without(small, 0)], ["a", "b"], common=True)
 
 
 @pytest.mark.parametrize(
@@ -596,7 +597,7 @@ def test_objects_that_are_not_in_all_are_refused_or_listed(small: Results) -> No
 )
 def test_scores_of_other_rules_are_refused(small: Results, change: Results, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        scores.compare([small, small | change], ["a", "b"])
+        result_files.compare([small, small | change], ["a", "b"])
 
 
 def test_scores_of_other_frames_are_refused(small: Results) -> None:
@@ -605,22 +606,22 @@ def test_scores_of_other_frames_are_refused(small: Results) -> None:
     with pytest.raises(
         ValueError, match="bear, object 1 was judged on other frames in b than in a: compare scores of one truth"
     ):
-        scores.compare([small, other], ["a", "b"])
+        result_files.compare([small, other], ["a", "b"])
 
 
 def test_wrong_numbers_of_files_names_and_draws_are_refused(small: Results) -> None:
     with pytest.raises(ValueError, match="1 results to compare: wanted two or more"):
-        scores.compare([small], ["a"])
+        result_files.compare([small], ["a"])
     with pytest.raises(ValueError, match="names a, a for 2 results"):
-        scores.compare([small, small], ["a", "a"])
+        result_files.compare([small, small], ["a", "a"])
     with pytest.raises(ValueError, match="5 draws: wanted 100 or more"):
-        scores.compare([small, small], ["a", "b"], draws=5)
+        result_files.compare([small, small], ["a", "b"], draws=5)
 
 
 def test_the_forest_puts_each_difference_at_its_place(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    found = scores.compare([random_results(rng, 4, 1, 30), random_results(rng, 4, 1, 30, 0.2)], ["<a>", "b&"], draws=500)
-    scores.write_comparison(found, tmp_path / "c.html")
+    found = result_files.compare([random_results(rng, 4, 1, 30), random_results(rng, 4, 1, 30, 0.2)], ["<a>", "b&"], draws=500)
+    result_files.write_comparison(found, tmp_path / "c.html")
     page = Page((tmp_path / "c.html").read_text())
     bars = [a for a in page.of("line") if a["class"].startswith("bar")]
     dots = [a for a in page.of("path") if a["class"].startswith("dot")]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hodor import masks
-from hodor.stores import open_store
+from hodor.scoring.stores.open import open_store
 
 
 @pytest.fixture(scope="module")

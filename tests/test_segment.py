@@ -21,10 +21,11 @@ from job import SIZE, checkpoint, mask, mask_file, masks_in, network, picture, p
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from hodor import cli, export, records
-from hodor.export import read_soft
+from hodor import cli
 from hodor.frames import open_source, overlay
 from hodor.masks import read_labels, write_labels
+from hodor.outputs import records, writers
+from hodor.outputs.writers import read_soft
 from hodor.segment import Outputs, Summary, _Behind, segment
 from hodor.tracking import Tracker
 
@@ -271,16 +272,16 @@ def test_no_more_frames_are_alive_late_in_a_long_run_than_early(tmp_path: Path) 
 
 
 def test_a_slow_disk_holds_the_run_back_instead_of_piling_up_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, alive, waiting = export.MaskWriter.write, set[int](), list[int]()
+    write, alive, waiting = writers.MaskWriter.write, set[int](), list[int]()
 
-    def stuck(self: export.MaskWriter, result: export.Result) -> None:
+    def stuck(self: writers.MaskWriter, result: writers.Result) -> None:
         """The first write ends when the run has come to a stop behind it."""
         while result.index == 0 and waiting[-1:] != [len(alive)]:
             waiting.append(len(alive))
             time.sleep(0.3)
         write(self, result)
 
-    monkeypatch.setattr(export.MaskWriter, "write", stuck)
+    monkeypatch.setattr(writers.MaskWriter, "write", stuck)
     summary = run(watched(50, alive), {0: mask()}, tmp_path, size=32)
     assert summary.frames == 50
     assert 1 < max(waiting) <= 24
@@ -372,16 +373,16 @@ def test_ctrl_c_leaves_whole_files_and_one_line_and_can_be_resumed(job: list[obj
 def broken_off(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose run broke off after 22 frames, in this process: the writer failed as a process dies."""
     folder = tmp_path_factory.mktemp("broken") / "out"
-    write, count = export.MaskWriter.write, [0]
+    write, count = writers.MaskWriter.write, [0]
 
-    def failing(self: export.MaskWriter, result: export.Result) -> None:
+    def failing(self: writers.MaskWriter, result: writers.Result) -> None:
         count[0] += 1
         if count[0] > 22:
             raise RuntimeError("killed")
         write(self, result)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.MaskWriter, "write", failing)
+        patch.setattr(writers.MaskWriter, "write", failing)
         with pytest.raises(RuntimeError, match="killed"):
             run(clip, {0: mask()}, folder)
     return folder
@@ -435,9 +436,9 @@ def test_resume_refuses_a_folder_that_lost_masks(clip: Path, killed: Path) -> No
 def test_the_state_is_saved_only_when_its_frames_are_on_disk(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, saved = export.MaskWriter.write, []
+    write, saved = writers.MaskWriter.write, []
 
-    def slow(self: export.MaskWriter, result: export.Result) -> None:
+    def slow(self: writers.MaskWriter, result: writers.Result) -> None:
         time.sleep(0.3 if result.index in (4, 19, 39) else 0)
         write(self, result)
 
@@ -445,7 +446,7 @@ def test_the_state_is_saved_only_when_its_frames_are_on_disk(
         names = {f"{i:05d}.png" for i in (range(index, 24) if phase == "backward" else range(index))}
         saved.append((phase, index, names <= set(masks_in(path.parent / "masks"))))
 
-    monkeypatch.setattr(export.MaskWriter, "write", slow)
+    monkeypatch.setattr(writers.MaskWriter, "write", slow)
     monkeypatch.setattr(Tracker, "save", save)
     run(clip, {24: mask(24)}, tmp_path / "back", size=32)
     assert saved == [("backward", 4, True)]

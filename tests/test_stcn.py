@@ -17,15 +17,15 @@ import torch
 from golden_rules import frames, keys, masks
 from torch import Tensor
 
-from hodor.losses import hodor_losses
 from hodor.models import released, weights
 from hodor.models.backbones import BACKBONES, Backbone
 from hodor.models.base import Memory, Network
 from hodor.models.layers import fold
 from hodor.models.memory_blocks import Fuser, LightMaskEncoder, ValueEncoder, mask_encoder, pad_around, some
 from hodor.models.stcn import STCN
-from hodor.plans import cyclic, dense, rollout
 from hodor.tracking import Tracker
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import cyclic, dense, rollout
 
 YES = torch.ones(1, 2, dtype=torch.bool)
 

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from hodor import masks
-from hodor.export import CocoWriter, YtvisWriter
-from hodor.records import Result, encode_rle
-from hodor.stores import Store, as_labels, open_store
+from hodor.outputs.records import Result, encode_rle
+from hodor.outputs.writers import CocoWriter, YtvisWriter
+from hodor.scoring.stores.base import Store
+from hodor.scoring.stores.open import as_labels, open_store
 
 FRAMES = ("8", "9", "10", "11")
 Videos = dict[str, dict[str, np.ndarray]]
@@ -415,7 +416,7 @@ def test_runs_that_do_not_fill_the_picture_are_told(tmp_path: Path, videos: Vide
 def test_a_folder_is_opened_and_read_without_pillow_or_torch(tmp_path: Path, videos: Videos) -> None:
     write(tmp_path / "x", videos)
     code = (
-        "import sys; from hodor.stores import open_store; store = open_store(sys.argv[1]); "
+        "import sys; from hodor.scoring.stores.open import open_store; store = open_store(sys.argv[1]); "
         "print(store.read('bear', '9').sum(), 'PIL' in sys.modules, 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, check=True)

@@ -385,7 +385,7 @@ def test_a_video_file_is_decoded_once_and_one_that_ends_early_is_damaged(
 def test_image_folders_need_no_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path, "goat", 5)
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.delitem(sys.modules, "hodor.video", raising=False)
+    monkeypatch.delitem(sys.modules, "hodor.video.ffmpeg", raising=False)
     assert stream(tmp_path).batch(0).frames_BTCHW.shape == (2, 3, 3, *SIZE)
 
 

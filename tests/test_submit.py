@@ -15,8 +15,8 @@ import benchmarks
 from benchmarks import labels, numbered
 from hodor.commands import submit as command
 from hodor.data.layouts import Kind, Layout, open_layout
+from hodor.evaluation.submit import check, pack
 from hodor.masks import write_labels
-from hodor.submit import check, pack
 
 CASES: dict[Kind, tuple[Callable[[Path], Path], str]] = {
     "davis2017": (benchmarks.davis2017, "test-dev"),

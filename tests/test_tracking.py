@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hodor.losses import hodor_losses
 from hodor.models.base import Features, Memory, Prediction
 from hodor.models.hodor import HODOR
-from hodor.plans import dense, rollout
 from hodor.tracking import Tracked, Tracker
+from hodor.training.losses import hodor_losses
+from hodor.training.plans import dense, rollout
 
 SIZE = (64, 96)
 Array = NDArray[Any]

@@ -21,13 +21,13 @@ from torch import Tensor
 from training import lines, same, small, state
 
 import hodor
-from hodor import plans, train
+from hodor import train
 from hodor.commands import train as command
 from hodor.data.stream import Stream
 from hodor.models import weights
-from hodor.recipes import RECIPES
 from hodor.train import Data, Recipe, Scheme, Validation, plan_of, rate_of, run
-from hodor.training import checkpoints
+from hodor.training import checkpoints, plans
+from hodor.training.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("small_models")
 
@@ -403,7 +403,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_the_command_lists_recipes_and_prints_one_as_changed(capsys: pytest.CaptureFixture[str]) -> None:
-    from hodor.recipes import RECIPES
+    from hodor.training.recipes import RECIPES
 
     listed = said(capsys, "--list")
     assert [line.split()[0] for line in listed.splitlines()] == list(RECIPES)

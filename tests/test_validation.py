@@ -13,8 +13,8 @@ from training import lines, small
 
 from hodor import train
 from hodor.data.layouts import open_layout
-from hodor.datasets import follow
 from hodor.evaluate import evaluate
+from hodor.evaluation.datasets import follow
 from hodor.masks import write_labels
 from hodor.models import weights
 from hodor.train import run

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from clips import make, number, stamp
 
-from hodor import video
 from hodor.frames import open_source, prefetch
+from hodor.video import ffmpeg
 
 DEMO = Path(__file__).parents[2] / "shared" / "data" / "demo"
 
@@ -137,14 +137,14 @@ def test_frames_outside_an_edit_list_do_not_count(between: int, tmp_path: Path) 
 
 def test_backwards_nothing_is_decoded_twice_where_keyframes_are_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(make(tmp_path / "a.mp4", 100, g=10, bf=0))
-    runs, decoded = video.Video._run, []
+    runs, decoded = ffmpeg.Video._run, []
 
-    def counted(self: video.Video, key: int) -> Iterator[Any]:
+    def counted(self: ffmpeg.Video, key: int) -> Iterator[Any]:
         for index, frame in runs(self, key):
             decoded.append(index)
             yield index, frame
 
-    monkeypatch.setattr(video.Video, "_run", counted)
+    monkeypatch.setattr(ffmpeg.Video, "_run", counted)
     assert len(list(source.frames(reverse=True))) == 100
     assert sorted(decoded) == list(range(100))
 
@@ -187,7 +187,7 @@ def test_a_file_damaged_in_the_middle_stops_there_with_what_ffmpeg_said(tmp_path
 @pytest.mark.parametrize("reverse", [False, True])
 def test_600_frames_are_streamed_with_few_alive(reverse: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(make(tmp_path / "a.mp4", 600, g=600, size=(16, 16)))
-    alive, most, plain = [0], [0], video._rgb
+    alive, most, plain = [0], [0], ffmpeg._rgb
 
     def counted(frame: av.VideoFrame) -> np.ndarray:
         image = plain(frame)
@@ -196,10 +196,10 @@ def test_600_frames_are_streamed_with_few_alive(reverse: bool, tmp_path: Path, m
         weakref.finalize(image, lambda: alive.__setitem__(0, alive[0] - 1))
         return image
 
-    monkeypatch.setattr(video, "_rgb", counted)
+    monkeypatch.setattr(ffmpeg, "_rgb", counted)
     indices = [frame.index for frame in source.frames(reverse=reverse)]
     assert indices == list(range(600))[:: -1 if reverse else 1]
-    assert most[0] <= (video.BLOCK + 2 if reverse else 3)
+    assert most[0] <= (ffmpeg.BLOCK + 2 if reverse else 3)
 
 
 @pytest.mark.parametrize("name", ["cup", "box", "bedroom"])

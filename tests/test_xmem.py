@@ -22,8 +22,8 @@ from hodor.models import released, weights
 from hodor.models.base import Entry, Memory
 from hodor.models.long_term import parts
 from hodor.models.xmem import XMem
-from hodor.plans import Step, dense, rollout
 from hodor.tracking import Tracker
+from hodor.training.plans import Step, dense, rollout
 
 Array = NDArray[Any]
 SIZE = (64, 96)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from hodor.console import fail, told
+from hodor.commands.console import fail, told
 
 COMMANDS = {
     "segment": "follow objects through a video from a mask on one frame",

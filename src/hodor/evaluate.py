@@ -19,13 +19,14 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from hodor.metrics import statistics
 from hodor.scoring import checks, profiles, workers
-from hodor.scoring.looks import FRAMES, Job, Look, Task, look_at, plan
+from hodor.scoring.frame_scores import FRAMES, Job, Look, Task, look_at, plan
 from hodor.scoring.merging import Outcome, merge
+from hodor.scoring.metrics import statistics
 from hodor.scoring.profiles import Groups, Meta, Profile, Terms
 from hodor.scoring.reports import Report, SequenceScore
-from hodor.stores import Store, open_store, some
+from hodor.scoring.stores.base import Store, some
+from hodor.scoring.stores.open import open_store
 
 FEW = 256
 """Judged frames for which one process is quicker than starting more."""
@@ -45,8 +46,8 @@ def evaluate(
     unseen: profiles.Source | Iterable[str] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Report:
-    """Score the masks in `predictions` against those in `truth`; both are anything that hodor.stores.open_store takes: a
-    folder of sequences, a sequence, a zip, SA-V folders, RLE JSON, {sequence: {frame: array}}. Frames match by name.
+    """Score the masks in `predictions` against those in `truth`; both are anything that
+    hodor.scoring.stores.open.open_store takes: a folder of sequences, a sequence, a zip, SA-V folders, RLE JSON, {sequence: {frame: array}}. Frames match by name.
 
     `profile` is a name of `scoring.profiles.PROFILES`, or a Profile of your own. `sequences` names the ones to score, in that
     order; None: all of the truth. `compat` gives the official tool's numbers, bugs included; without it a note tells where

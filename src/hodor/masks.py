@@ -3,7 +3,7 @@
 Labels are one integer array [H, W]: 0 is background, every other value is an object's id, and ids are the caller's,
 gaps and all. Planes are one array per object, stacked to [N, H, W] in the order of a tuple of ids. On disk labels are a
 palette PNG (index = id) or, beyond id 254, a 16-bit grey PNG. Masks as people really have them (colours, 0/255, JPEG,
-JSON, a file per object) go through hodor.doctor, which guesses and says so; nothing in this module guesses.
+JSON, a file per object) go through hodor.mask_files.doctor, which guesses and says so; nothing in this module guesses.
 """
 
 import contextlib

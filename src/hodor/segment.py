@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from hodor import export
-from hodor.export import Result
-from hodor.frames import Frame, Source, prefetch
 from hodor.masks import Labels, fit_size, label_dtype, objects_in, read_labels
 from hodor.models.base import Network
+from hodor.outputs import writers
+from hodor.outputs.writers import Result
 from hodor.tracking import Tracker
+from hodor.video.source import Frame, Source, prefetch
 
 BEHIND = 6
 """Frames that may wait to be written."""
@@ -72,24 +72,24 @@ class Outputs:
         flags = [name for name in ("soft", "coco", "ytvis", "table") if getattr(self, name)]
         return [*flags, *(f"cutout {i}" for i in self.cutout), *(f"prores {i}" for i in self.prores)]
 
-    def records(self, keep: set[str] | None, name: str) -> list[export.Writer]:
+    def records(self, keep: set[str] | None, name: str) -> list[writers.Writer]:
         """Writers that take frames in any order; the masks come last, so that a mask says that its frame is whole."""
         return [
-            *([export.SoftWriter(self.soft_folder)] if self.soft or self.prores else []),
-            *([export.CocoWriter(self.folder / "coco.json", keep)] if self.coco else []),
-            *([export.YtvisWriter(self.folder / "ytvis.json", keep, name)] if self.ytvis else []),
-            *([export.TableWriter(self.folder / "objects.csv", keep)] if self.table else []),
-            *(export.CutoutWriter(self.folder / f"cutout_{i}", i) for i in self.cutout),
-            export.MaskWriter(self.masks),
+            *([writers.SoftWriter(self.soft_folder)] if self.soft or self.prores else []),
+            *([writers.CocoWriter(self.folder / "coco.json", keep)] if self.coco else []),
+            *([writers.YtvisWriter(self.folder / "ytvis.json", keep, name)] if self.ytvis else []),
+            *([writers.TableWriter(self.folder / "objects.csv", keep)] if self.table else []),
+            *(writers.CutoutWriter(self.folder / f"cutout_{i}", i) for i in self.cutout),
+            writers.MaskWriter(self.masks),
         ]
 
-    def streams(self, source: Source) -> list[export.Writer]:
+    def streams(self, source: Source) -> list[writers.Writer]:
         """Writers that need every frame in order of time; a resumed run makes them anew from the finished masks."""
         rate = source.rate
         return [
-            *([export.OverlayWriter(self.folder / "overlay.mp4", rate)] if self.overlay else []),
-            *([export.SheetWriter(self.folder / "sheet.png")] if self.sheet else []),
-            *(export.CutoutWriter(self.folder / f"cutout_{i}.mov", i, "prores", rate) for i in self.prores),
+            *([writers.OverlayWriter(self.folder / "overlay.mp4", rate)] if self.overlay else []),
+            *([writers.SheetWriter(self.folder / "sheet.png")] if self.sheet else []),
+            *(writers.CutoutWriter(self.folder / f"cutout_{i}.mov", i, "prores", rate) for i in self.prores),
         ]
 
 
@@ -306,7 +306,7 @@ class _Job:
     def _again(self, frame: Frame) -> Result:
         labels = read_labels(self.outputs.masks / f"{frame.name}.png")
         if self.outputs.prores:
-            soft, objects = export.read_soft(self.outputs.soft_folder / f"{frame.name}.npz")
+            soft, objects = writers.read_soft(self.outputs.soft_folder / f"{frame.name}.npz")
         else:
             soft, objects = None, tuple(sorted({i for k in self._masks_before(frame.index) for i in objects_in(self.masks[k])}))
         lost = frozenset(objects) - frozenset(objects_in(labels))
@@ -347,7 +347,7 @@ class _Job:
                 )
         index, phase = int(note["index"]), str(note["phase"])
         self.done = range(index, self.first) if phase == "backward" else range(0 if self.backward else self.first, index)
-        gone = {self.source.name_of(i) for i in self.done} - export.completed(self.outputs.masks)
+        gone = {self.source.name_of(i) for i in self.done} - writers.completed(self.outputs.masks)
         if gone:
             raise ValueError(
                 f"{self.outputs.masks} lacks {len(gone)} finished masks ({min(gone)}, ...): start anew without resume"
@@ -361,7 +361,7 @@ class _Behind:
     Whatever ends the run, the results handed over before are written, up to the first that cannot be.
     """
 
-    def __init__(self, writers: list[export.Writer]) -> None:
+    def __init__(self, writers: list[writers.Writer]) -> None:
         self.writers, self.pending = writers, list[Future[None]]()
         self.pool = ThreadPoolExecutor(1, "hodor-write")
         self.broken = False

@@ -20,16 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hodor import plans
 from hodor.data.clip import Clip
 from hodor.data.stream import Data, Stream
-from hodor.losses import Losses, hodor_losses
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
 from hodor.models.released import read_pth
-from hodor.training import budget, checkpoints, journal, validation
+from hodor.training import budget, checkpoints, journal, plans, validation
 from hodor.training.loader import Loader, shares
+from hodor.training.losses import Losses, hodor_losses
 from hodor.training.recipe import FREE, Recipe, Scheme, judging, optimiser_of, plan_of, rate_of, suits
 from hodor.training.validation import Validation
 

@@ -81,8 +81,8 @@ def model_of(row: Row, asked: str) -> str:
 
 def own_changes(model: str, steps: int) -> dict[str, Any]:
     """How a network is trained by its authors, whatever the row: which frames it reads, its loss; nothing for HODOR."""
-    from hodor.losses import Bootstrap
     from hodor.models import weights
+    from hodor.training.losses import Bootstrap
 
     ways: dict[str, tuple[str, str]] = {
         "STCN": ("previous", "bootstrapped"),

@@ -16,8 +16,8 @@ from hodor.analysis import plots
 from hodor.analysis.views import Picture, Remembers, after_reference, heat, shrunk, walk
 from hodor.masks import Labels, fit_labels
 from hodor.models.base import Network, Prediction
-from hodor.render import outline, overlay
 from hodor.tracking import Tracker
+from hodor.video.render import outline, overlay
 
 if TYPE_CHECKING:
     from hodor.data.layouts import VideoFiles

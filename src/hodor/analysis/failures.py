@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hodor.analysis import plots, runs
-from hodor.metrics import frame_scores
+from hodor.scoring.metrics import frame_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from hodor.data.layouts import VideoFiles
-    from hodor.datasets import Followed
+    from hodor.evaluation.datasets import Followed
     from hodor.models.base import Network
 
 
@@ -47,8 +47,8 @@ def scored(network: Network, video: VideoFiles, *, history: int | None = None, s
 
     Raises ValueError: "sequence: 1 true masks, want 3 or more to have one to judge".
     """
-    from hodor import datasets
     from hodor.evaluate import evaluate
+    from hodor.evaluation import datasets
 
     wanted = set(video.masks)
     if len(wanted) < 3:
@@ -79,7 +79,7 @@ class Moment(NamedTuple):
 
 def moments(network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None) -> Iterator[Moment]:
     """Follow a video, frame by frame; see `datasets.follow`."""
-    from hodor import datasets
+    from hodor.evaluation import datasets
 
     before: set[int] = set()
     for place, followed in enumerate(datasets.follow(network, video, history=history, size=size)):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hodor.analysis import plots, runs
-from hodor.metrics import frame_scores
+from hodor.scoring.metrics import frame_scores
 
 if TYPE_CHECKING:
     from hodor.data.layouts import Layout, VideoFiles

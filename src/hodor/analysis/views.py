@@ -15,8 +15,8 @@ import torch
 
 from hodor.masks import Labels, fit_labels, objects_in
 from hodor.models.base import Memory
-from hodor.render import outline
 from hodor.tracking import Tracked, Tracker
+from hodor.video.render import outline
 
 if TYPE_CHECKING:
     from hodor.data.layouts import VideoFiles

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from hodor.commands.console import progress, say
 from hodor.commands.descriptors import Videos
 from hodor.commands.options import Network, parse
-from hodor.console import progress, say
 
 if TYPE_CHECKING:
     from hodor.ablations.runs import Setup

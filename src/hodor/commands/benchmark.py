@@ -6,8 +6,8 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
+from hodor.commands.console import write_json
 from hodor.commands.options import Network, parse
-from hodor.console import write_json
 
 
 @dataclass(frozen=True)

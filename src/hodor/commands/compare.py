@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
+from hodor.commands.console import say, write_json
 from hodor.commands.options import parse
-from hodor.console import say, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,13 +42,13 @@ class Compare:
     def run(self) -> int:
         from rich.console import Console
 
-        from hodor import scores
+        from hodor.scoring import result_files
 
         if self.metric not in ("J&F", "J", "F"):
             raise ValueError(f"--metric {self.metric}: want J&F, J or F")
-        results = [scores.read(file) for file in self.files]
+        results = [result_files.read(file) for file in self.files]
         names = self.names or _names(self.files)
-        comparison = scores.compare(results, names, draws=self.draws, seed=self.seed, common=self.common)
+        comparison = result_files.compare(results, names, draws=self.draws, seed=self.seed, common=self.common)
         if self.json != Path("-"):
             Console().print(table(comparison, self.metric))
             for note in comparison.notes:
@@ -57,7 +57,7 @@ class Compare:
                 say(f"left out: {', '.join(comparison.left_out)}")
         write_json(self.json, comparison.to_json())
         if self.html:
-            scores.write_comparison(comparison, self.html)
+            result_files.write_comparison(comparison, self.html)
             say(f"-> {self.html}")
         return 0
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from hodor.commands.console import say
 from hodor.commands.options import parse
-from hodor.console import say
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from hodor.commands.console import progress, say, write_json
 from hodor.commands.options import parse
-from hodor.console import progress, say, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ def _preview(argv: list[str]) -> int:
         return 0
     import logging
 
-    from hodor import recipes
+    from hodor.training import recipes
 
     if argv[0] not in recipes.RECIPES:
         raise ValueError(f"no recipe {argv[0]!r}: want {', '.join(recipes.RECIPES)}")

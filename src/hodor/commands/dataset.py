@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Suppress, arg
 
+from hodor.commands.console import progress, say, write_json
 from hodor.commands.options import Network
-from hodor.console import progress, say, write_json
 
 if TYPE_CHECKING:
     from hodor.data.layouts import Layout
-    from hodor.datasets import Run
+    from hodor.evaluation.datasets import Run
 
 Benchmark = Literal["davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder", "auto"]
 PROFILES: Mapping[str, str] = {
@@ -66,7 +66,7 @@ class SegmentDataset:
         return layout
 
     def follow(self, layout: "Layout") -> "Run":
-        from hodor.datasets import segment_dataset
+        from hodor.evaluation.datasets import segment_dataset
 
         with progress("segmenting") as moved:
             run = segment_dataset(
@@ -118,9 +118,9 @@ class EvaluateDataset(SegmentDataset):
     def run(self) -> int:
         from rich.console import Console
 
-        from hodor import scores
-        from hodor.datasets import SCORES, Masks, check_truth, written
         from hodor.evaluate import evaluate
+        from hodor.evaluation.datasets import SCORES, Masks, check_truth, written
+        from hodor.scoring import result_files
         from hodor.scoring.reports import table
 
         layout = self.open()
@@ -149,10 +149,10 @@ class EvaluateDataset(SegmentDataset):
         write_json(self.out / SCORES, results)
         write_json(self.json, results)
         if self.csv:
-            scores.write_csv(results, self.csv)
+            result_files.write_csv(results, self.csv)
         if self.html:
             masks, truth = written(layout, self.out), Masks(layout)
-            scores.write_html(results, self.html, predictions=masks, truth=truth, images=layout.picture)
+            result_files.write_html(results, self.html, predictions=masks, truth=truth, images=layout.picture)
         return 0
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from hodor.commands.console import progress, say
 from hodor.commands.options import Network
-from hodor.console import progress, say
 
 if TYPE_CHECKING:
     from hodor.data.layouts import VideoFiles

@@ -18,7 +18,7 @@ class Doctor:
     """Which picture's masks to take from a COCO file with several: its file name or id."""
 
     def run(self) -> int:
-        from hodor import doctor
+        from hodor.mask_files import doctor
 
         if not self.files:
             raise ValueError("no file: want hodor doctor FILE ...")

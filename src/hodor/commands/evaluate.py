@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from hodor.commands.console import progress, say, write_json
 from hodor.commands.options import parse
-from hodor.console import progress, say, write_json
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Evaluate:
                 say(note)
         write_json(self.json, results)
         if self.csv or self.html:
-            from hodor import scores
+            from hodor.scoring import result_files
 
             if self.csv:
-                scores.write_csv(results, self.csv)
+                result_files.write_csv(results, self.csv)
             if self.html:
-                scores.write_html(results, self.html, predictions=self.predictions, truth=self.truth, images=self.images)
+                result_files.write_html(results, self.html, predictions=self.predictions, truth=self.truth, images=self.images)
         return 0
 
     def _profile(self) -> Any:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from hodor.commands.console import progress, say, write_json
 from hodor.commands.options import Network, parse
-from hodor.console import progress, say, write_json
 
 if TYPE_CHECKING:
     from hodor.segment import Summary
@@ -55,7 +55,8 @@ class Segment:
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
     def run(self) -> int:
-        from hodor import doctor, frames
+        from hodor import frames
+        from hodor.mask_files import doctor
         from hodor.segment import Outputs, segment
 
         if not self.mask:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from hodor.commands.console import say
 from hodor.commands.options import parse
-from hodor.console import say
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Submit:
     """Check this zip file instead, and write nothing."""
 
     def run(self) -> int:
-        from hodor import submit
         from hodor.data.layouts import open_layout
+        from hodor.evaluation import submit
 
         if (self.check is None) == (self.masks is None):
             raise ValueError("want either a folder of masks to pack, or --check FILE.zip")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hodor.console import say
+from hodor.commands.console import say
 
 USAGE = """usage: hodor train RECIPE [OPTIONS]
 
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    from hodor import recipes
+    from hodor.training import recipes
 
     if argv[0] == "--list":
         widest = max(map(len, recipes.RECIPES))
@@ -48,9 +48,9 @@ def _train(name: str, argv: list[str], quiet: bool) -> int:
 
     import tyro
 
-    from hodor import recipes, train
+    from hodor import train
     from hodor.models import weights
-    from hodor.training import checkpoints
+    from hodor.training import checkpoints, recipes
 
     @dataclass(frozen=True)
     class Train:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.data.clip import Clip
-from hodor.data.draws import below, chance, uniform, weighted, within
+from hodor.data.sampling import below, chance, uniform, weighted, within
 
 Matrix = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float64]

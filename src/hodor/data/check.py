@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from hodor.data.shelf import DamagedFileError, Shelf
+from hodor.data.file_cache import DamagedFileError, Shelf
 from hodor.data.stream import Data, Stream, open_root
 from hodor.data.videos import Videos
 from hodor.masks import palette

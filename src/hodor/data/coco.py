@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hodor.annotations import decode_runs, polygon
-from hodor.data.shelf import WIDE_VOID, Labels, Objects, Size
+from hodor.data.file_cache import WIDE_VOID, Labels, Objects, Size
 from hodor.data.stills import Still
+from hodor.mask_files.annotations import decode_runs, polygon
 from hodor.masks import VOID
 
 

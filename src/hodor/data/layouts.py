@@ -4,8 +4,8 @@
     for video in layout.videos:
         first = video.pictures([0])[0], video.labels(video.frames[0])
 
-One reader a kind, in hodor.data.kinds. Nothing is decoded on opening except a handful of masks of the kind "folder"; pictures
-and masks are read when asked for. Everything here can be pickled and handed to another process.
+One reader a kind, in hodor.data.benchmark_folders. Nothing is decoded on opening except a handful of masks of the kind
+"folder"; pictures and masks are read when asked for. Everything here can be pickled and handed to another process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hodor.data.kinds import KINDS, READERS, Kind, recognise
+from hodor.data.benchmark_folders import KINDS, READERS, Kind, recognise
 from hodor.data.search import Search
 from hodor.data.videofiles import Picture, VideoFiles, shown
 

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hodor.data.augment import Matrix, Size, window
-from hodor.data.draws import below, chance, uniform, within
-from hodor.data.shelf import DamagedFileError, Objects, Shelf
+from hodor.data.file_cache import DamagedFileError, Objects, Shelf
+from hodor.data.sampling import below, chance, uniform, within
 from hodor.data.stills import SUFFIXES, Source
 
 SCENES = 5

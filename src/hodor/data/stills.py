@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hodor.data.draws import below
-from hodor.data.shelf import WIDE_VOID, Labels, Objects, Shelf, Size, cover_size, measure, read_picture, shrink_labels
+from hodor.data.file_cache import WIDE_VOID, Labels, Objects, Shelf, Size, cover_size, measure, read_picture, shrink_labels
+from hodor.data.sampling import below
 from hodor.masks import VOID, read_labels
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))

@@ -16,14 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hodor.data import kinds
+from hodor.data import benchmark_folders
 from hodor.data.augment import Augment, coloured, mirror, on_ground, place, points_of, show, tint, together, warped
 from hodor.data.clip import Clip, collate
 from hodor.data.coco import find_json, open_coco
-from hodor.data.draws import below, chance, generator, some, weighted
+from hodor.data.file_cache import DamagedFileError, Objects, Shelf
 from hodor.data.layouts import Layout, open_layout
 from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source, pass_before
-from hodor.data.shelf import DamagedFileError, Objects, Shelf
+from hodor.data.sampling import below, chance, generator, some, weighted
 from hodor.data.stills import Source, Stills, Taken, open_stills
 from hodor.data.videofiles import VideoFiles
 from hodor.data.videos import INTERVALS, Videos
@@ -336,7 +336,7 @@ def open_root(root: Path, data: Data, frames: int, shelf: Shelf, gap: int | None
 
 
 def open_videos(root: Path, data: Data) -> Layout:
-    kind, _ = kinds.recognise(root)
+    kind, _ = benchmark_folders.recognise(root)
     split = data.split if kind != "folder" or (root / data.split).is_dir() else None
     layout = open_layout(root, kind, split, without=data.without)
     videos = tuple(_annotated(video, data.annotated) for video in layout.videos if _asked(data, video.name) and video.masks)

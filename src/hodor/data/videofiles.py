@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from hodor.mask_files.png import read_labels
 from hodor.masks import VOID, Labels, label_dtype, objects_in
-from hodor.png import read_labels
 
 if TYPE_CHECKING:
-    from hodor.frames import Source
+    from hodor.video.source import Source
 
 Picture = npt.NDArray[np.uint8]
 

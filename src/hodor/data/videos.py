@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hodor.data.draws import below, chance, some
+from hodor.data.file_cache import Objects, Shelf, Size, cover_size, read_picture, shrink
 from hodor.data.layouts import Layout
-from hodor.data.shelf import Objects, Shelf, Size, cover_size, read_picture, shrink
+from hodor.data.sampling import below, chance, some
 from hodor.data.stills import Seen, Taken, join_masks, planes_of, read_mask, see
 from hodor.data.videofiles import VideoFiles
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hodor.masks import VOID, palette
-from hodor.stores import frame_order, some
+from hodor.scoring.stores.base import frame_order, some
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hodor.scoring.results import ObjectScores, Row, Scores
-from hodor.stores import frame_order
+from hodor.scoring.stores.base import frame_order
 
 METRICS = ("J&F", "J", "F")
 TIE = 1e-12  # differences below it are rounding
@@ -88,7 +88,7 @@ class Comparison:
 
 
 def compare(scores: Sequence[Scores], names: Sequence[str], draws: int, seed: int, common: bool) -> Comparison:
-    """See hodor.scores.compare, which checks the numbers."""
+    """See hodor.scoring.result_files.compare, which checks the numbers."""
     _check_profiles(scores, names)
     tables = [{(one.sequence, one.object): one for one in s.objects} for s in scores]
     keys, left_out = _matched(tables, names, common)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hodor.masks import VOID
-from hodor.metrics import statistics
 from hodor.scoring.assignment import assign
 from hodor.scoring.checks import first_of, ids, strangers
-from hodor.scoring.looks import Job, Look, judged_of
+from hodor.scoring.frame_scores import Job, Look, judged_of
+from hodor.scoring.metrics import statistics
 from hodor.scoring.profiles import MOST_PROPOSALS, Profile, Terms
 from hodor.scoring.reports import ObjectScore
-from hodor.stores import some
+from hodor.scoring.stores.base import some
 
 Row = NDArray[np.float64]
 Scores = tuple[float, ...]

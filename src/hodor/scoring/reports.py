@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hodor.metrics import Statistics, average
+from hodor.scoring.metrics import Statistics, average
 
 if TYPE_CHECKING:
     from rich.table import Table

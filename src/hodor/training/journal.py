@@ -23,7 +23,7 @@ from hodor.data.clip import Clip
 from hodor.masks import palette, written_whole
 from hodor.models.attention import SoftMaskedAttention
 from hodor.models.weights import write_atomically
-from hodor.plans import Judged
+from hodor.training.plans import Judged
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hodor import plans
-from hodor.data.draws import generator
+from hodor.data.sampling import generator
 from hodor.data.stream import Data
-from hodor.losses import Bootstrap, Loss, Points
 from hodor.models.base import Network
+from hodor.training import plans
+from hodor.training.losses import Bootstrap, Loss, Points
 from hodor.training.validation import Validation
 
 Scheme = Literal["still", "chain", "dense", "cyclic", "released", "propagate", "one-shot", "empty-reference"]

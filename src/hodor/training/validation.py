@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from hodor.data.layouts import Kind, VideoFiles, open_layout
-from hodor.datasets import follow
-from hodor.metrics import average, frame_scores, statistics
+from hodor.evaluation.datasets import follow
 from hodor.models.base import Network
+from hodor.scoring.metrics import average, frame_scores, statistics
 
 
 @dataclass(frozen=True)

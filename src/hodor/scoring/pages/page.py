@@ -198,7 +198,7 @@ def _worst(worst: Sequence[Worst], panels: Sequence[Panels] | None) -> str:
 
 
 def _swatch(i: int, panels: Sequence[Panels] | None) -> str:
-    """The colour that the object has in the pictures; as hodor.render.overlay, ids beyond 255 begin again."""
+    """The colour that the object has in the pictures; as hodor.video.render.overlay, ids beyond 255 begin again."""
     if panels is None:
         return ""
     from hodor.masks import palette

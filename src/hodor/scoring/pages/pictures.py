@@ -16,7 +16,7 @@ from hodor.scoring.results import ObjectScores, Scores
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hodor.stores import Store
+    from hodor.scoring.stores.base import Store
 
 WIDTH = 360  # of a panel, in pixels
 MISSED, FALSE = (64, 156, 255), (255, 140, 26)  # blue and orange: told apart by the colour-blind as well
@@ -24,7 +24,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
 
 Picture = NDArray[np.uint8]
 Images = str | os.PathLike[str] | Callable[[str, str], Picture | None] | None
-"""Where a frame's picture comes from: see `hodor.scores.write_html`."""
+"""Where a frame's picture comes from: see `hodor.scoring.result_files.write_html`."""
 Labels = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
@@ -97,14 +97,14 @@ def draw(
 ) -> list[Panels]:
     """Pictures of the worst frames: the truth, the prediction, and the errors of the object, near by.
 
-    See hodor.scores.write_html for the arguments. `whole`: all that is not 0 is one object (DAVIS 2016). `proposals`:
+    See `result_files.write_html` for the arguments. `whole`: all that is not 0 is one object (DAVIS 2016). `proposals`:
     predicted ids are no true ones; the one with the highest J on the frame is taken. Pictures without an image are grey.
 
     Raises FileNotFoundError or ValueError: "images frames is no folder: wanted one with <sequence>/<frame>.jpg", "images
     videos holds none of the pictures, such as bear/00012.jpg: ...", "ours holds no sequence bear: wanted the masks that were
     scored", "image x.jpg cannot be read as a picture: ...", and what the stores raise.
     """
-    from hodor.stores import open_store
+    from hodor.scoring.stores.open import open_store
 
     wanted, found = open_store(truth, "truth"), open_store(predictions, "predictions")
     look = _in_folder(Path(images), worst) if isinstance(images, str | os.PathLike) else images or (lambda *_: None)
@@ -197,7 +197,7 @@ def _tinted(image: "Image.Image", labels: Labels) -> str:
     from PIL import Image
 
     from hodor.masks import fit_labels
-    from hodor.render import overlay
+    from hodor.video.render import overlay
 
     size = _small(image.size)
     small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2))

@@ -23,8 +23,8 @@ from hodor.data.search import (
     split_folder,
 )
 from hodor.data.videofiles import VideoFiles, natural, shown
+from hodor.mask_files.png import read_labels
 from hodor.masks import VOID
-from hodor.png import read_labels
 
 Kind = Literal["davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder"]
 KINDS: tuple[Kind, ...] = ("davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder")

@@ -1,4 +1,4 @@
-"""Masks of sequences in PNGs, below a folder or in a zip file. hodor.stores opens them; see there.
+"""Masks of sequences in PNGs, below a folder or in a zip file. hodor.scoring.stores.base opens them; see there.
 
 Nothing is read before it is asked for, but for a few masks of folders whose names are numbers: they may be SA-V.
 """
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hodor import png
-from hodor.stores import Kept, Labels, Plane, Store, frame_order, painted, some
+from hodor.mask_files import png
+from hodor.scoring.stores.base import Kept, Labels, Plane, Store, frame_order, painted, some
 
 Folder = tuple[str, ...]  # the parts of a path below the root
 File = str | dict[int, str]  # a frame's label map, or a file per object
@@ -123,7 +123,7 @@ def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:
 
 
 def open_files(root: Path, what: str) -> Store:
-    """Open a folder or a zip file; see hodor.stores.open_store. Finds out what its folders mean.
+    """Open a folder or a zip file; see hodor.scoring.stores.open.open_store. Finds out what its folders mean.
 
     Raises ValueError, one line: "... holds no PNGs, only .jpg: masks are PNGs"; "... holds no PNGs, nor do the folders in
     it: did you mean x/480p?"; "... holds PNGs (...) and folders of PNGs (...): ..."; "zip file x cannot be opened: ...";

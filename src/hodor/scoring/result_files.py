@@ -77,7 +77,7 @@ def write_html(
     """Write one HTML file that holds everything: tables that sort, curves over time, the worst frames, how it was run.
 
     It needs no network and no other file. `predictions` and `truth`: the masks that were scored, anything that
-    hodor.stores.open_store takes; with both, the `worst` frames are shown as pictures. `images`: the folder of the
+    hodor.scoring.stores.open.open_store takes; with both, the `worst` frames are shown as pictures. `images`: the folder of the
     frames, <images>/<sequence>/<frame>.jpg or .png, or for one sequence <images>/<frame>.jpg, or a function (sequence,
     frame) -> uint8 RGB [H, W, 3] or None; without it pictures are grey. About 90 kB a worst frame and 15 bytes a judged
     mask; above 300 000 of these the curves leave frames out, and the page says so. Whole or not at all.

@@ -19,14 +19,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hodor.frames import Sheet, VideoWriter, overlay
 from hodor.masks import write_labels, written_whole
-from hodor.records import CocoWriter as CocoWriter
-from hodor.records import Result as Result
-from hodor.records import TableWriter as TableWriter
-from hodor.records import Writer as Writer
-from hodor.records import YtvisWriter as YtvisWriter
-from hodor.records import encode_rle as encode_rle
+from hodor.outputs.records import CocoWriter as CocoWriter
+from hodor.outputs.records import Result as Result
+from hodor.outputs.records import TableWriter as TableWriter
+from hodor.outputs.records import Writer as Writer
+from hodor.outputs.records import YtvisWriter as YtvisWriter
+from hodor.outputs.records import encode_rle as encode_rle
+from hodor.video.render import Sheet, VideoWriter, overlay
 
 
 def completed(folder: str | os.PathLike[str]) -> set[str]:

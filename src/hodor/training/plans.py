@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hodor.data.clip import Clip
-from hodor.data.draws import below, some
+from hodor.data.sampling import below, some
 from hodor.models.base import Features, Memory, Network, Prediction
 
 Handoff = Literal["soft", "detached", "hard"]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models.base import Prediction, leader_of
-from hodor.plans import Judged
+from hodor.training.plans import Judged
 
 Loss = Literal["released", "object-dice", "cross-entropy", "bootstrapped", "bootstrapped-dice", "points"]
 """Which terms are added up. "released": cross-entropy and one Dice of all objects and predictions of a clip together, as the

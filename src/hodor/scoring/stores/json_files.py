@@ -1,6 +1,6 @@
 """Masks of sequences in one JSON file: COCO with tracks, or YouTube-VIS, as `hodor segment --coco --ytvis` writes them.
 
-hodor.stores opens them; see there.
+hodor.scoring.stores.base opens them; see there.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hodor.annotations import decode_runs, polygon
-from hodor.stores import Kept, Labels, Plane, Store, painted, some
+from hodor.mask_files.annotations import decode_runs, polygon
+from hodor.scoring.stores.base import Kept, Labels, Plane, Store, painted, some
 
 Json = dict[str, Any]
 
@@ -54,7 +54,7 @@ class _Json(Kept):
 
 
 def open_json(path: Path, what: str) -> Store:
-    """Open a COCO or YouTube-VIS JSON; see hodor.stores.open_store.
+    """Open a COCO or YouTube-VIS JSON; see hodor.scoring.stores.open.open_store.
 
     Objects are known by `track_id`; without it YouTube-VIS's by the `id` of their annotations, COCO's and bare results'
     by their order, from 1. Sequences are called as the videos' `name`, else as the folder of their file names, else by

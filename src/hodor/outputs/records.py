@@ -1,4 +1,4 @@
-"""What was found on each frame, as records: COCO, YouTube-VIS and tables. See hodor.export.
+"""What was found on each frame, as records: COCO, YouTube-VIS and tables. See hodor.outputs.writers.
 
 While a run goes on there is one line of JSON per frame; the files are made from the lines at the end, streaming.
 """

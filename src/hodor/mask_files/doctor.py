@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hodor.annotations import draw_annotations
+from hodor.mask_files.annotations import draw_annotations
+from hodor.mask_files.images import Found, Plane, describe_picture, read_picture
 from hodor.masks import Labels, fit_labels, label_dtype, objects_in
-from hodor.pictures import Found, Plane, describe_picture, read_picture
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Size = tuple[int, int]

@@ -8,7 +8,7 @@
     colours                DAVIS palette colours are their ids; else 1, 2, ... in the order of red, green, blue
     shaped alpha           alpha > 127 is object 1, or, over a few flat colours, what is no background
 
-Whatever is decided is said in the notes. hodor.doctor is the door to this room.
+Whatever is decided is said in the notes. hodor.mask_files.doctor is the door to this room.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hodor.mask_files.stray_values import MANY, Classes, classify, clutter, is_dust, is_gradient, mend_edges
 from hodor.masks import VOID, Labels, label_dtype, open_picture, palette
-from hodor.phantoms import MANY, Classes, classify, clutter, is_dust, is_gradient, mend_edges
 
 Plane = npt.NDArray[np.bool_]
 Colours = npt.NDArray[np.uint8]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from hodor.masks import Labels, palette
 
 if TYPE_CHECKING:
-    from hodor.frames import Frame
+    from hodor.video.source import Frame
 
 Picture = npt.NDArray[np.uint8]
 TICK = Fraction(1, 90_000)  # seconds; the clock of videos with their own time stamps

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import av
 import numpy as np
 
-from hodor.frames import Frame, Picture, Source, size_of
+from hodor.video.source import Frame, Picture, Source, size_of
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -28,7 +28,7 @@ def layers_of(labels: Labels, ids: Sequence[int]) -> Words:
 
 
 def edges_of(layers: Words, width: int) -> Words:
-    """The boundaries (`hodor.metrics.boundary`) of layers [N, H, S] whose rows hold `width` pixels.
+    """The boundaries (`hodor.scoring.metrics.boundary`) of layers [N, H, S] whose rows hold `width` pixels.
 
     Where the 2x2 block that a pixel heads is not uniform; beyond the last row and column the mask goes on unchanged.
     """
@@ -63,7 +63,7 @@ def disk(radius: float, size: tuple[int, ...]) -> Reach:
 
 
 def skewed_disk(radius: float) -> Reach:
-    """The rows of the disk of `hodor.metrics.mose_f`. Below r = 0.59 it has
+    """The rows of the disk of `hodor.scoring.metrics.mose_f`. Below r = 0.59 it has
     no pixel; then its first entry counts, as OpenCV has it.
     """
     grid = np.arange(-radius, radius + 1)

@@ -14,8 +14,8 @@ from typing import Any
 from hodor.data.augment import PLAIN, Augment, Colour, Move
 from hodor.data.stream import Data
 from hodor.data.videos import HELD_OUT
-from hodor.losses import Bootstrap, Points
 from hodor.train import Recipe
+from hodor.training.losses import Bootstrap, Points
 
 PAPER = Recipe(
     model="hodor-t",

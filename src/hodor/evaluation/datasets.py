@@ -28,11 +28,11 @@ import torch
 import hodor
 from hodor.data.layouts import Layout, VideoFiles
 from hodor.data.videofiles import shown
-from hodor.frames import prefetch
 from hodor.masks import Labels, objects_in, write_labels, written_whole
 from hodor.models import weights as weights_of
 from hodor.models.base import Network
 from hodor.tracking import Tracked, Tracker
+from hodor.video.source import prefetch
 
 FORMAT = "hodor-run/1"
 RUN = "run.json"
@@ -212,7 +212,7 @@ def segment_dataset(
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of a layout as a hodor.stores.Store, to score or to score against: read the way the layout's kind says."""
+    """The masks of a layout as a `Store`, to score or to score against: read the way the layout's kind says."""
 
     layout: Layout
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hodor.masks import VOID
-from hodor.metrics import boundary_f, frame_scores, jaccard, mose_f, mose_j, pair_scores
 from hodor.scoring import checks
 from hodor.scoring.checks import Findings
+from hodor.scoring.metrics import boundary_f, frame_scores, jaccard, mose_f, mose_j, pair_scores
 from hodor.scoring.profiles import Listed, Profile, Terms
-from hodor.stores import Kept, Store, some
+from hodor.scoring.stores.base import Kept, Store, some
 
 FRAMES = 24
 """Frames of a task: some tenths of a second."""
