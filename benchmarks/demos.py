@@ -18,11 +18,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from hodor.metrics import jaccard
 from PIL import Image
 
 from hodor.frames import open_source
 from hodor.masks import objects_in, read_labels
+from hodor.metrics import jaccard
 from hodor.models import weights
 from hodor.segment import Outputs, segment
 from hodor.video.render import contact_sheet
@@ -68,10 +68,10 @@ def main() -> None:
             Image.fromarray(sheet).save(given.out / f"{name}.jpg", quality=85)
             print(f"{name}: {len(labels)} frames, {summary.seconds:.0f} s, {given.out / name}.jpg")
             if name == "cup":
-                truth = read_labels(EXAMPLES / "cup_last.png")
-                for i in objects_in(truth):
+                ground_truth = read_labels(EXAMPLES / "cup_last.png")
+                for i in objects_in(ground_truth):
                     print(
-                        f"   frame {len(labels) - 1}, object {i}: J {jaccard(np.equal(labels[-1], i), np.equal(truth, i)):.2f}"
+                        f"   frame {len(labels) - 1}, object {i}: J {jaccard(np.equal(labels[-1], i), np.equal(ground_truth, i)):.2f}"
                     )
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")

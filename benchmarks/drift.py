@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from hodor.metrics import jaccard
 
 from hodor.data.layouts import open_layout
 from hodor.data.videofiles import VideoFiles
 from hodor.masks import objects_in
+from hodor.metrics import jaccard
 from hodor.models import weights
 from hodor.models.base import Network
 from hodor.tracking import Tracker
@@ -35,15 +35,15 @@ def course(frames: int, ways: int) -> Iterator[list[int]]:
 def measure(video: VideoFiles, network: Network, ways: int, history: int | None, size: int | None) -> list[float]:
     """-> mean J of each way, in [0, 1]."""
     pictures = video.pictures(range(len(video.frames)))
-    truths = [video.labels(name) for name in video.frames]
-    ids = objects_in(truths[0])
+    ground_truths = [video.labels(name) for name in video.frames]
+    ids = objects_in(ground_truths[0])
     tracker = Tracker(network, history=history, size=size)
     means = []
     for way, indices in enumerate(course(len(pictures), ways)):
         scores = []
         for i in indices:
-            found = tracker.track(pictures[i], truths[0] if way == 0 and i == 0 else None)
-            scores += [jaccard(np.equal(found, k), np.equal(truths[i], k)) for k in ids]
+            found = tracker.track(pictures[i], ground_truths[0] if way == 0 and i == 0 else None)
+            scores += [jaccard(np.equal(found, k), np.equal(ground_truths[i], k)) for k in ids]
         means.append(float(np.mean(scores)))
     return means
 

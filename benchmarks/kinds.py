@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from hodor.metrics import jaccard
 
 from hodor.masks import objects_in, read_labels
+from hodor.metrics import jaccard
 
 SIZES, MOTIONS = (0.0, 0.01, 0.03, 0.1, 1.0), (0.0, 0.5, 0.75, 0.9, 1.0)
 
@@ -32,9 +32,9 @@ class Seen(NamedTuple):
     j: float
 
 
-def seen(found: Path, truth: Path) -> Iterator[Seen]:
+def seen(found: Path, ground_truth: Path) -> Iterator[Seen]:
     """Raises FileNotFoundError: a frame that `found` lacks."""
-    frames = sorted(truth.glob("[!.]*.png"))
+    frames = sorted(ground_truth.glob("[!.]*.png"))
     before = read_labels(frames[0])
     ids = objects_in(before)
     for path in frames[1:-1]:
@@ -62,18 +62,18 @@ def table(rows: Sequence[Seen], name: str, bounds: Sequence[float]) -> Iterator[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("truth", type=Path)
+    parser.add_argument("ground_truth", type=Path)
     parser.add_argument("found", type=Path, nargs="+")
     given = parser.parse_args()
     rows = []
     try:
         for folder in given.found:
-            for video in sorted(path for path in folder.iterdir() if (given.truth / path.name).is_dir()):
-                rows += seen(video, given.truth / video.name)
+            for video in sorted(path for path in folder.iterdir() if (given.ground_truth / path.name).is_dir()):
+                rows += seen(video, given.ground_truth / video.name)
     except OSError as error:
         sys.exit(f"{parser.prog}: {error}")
     if not rows:
-        sys.exit(f"{parser.prog}: no folder in {', '.join(map(str, given.found))} is named like one in {given.truth}")
+        sys.exit(f"{parser.prog}: no folder in {', '.join(map(str, given.found))} is named like one in {given.ground_truth}")
     for name, bounds in (("size", SIZES), ("motion", MOTIONS)):
         print("\n".join(table(rows, name, bounds)) + "\n")
 

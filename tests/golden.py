@@ -114,10 +114,10 @@ def clip(name: str, objects: int = 2) -> Clip:
     unknown, though its mask is there for the first one to see."""
     planes = torch.stack([masks()[1], masks()[2]])
     here = torch.tensor([[i < objects for i in range(2)]])
-    truth = planes.expand(1, 3, 2, 96, 160).clone()
+    ground_truth = planes.expand(1, 3, 2, 96, 160).clone()
     return Clip(
         frames(PHASES[name])[None, :3],
-        truth,
+        ground_truth,
         torch.tensor([[True, False, False]]),
         here,
         torch.ones(1, 3, 96, 160, dtype=torch.bool),

@@ -35,7 +35,7 @@ def picture(i: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def mask(i: int = 0, red: int = 1, blue: int = 2, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """The truth of picture(i); id 0 leaves a block out."""
+    """The ground truth of picture(i); id 0 leaves a block out."""
     labels = np.zeros(size, np.uint16 if max(red, blue) > 254 else np.uint8)
     labels[10:30, (r := 10 + i % 50) : r + 24] = red
     labels[36:60, (b := max(60 - i, 0)) : b + 24] = blue

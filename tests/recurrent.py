@@ -46,7 +46,7 @@ class Recurrent(Network):
         return Features((seen,), size, whole)
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         (seen,) = features.maps
         masks = features.fit(masks_BNHW, seen.shape[-2:])[:, :, None].to(seen.dtype)
@@ -54,16 +54,16 @@ class Recurrent(Network):
         state = self._state(memory, value)
         if bool(given_BN.any()):
             state = state + _each(self.deep, torch.cat([value, state], 2)).tanh()
-        entry = Entry(value, seen, known_BN, given_BN, known_BN.new_ones(len(known_BN)))
+        entry = Entry(value, seen, valid_BN, given_BN, valid_BN.new_ones(len(valid_BN)))
         return replace(memory.add(index, entry), state={"state": state})
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
         (seen,) = features.maps
-        value = torch.stack([e.per_object * e.known_BN[..., None, None, None] for e in memory.frames.values()]).mean(0)
+        value = torch.stack([e.per_object * e.valid_BN[..., None, None, None] for e in memory.frames.values()]).mean(0)
         state = self._state(memory, value)
         out = _each(self.read, torch.cat([_wide(seen, value), value, state], 2)).relu()
         state = (state + _each(self.move, torch.cat([out, state], 2))).tanh()
-        known = torch.stack([e.known_BN for e in memory.frames.values()]).any(0)[..., None, None]
+        known = torch.stack([e.valid_BN for e in memory.frames.values()]).any(0)[..., None, None]
         logits, aux = (self._logits(_each(head, x)[:, :, 0], known) for head, x in ((self.head, out), (self.side, state)))
         small = F.avg_pool2d(aux, 2)
         made = Prediction(

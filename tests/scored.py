@@ -31,9 +31,9 @@ def store(folder: Path, clip: Sequence[np.ndarray], skip: Sequence[int] = ()) ->
     return folder
 
 
-def problems(predictions: Path, truth: Path, **options: object) -> list[str]:
+def problems(predictions: Path, ground_truth: Path, **options: object) -> list[str]:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the text is what the tests look at
-        evaluate(predictions, truth, **options)  # type: ignore[arg-type]
+        evaluate(predictions, ground_truth, **options)  # type: ignore[arg-type]
     lines = str(caught.value).split("\n- ")
     if len(lines) > 1:
         assert lines.pop(0) == f"{len(lines)} problems, nothing was scored:"

@@ -133,8 +133,8 @@ def test_a_row_brings_the_row_it_starts_from(small_models: None) -> None:
 
 
 def test_changes_reach_into_fields_of_fields() -> None:
-    recipe = runs.changed(train.Recipe(), {"data.most": 1, "steps": 7, "data.motion": "none"})
-    assert (recipe.data.most, recipe.data.motion, recipe.steps) == (1, "none", 7)
+    recipe = runs.changed(train.Recipe(), {"data.max_objects": 1, "steps": 7, "data.motion": "none"})
+    assert (recipe.data.max_objects, recipe.data.motion, recipe.steps) == (1, "none", 7)
     with pytest.raises(ValueError, match=r"^Recipe has no field 'mode': want model, "):
         runs.changed(train.Recipe(), {"mode": 1})
     with pytest.raises(ValueError, match=r"^Data has no field 'many'"):
@@ -144,7 +144,7 @@ def test_changes_reach_into_fields_of_fields() -> None:
 def test_a_row_that_starts_from_another_takes_its_weights_and_its_share_of_steps(setup: runs.Setup) -> None:
     setup = replace(setup, base=replace(setup.base, steps=100, lr=1e-3), stills=(Path("stills"),))
     first, tuned = setup.recipe(SMALL, SMALL.row("a"), 1), setup.recipe(SMALL, SMALL.row("c"), 1)
-    assert tuned.start == setup.folder(SMALL, SMALL.row("a"), 1) / "weights.safetensors"
+    assert tuned.init == setup.folder(SMALL, SMALL.row("a"), 1) / "weights.safetensors"
     assert (tuned.steps, tuned.lr) == (50, pytest.approx(1e-4))
     assert (first.data.root, tuned.data.root) == ((Path("stills"),), setup.video)
     own = replace(setup, after_steps=9, after_lr=0.5).recipe(SMALL, SMALL.row("c"), 1)

@@ -294,20 +294,20 @@ def test_the_walk_gives_the_trackers_own_masks(network: HODOR, layout: Layout, m
     tracker = Tracker(network, history=2)
     want = [tracker.track(video.pictures([0])[0], video.labels("00000"))]
     want += [tracker.track(video.pictures([i])[0]) for i in range(1, FRAMES)]
-    seen = list(views.walk(Tracker(network, history=2), video, [2, 5], "tracked"))
+    seen = list(views.follow(Tracker(network, history=2), video, [2, 5], "tracked"))
     assert [visit.index for visit in seen] == [2, 5]
     for visit in seen:
         assert np.array_equal(visit.tracked.labels, want[visit.index])
-        assert np.array_equal(visit.truth, video.labels(video.frames[visit.index]))
+        assert np.array_equal(visit.ground_truth, video.labels(video.frames[visit.index]))
     assert len(np.unique(want[5])) > 1
 
 
 def test_of_the_first_frame_alone_no_other_speaks(network: HODOR, layout: Layout) -> None:
     video = layout.video("pair")
-    for visit in views.walk(Tracker(network), video, [2, 5], "first"):
+    for visit in views.follow(Tracker(network), video, [2, 5], "first"):
         assert list(visit.memory.frames) == [0]
-    alone = [next(views.walk(Tracker(network), video, [5], "first")).tracked.labels]
-    both = list(views.walk(Tracker(network), video, [2, 5], "first"))
+    alone = [next(views.follow(Tracker(network), video, [5], "first")).tracked.labels]
+    both = list(views.follow(Tracker(network), video, [2, 5], "first"))
     assert np.array_equal(both[1].tracked.labels, alone[0])
 
 
@@ -318,9 +318,9 @@ def test_a_strong_response_takes_the_colour_and_a_weak_one_the_picture() -> None
     made = views.heat(picture, response, np.zeros((8, 8), np.uint8), lambda x: np.stack([x, x * 0, x * 0, x], -1))
     assert made[4, 7].tolist() == [255, 0, 0]
     assert made[4, 0].tolist() == [34, 34, 34]
-    truth = np.zeros((8, 8), np.uint8)
-    truth[2:6, 2:6] = 3
-    outlined = views.heat(picture, response, truth, lambda x: np.stack([x, x, x, x], -1))
+    ground_truth = np.zeros((8, 8), np.uint8)
+    ground_truth[2:6, 2:6] = 3
+    outlined = views.heat(picture, response, ground_truth, lambda x: np.stack([x, x, x, x], -1))
     assert (outlined == 255).all(2).sum() >= 12
     assert (outlined[2, 2:6] == 255).all()
 
@@ -365,17 +365,19 @@ def test_channels_are_named_after_the_grid(count: int, grid: int, names: str, cu
 
 
 def test_numbers_tell_where_a_channel_answers() -> None:
-    truth = np.zeros((60, 90), np.uint8)
-    truth[20:40, 30:60] = 4
+    ground_truth = np.zeros((60, 90), np.uint8)
+    ground_truth[20:40, 30:60] = 4
     maps = np.zeros((11, 60, 90), np.float32)
     maps[1] = 0.2
     maps[1, :20, :30] = 1  # cell 1, 1 answers in its own ninth, and a fifth elsewhere
     maps[9, 45:, 65:] = 0.9  # cell 3, 3 only inside its ninth
     maps[3, :15, 65:] = 0.9  # and cell 1, 3
     maps[10, 20:40, 30:60] = 0.95
-    maps[0][views.outline(truth)] = 0.8  # the catch-all on the outline
+    maps[0][views.outline(ground_truth)] = 0.8  # the catch-all on the outline
     picture = np.zeros((60, 90, 3), np.uint8)
-    seen = background.Responses("v", "f", picture, truth, truth, maps, background.channel_names(10, 3)[0], (4,), 3)
+    seen = background.Responses(
+        "v", "f", picture, ground_truth, ground_truth, maps, background.channel_names(10, 3)[0], (4,), 3
+    )
     told = {c["channel"]: c for c in seen.numbers()["channels"]}
     assert told["cell 3, 3"]["in_own_cell"] == told["cell 1, 3"]["in_own_cell"] == 1
     assert told["cell 1, 1"]["in_own_cell"] == pytest.approx(600 / (600 + 0.2 * 4800))
@@ -407,10 +409,10 @@ def test_the_truth_does_not_reach_a_network_that_is_given_nothing(network: HODOR
 
 def test_an_empty_mask_is_one_known_object_with_no_pixel(network: HODOR, layout: Layout) -> None:
     video = layout.video("one")
-    visit = next(views.walk(Tracker(network, hold_lost=False), video, [1], "first", empty=True))
+    visit = next(views.follow(Tracker(network, hold_lost=False), video, [1], "first", empty=True))
     entry = visit.memory.frames[0]
     assert visit.memory.objects == (1,)
-    assert bool(entry.known_BN.all())
+    assert bool(entry.valid_BN.all())
     picture = torch.from_numpy(video.pictures([0])[0]).permute(2, 0, 1)[None] / 255
     known = torch.ones(1, 1, dtype=torch.bool)
     want = network.remember(Memory((1,)), 0, network.encode(picture), torch.zeros(1, 1, *SIZE), known, known)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hodor.metrics import frame_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +23,7 @@ from hodor.commands import analyse
 from hodor.data.layouts import Layout, open_layout
 from hodor.evaluate import evaluate
 from hodor.evaluation import datasets
+from hodor.metrics import frame_scores
 from hodor.models import weights
 from hodor.models.base import Network
 from hodor.models.hodor import HODOR
@@ -249,7 +249,7 @@ def test_failures_come_worst_sequence_first(network: HODOR, layout: Layout, tmp_
     assert len(chosen) == 2
     failures.draw(chosen, data, tmp_path / "f.svg")
     drawn = (tmp_path / "f.svg").read_text()
-    for words in ("prediction", "truth", "confidence", chosen[0][0].name, f"J {100 * chosen[0][1].j[1]:.0f}"):
+    for words in ("prediction", "ground_truth", "confidence", chosen[0][0].name, f"J {100 * chosen[0][1].j[1]:.0f}"):
         assert words in drawn
     failures.draw_confidence(data, tmp_path / "c.svg")
     assert "rank correlation" in (tmp_path / "c.svg").read_text()

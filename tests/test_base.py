@@ -45,18 +45,18 @@ def test_adding_leaves_the_old_memory_as_it_was() -> None:
 
 def test_new_objects_are_unknown_missing_ones_forgotten_and_order_is_free() -> None:
     old = Memory((7, 300, 4)).add(0, entry(0, 3, given="01")).add(1, entry(1, 3, known="12", given="-"))
-    before = {i: (e.per_object.clone(), e.known_BN.clone()) for i, e in old.frames.items()}
+    before = {i: (e.per_object.clone(), e.valid_BN.clone()) for i, e in old.frames.items()}
     new = old.with_objects([4, 9, 7])
     assert new.objects == (4, 9, 7)
     for index, e in new.frames.items():
         assert torch.equal(e.per_object[:, [0, 2]], old.frames[index].per_object[:, [2, 0]])
         assert e.shared is old.frames[index].shared
-    assert new.frames[0].known_BN.tolist() == [[True, False, True]]
+    assert new.frames[0].valid_BN.tolist() == [[True, False, True]]
     assert new.frames[0].given_BN.tolist() == [[False, False, True]]
-    assert new.frames[1].known_BN.tolist() == [[True, False, False]]
+    assert new.frames[1].valid_BN.tolist() == [[True, False, False]]
     for index, (rows, known) in before.items():
         assert torch.equal(old.frames[index].per_object, rows)
-        assert torch.equal(old.frames[index].known_BN, known)
+        assert torch.equal(old.frames[index].valid_BN, known)
 
 
 def test_objects_can_all_go_and_others_come() -> None:
@@ -64,8 +64,8 @@ def test_objects_can_all_go_and_others_come() -> None:
     assert empty.frames[0].per_object.shape == (1, 0, 4)
     again = empty.with_objects([5, 6])
     assert again.frames[0].per_object.shape == (1, 2, 4)
-    assert not again.frames[0].known_BN.any()
-    assert again.frames[0].known_BN.dtype == torch.bool
+    assert not again.frames[0].valid_BN.any()
+    assert again.frames[0].valid_BN.dtype == torch.bool
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,13 +75,13 @@ def test_shuffling_and_shuffling_back_is_identity(order: list[int], count: int) 
     memory = Memory(objects).add(3, entry(0, count, known="13", given="1"))
     shuffled = memory.with_objects([i for i in order if i in objects])
     back = shuffled.with_objects(objects).frames[3]
-    for name in ("per_object", "known_BN", "given_BN"):
+    for name in ("per_object", "valid_BN", "given_BN"):
         assert torch.equal(getattr(back, name), getattr(memory.frames[3], name))
 
 
 def test_detaching_cuts_what_carries_gradient() -> None:
     e = entry(0, 2)
-    live = Entry(e.per_object.requires_grad_(), e.shared.requires_grad_(), e.known_BN, e.given_BN, e.complete_B)
+    live = Entry(e.per_object.requires_grad_(), e.shared.requires_grad_(), e.valid_BN, e.given_BN, e.complete_B)
     assert not live.detach().per_object.requires_grad
     assert not live.detach().shared.requires_grad
 

@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ that measure networks and peers: small runs of each, judged by what they write."""
+"""The scripts in benchmarks/ that measure networks and peers: small runs of each, evaluated by what they write."""
 
 import importlib.util
 import json
@@ -58,8 +58,8 @@ def moving(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def overlap(folder: Path, truth: Path) -> float:
-    found, wanted = (read_labels(f / "00005.png") == 3 for f in (folder / "square", truth / "Annotations" / "square"))
+def overlap(folder: Path, ground_truth: Path) -> float:
+    found, wanted = (read_labels(f / "00005.png") == 3 for f in (folder / "square", ground_truth / "Annotations" / "square"))
     return float((found & wanted).sum() / (found | wanted).sum())
 
 
@@ -84,31 +84,31 @@ def test_spread_says_what_it_needs(moving: Path, tmp_path: Path) -> None:
 
 
 def test_an_object_is_mistaken_if_another_overlaps_more() -> None:
-    truth = np.array([[1, 1, 2, 2, 3, 3, 0, 0]])
+    ground_truth = np.array([[1, 1, 2, 2, 3, 3, 0, 0]])
     found = np.array([[0, 0, 1, 1, 0, 3, 3, 3]])
     mistaken = script("objects").mistaken_for
-    assert mistaken(found, truth, (1, 2, 3), (1, 2, 3)) == {1: 2, 3: 3}
-    assert mistaken(found, truth, (1,), (1, 3)) == {1: 1}
+    assert mistaken(found, ground_truth, (1, 2, 3), (1, 2, 3)) == {1: 2, 3: 3}
+    assert mistaken(found, ground_truth, (1,), (1, 3)) == {1: 1}
 
 
 class Swapping:
     """A tracker of objects 1 and 2 that takes one for the other on frames 2 and 3 and is right on the others."""
 
     def __init__(self, network: list[np.ndarray], size: int | None) -> None:
-        self.truths, self.index = network, -1
+        self.ground_truths, self.index = network, -1
 
     def track(self, picture: np.ndarray, given: np.ndarray | None) -> np.ndarray:
         self.index += 1
         assert (given is None) == (self.index > 0)
-        truth = self.truths[self.index]
-        return np.array([0, 2, 1])[truth] if self.index in (2, 3) else truth
+        ground_truth = self.ground_truths[self.index]
+        return np.array([0, 2, 1])[ground_truth] if self.index in (2, 3) else ground_truth
 
 
 def test_switches_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     objects = script("objects")
     monkeypatch.setattr(objects, "Tracker", Swapping)
-    truths = [benchmarks.labels(t, (1, 2)) for t in range(6)]
-    row = objects.measure([benchmarks.picture(0)] * 6, truths, 2, truths, None)
+    ground_truths = [benchmarks.labels(t, (1, 2)) for t in range(6)]
+    row = objects.measure([benchmarks.picture(0)] * 6, ground_truths, 2, ground_truths, None)
     assert (row["switches"], row["mistaken"], row["objects"]) == (2, 4 / 12, 2)
     assert row["J"] == pytest.approx(0.5, abs=0.02)
 
@@ -167,13 +167,13 @@ def test_j_is_told_by_size_and_by_motion(tmp_path: Path) -> None:
         small, large = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
         small[10:20, 5 * t : 5 * t + 10] = 255
         large[:40] = 255
-        for name, truth in (("small", small), ("large", large)):
-            write_labels(tmp_path / "truth" / name / f"{t:05d}.png", truth)
-            found = np.minimum(truth, 1)
+        for name, ground_truth in (("small", small), ("large", large)):
+            write_labels(tmp_path / "ground_truth" / name / f"{t:05d}.png", ground_truth)
+            found = np.minimum(ground_truth, 1)
             if name == "small":
                 found[15:] = 0
             write_labels(tmp_path / "found" / name / f"{t:05d}.png", found)
-    command = [sys.executable, str(SCRIPTS / "kinds.py"), str(tmp_path / "truth"), str(tmp_path / "found")]
+    command = [sys.executable, str(SCRIPTS / "kinds.py"), str(tmp_path / "ground_truth"), str(tmp_path / "found")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     assert [line for line in done.stdout.splitlines() if "%" in line] == [

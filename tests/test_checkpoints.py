@@ -250,7 +250,7 @@ def test_without_decay_the_average_is_the_network(root: Path, tmp_path: Path) ->
 
 def test_differences_name_nested_fields_and_take_paths_by_their_names() -> None:
     one = Recipe(data=Data(root=(Path("/here/davis"),)), milestones=(1, 2))
-    two = Recipe(data=Data(root=(Path("/there/davis"),), most=3), milestones=(1, 3))
+    two = Recipe(data=Data(root=(Path("/there/davis"),), max_objects=3), milestones=(1, 3))
     told = differences(plain(one, names_only=True), plain(two, names_only=True))
     assert told == ["data.most was 4, now 3", "milestones was [1, 2], now [1, 3]"]
     assert differences(plain(one), plain(two), ("data", "milestones")) == []

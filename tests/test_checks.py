@@ -17,210 +17,212 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> Path:
-    return tmp_path / "truth"
+def ground_truth(tmp_path: Path) -> Path:
+    return tmp_path / "ground_truth"
 
 
-def test_an_object_only_in_the_last_judged_frame_is_a_problem_when_alone(out: Path, truth: Path) -> None:
+def test_an_object_only_in_the_last_judged_frame_is_a_problem_when_alone(out: Path, ground_truth: Path) -> None:
     clip = video([1])
     for labels in clip[:4]:
         labels[:] = 0
-    store(truth / "walk", clip), store(out / "walk", clip)
-    assert problems(out, truth, late_objects=True) == ["walk: objects appear only in the last judged frame, none is judged"]
+    store(ground_truth / "walk", clip), store(out / "walk", clip)
+    assert problems(out, ground_truth, late_objects=True) == [
+        "walk: objects appear only in the last evaluated frame, none is evaluated"
+    ]
 
 
-def test_foreign_ids_and_empty_predictions_are_noted(out: Path, truth: Path) -> None:
-    store(truth / "a", video([1])), store(out / "a", video([1, 7, 9]))
-    store(truth / "b", video([1])), store(out / "b", video([]))
+def test_foreign_ids_and_empty_predictions_are_noted(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "a", video([1])), store(out / "a", video([1, 7, 9]))
+    store(ground_truth / "b", video([1])), store(out / "b", video([]))
     store(out / "c", video([1]))
-    report = evaluate(out, truth)
+    report = evaluate(out, ground_truth)
     assert [score.j.mean for score in report.objects] == [1, 0]
     assert report.notes == (
-        "not scored, the truth does not have them: c",
-        "a: the predictions' ids 7, 9 are not in the truth: taken as background",
-        "b: all judged predictions are empty",
+        "not scored, the ground truth does not have them: c",
+        "a: the predictions' ids 7, 9 are not in the ground truth: taken as background",
+        "b: all evaluated predictions are empty",
     )
 
 
-def test_predictions_between_sparse_true_frames_are_noted(out: Path, truth: Path) -> None:
-    store(truth / "walk", video(), skip=[1, 3]), store(out / "walk", video())
-    report = evaluate(out, truth)
+def test_predictions_between_sparse_true_frames_are_noted(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video(), skip=[1, 3]), store(out / "walk", video())
+    report = evaluate(out, ground_truth)
     assert report.frame_objects == 4
-    assert report.notes == ("walk: 2 predictions lie between the true frames and are not judged",)
+    assert report.notes == ("walk: 2 predictions lie between the true frames and are not evaluated",)
 
 
-def test_predictions_before_the_first_true_frame_are_a_problem(out: Path, truth: Path) -> None:
-    store(truth / "walk", video(), skip=[0, 1]), store(out / "walk", video())
-    assert problems(out, truth) == ["walk: 2 predictions lie before or after all true frames (00000, 00001)"]
+def test_predictions_before_the_first_true_frame_are_a_problem(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video(), skip=[0, 1]), store(out / "walk", video())
+    assert problems(out, ground_truth) == ["walk: 2 predictions lie before or after all true frames (00000, 00001)"]
 
 
-def test_hidden_and_other_files_do_not_count(out: Path, truth: Path) -> None:
-    store(truth / "walk", video()), store(out / "walk", video())
-    for folder in (truth, out, truth / "walk", out / "walk"):
+def test_hidden_and_other_files_do_not_count(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video()), store(out / "walk", video())
+    for folder in (ground_truth, out, ground_truth / "walk", out / "walk"):
         (folder / ".DS_Store").write_bytes(b"x")
         (folder / "._00000.png").write_bytes(b"x")
         (folder / "scores.txt").write_text("x")
-    (truth / "empty").mkdir()
-    (truth / ".git").mkdir()
-    store(truth / ".git", video())
-    report = evaluate(out, truth)
+    (ground_truth / "empty").mkdir()
+    (ground_truth / ".git").mkdir()
+    store(ground_truth / ".git", video())
+    report = evaluate(out, ground_truth)
     assert report.frame_objects == 8
     assert report.notes == (
-        "truth: 2 files are no masks and are passed over (scores.txt, walk/scores.txt)",
+        "ground truth: 2 files are no masks and are passed over (scores.txt, walk/scores.txt)",
         "predictions: 2 files are no masks and are passed over (scores.txt, walk/scores.txt)",
     )
 
 
-def test_missing_frames_sizes_and_sequences_are_all_told_at_once(out: Path, truth: Path) -> None:
+def test_missing_frames_sizes_and_sequences_are_all_told_at_once(out: Path, ground_truth: Path) -> None:
     for name in ("a", "b", "c", "d", "e"):
-        store(truth / name, video(frames=9))
+        store(ground_truth / name, video(frames=9))
     store(out / "a", video(frames=9), skip=[1, 2, 3, 4, 5, 6])
     store(out / "b", video(frames=9, size=(41, 60)))
     store(out / "c", video(frames=9))
     (out / "c" / "00004.png").write_bytes(b"no png")
     store(out / "e", video(frames=11))
-    assert problems(out, truth) == [
+    assert problems(out, ground_truth) == [
         "no predictions for d: name the sequences to score to leave others out",
-        "a: 6 of 7 judged frames are missing (00001, 00002, 00003, 00004, ... 00006); there are 00000, 00007, 00008",
+        "a: 6 of 7 evaluated frames are missing (00001, 00002, 00003, 00004, ... 00006); there are 00000, 00007, 00008",
         "e: 2 predictions lie before or after all true frames (00009, 00010)",
-        "b: prediction 00001 is 41x60, the truth 40x60 (and 6 more)",
+        "b: prediction 00001 is 41x60, the ground truth 40x60 (and 6 more)",
         f"c: mask {out / 'c' / '00004.png'} cannot be read as a picture: not a known picture format",
     ]
 
 
-def test_two_true_frames_leave_nothing_to_judge(out: Path, truth: Path) -> None:
-    store(truth / "walk", video(frames=2)), store(out / "walk", video(frames=2))
-    assert problems(out, truth) == ["walk: 2 true frames, nothing to judge between the first and the last"]
+def test_two_true_frames_leave_nothing_to_judge(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video(frames=2)), store(out / "walk", video(frames=2))
+    assert problems(out, ground_truth) == ["walk: 2 true frames, nothing to judge between the first and the last"]
 
 
-def test_a_first_frame_without_an_object_is_a_problem(out: Path, truth: Path) -> None:
+def test_a_first_frame_without_an_object_is_a_problem(out: Path, ground_truth: Path) -> None:
     clip = video()
     clip[0][:] = 0
-    store(truth / "walk", clip), store(out / "walk", video())
-    assert problems(out, truth) == ["walk: the first true frame, 00000, shows no object"]
+    store(ground_truth / "walk", clip), store(out / "walk", video())
+    assert problems(out, ground_truth) == ["walk: the first true frame, 00000, shows no object"]
 
 
-def test_a_palette_turned_to_grey_is_a_problem(out: Path, truth: Path) -> None:
-    store(truth / "walk", video([1, 2]))
+def test_a_palette_turned_to_grey_is_a_problem(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video([1, 2]))
     for frame, labels in enumerate(video([1, 2])):
         picture = Image.fromarray(labels)
         picture.putpalette(palette().tobytes())
         (out / "walk").mkdir(parents=True, exist_ok=True)
         picture.convert("L").save(out / "walk" / f"{frame:05}.png")
-    assert problems(out, truth) == [
-        "walk: the predictions hold the ids 38, 75, the truth the ids 1, 2: "
+    assert problems(out, ground_truth) == [
+        "walk: the predictions hold the ids 38, 75, the ground truth the ids 1, 2: "
         "these are the colours of a palette turned to grey, write the ids themselves"
     ]
 
 
-def test_no_common_id_is_a_problem(out: Path, truth: Path) -> None:
-    store(truth / "a", video([1])), store(out / "a", video([255]))
-    store(truth / "b", video([1, 2])), store(out / "b", video([5]))
-    assert problems(out, truth) == [
-        "a: the predictions hold the ids 255, the truth the ids 1: 255 is no id here, write the ids themselves",
-        "b: the predictions hold the ids 5, the truth the ids 1, 2: write the truth's ids",
+def test_no_common_id_is_a_problem(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "a", video([1])), store(out / "a", video([255]))
+    store(ground_truth / "b", video([1, 2])), store(out / "b", video([5]))
+    assert problems(out, ground_truth) == [
+        "a: the predictions hold the ids 255, the ground truth the ids 1: 255 is no id here, write the ids themselves",
+        "b: the predictions hold the ids 5, the ground truth the ids 1, 2: write the ground truth's ids",
     ]
 
 
-def test_colour_masks_are_a_problem(out: Path, truth: Path) -> None:
-    store(truth / "walk", video()), store(out / "walk", [np.stack([labels] * 3, axis=2) for labels in video()])
-    (line,) = problems(out, truth)
+def test_colour_masks_are_a_problem(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video()), store(out / "walk", [np.stack([labels] * 3, axis=2) for labels in video()])
+    (line,) = problems(out, ground_truth)
     assert line.startswith(f"walk: mask {out / 'walk' / '00001.png'} is RGB, not ids")
     assert line.endswith("(and 3 more)")
 
 
-def test_folders_of_the_wrong_kind_are_problems(out: Path, truth: Path, tmp_path: Path) -> None:
-    store(truth / "480p" / "walk", video()), store(out / "walk", video())
-    assert problems(out, truth) == [
-        f"truth folder {truth} holds no PNGs, nor do the folders in it: did you mean {truth / '480p'}?"
+def test_folders_of_the_wrong_kind_are_problems(out: Path, ground_truth: Path, tmp_path: Path) -> None:
+    store(ground_truth / "480p" / "walk", video()), store(out / "walk", video())
+    assert problems(out, ground_truth) == [
+        f"ground truth folder {ground_truth} holds no PNGs, nor do the folders in it: did you mean {ground_truth / '480p'}?"
     ]
     store(out / "run", video())
-    assert problems(out, truth / "480p" / "walk") == [
-        "the truth is one sequence, the predictions hold run, walk: give two of a kind, or name the sequence"
+    assert problems(out, ground_truth / "480p" / "walk") == [
+        "the ground truth is one sequence, the predictions hold run, walk: give two of a kind, or name the sequence"
     ]
     (tmp_path / "jpegs" / "walk").mkdir(parents=True)
     Image.fromarray(video()[0]).save(tmp_path / "jpegs" / "walk" / "00000.jpg")
     (tmp_path / "jpegs" / "walk" / "LICENSE").touch()
-    (line,) = problems(tmp_path / "jpegs", truth / "480p")
+    (line,) = problems(tmp_path / "jpegs", ground_truth / "480p")
     assert line.startswith(f"predictions folder {tmp_path / 'jpegs'} holds no PNGs")
     assert "only .jpg" in line
     store(out, video(frames=1))
-    (line,) = problems(out, truth / "480p")
+    (line,) = problems(out, ground_truth / "480p")
     assert line.startswith(f"predictions folder {out} holds PNGs (00000.png) and folders of PNGs (run, walk)")
-    (line,) = problems(out / "00000.png", truth / "480p")
+    (line,) = problems(out / "00000.png", ground_truth / "480p")
     assert line.startswith(f"predictions {out / '00000.png'} is a .png file: wanted a folder of mask PNGs")
     with pytest.raises(FileNotFoundError, match=r"predictions .*nowhere does not exist"):
-        evaluate(tmp_path / "nowhere", truth / "480p")
+        evaluate(tmp_path / "nowhere", ground_truth / "480p")
 
 
-def test_frames_named_otherwise_are_a_problem_that_says_so(out: Path, truth: Path) -> None:
-    store(truth / "walk", video())
+def test_frames_named_otherwise_are_a_problem_that_says_so(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video())
     out.mkdir()
     for frame, labels in enumerate(video()):
         Image.fromarray(labels).save(out / f"{frame}.png")
-    assert problems(out, truth / "walk")[0] == (
-        "truth: 4 of 4 judged frames are missing (00001, 00002, 00003, 00004); "
-        "there are 0, 1, 2, 3, ... 5: name them as the truth does"
-    ).replace("truth:", "walk:")
+    assert problems(out, ground_truth / "walk")[0] == (
+        "ground truth: 4 of 4 evaluated frames are missing (00001, 00002, 00003, 00004); "
+        "there are 0, 1, 2, 3, ... 5: name them as the ground truth does"
+    ).replace("ground truth:", "walk:")
 
 
-def test_one_sequence_meets_a_dataset_only_by_name(out: Path, truth: Path) -> None:
-    store(out, video()), store(truth / "a", video()), store(truth / "b", video())
-    assert problems(out, truth) == [
-        "the predictions are one sequence, the truth holds a, b: give two of a kind, or name the sequence"
+def test_one_sequence_meets_a_dataset_only_by_name(out: Path, ground_truth: Path) -> None:
+    store(out, video()), store(ground_truth / "a", video()), store(ground_truth / "b", video())
+    assert problems(out, ground_truth) == [
+        "the predictions are one sequence, the ground truth holds a, b: give two of a kind, or name the sequence"
     ]
-    assert [sequence.name for sequence in evaluate(out, truth, sequences=["b"]).sequences] == ["b"]
+    assert [sequence.name for sequence in evaluate(out, ground_truth, sequences=["b"]).sequences] == ["b"]
 
 
-def test_no_sequence_in_common_is_a_problem(out: Path, truth: Path) -> None:
-    store(out / "a", video()), store(truth / "b", video())
-    assert problems(out, truth) == ["no predictions for b: the predictions hold a"]
+def test_no_sequence_in_common_is_a_problem(out: Path, ground_truth: Path) -> None:
+    store(out / "a", video()), store(ground_truth / "b", video())
+    assert problems(out, ground_truth) == ["no predictions for b: the predictions hold a"]
 
 
 @pytest.mark.parametrize("value", [1, 255, 7])
-def test_0_1_against_0_255_is_no_silent_zero(out: Path, truth: Path, value: int) -> None:
-    store(truth / "cow", video([255])), store(out / "cow", video([value]))
-    assert evaluate(out, truth, "davis2016").jf == 1
-    store(truth / "pig", video([1])), store(out / "pig", video([255]))
-    assert problems(out, truth, profile="davis2017", sequences=["pig"]) == [
-        "pig: the predictions hold the ids 255, the truth the ids 1: 255 is no id here, write the ids themselves"
+def test_0_1_against_0_255_is_no_silent_zero(out: Path, ground_truth: Path, value: int) -> None:
+    store(ground_truth / "cow", video([255])), store(out / "cow", video([value]))
+    assert evaluate(out, ground_truth, "davis2016").jf == 1
+    store(ground_truth / "pig", video([1])), store(out / "pig", video([255]))
+    assert problems(out, ground_truth, profile="davis2017", sequences=["pig"]) == [
+        "pig: the predictions hold the ids 255, the ground truth the ids 1: 255 is no id here, write the ids themselves"
     ]
 
 
-def test_soft_masks_are_noted_where_all_but_0_counts(out: Path, truth: Path) -> None:
+def test_soft_masks_are_noted_where_all_but_0_counts(out: Path, ground_truth: Path) -> None:
     soft = video([255])
     for labels in soft:
         labels[0, :40] = np.arange(40)
-    store(truth / "cow", video([255])), store(out / "cow", soft)
-    (note,) = evaluate(out, truth, "davis2016").notes
+    store(ground_truth / "cow", video([255])), store(out / "cow", soft)
+    (note,) = evaluate(out, ground_truth, "davis2016").notes
     assert note == "cow: the predictions hold 40 different values: all but 0 count as the object"
 
 
-def test_bilinear_ids_are_noted(out: Path, truth: Path) -> None:
+def test_bilinear_ids_are_noted(out: Path, ground_truth: Path) -> None:
     guess = [np.asarray(Image.fromarray(m).resize((30, 20)).resize((60, 40), Image.Resampling.BILINEAR)) for m in video([1, 9])]
-    store(truth / "walk", video([1, 9])), store(out / "walk", guess)
-    note = evaluate(out, truth).notes[0]
-    assert note.startswith("walk: the predictions' ids 2, 3, 4, 5, 6, 7, 8 are not in the truth")
+    store(ground_truth / "walk", video([1, 9])), store(out / "walk", guess)
+    note = evaluate(out, ground_truth).notes[0]
+    assert note.startswith("walk: the predictions' ids 2, 3, 4, 5, 6, 7, 8 are not in the ground truth")
 
 
 @pytest.mark.parametrize("profile", ["davis2017", "vos-benchmark", "davis2016", "mose"])
-def test_every_profile_names_every_trap(out: Path, truth: Path, profile: str) -> None:
-    store(truth / "gone", video()), store(out / "gone", video(), skip=[3])
-    store(truth / "size", video()), store(out / "size", video(size=(20, 30)))
-    store(truth / "rgb", video()), store(out / "rgb", [np.stack([labels] * 3, axis=2) for labels in video()])
-    store(truth / "short", video(frames=2)), store(out / "short", video(frames=2))
-    lines = problems(out, truth, profile=profile)
+def test_every_profile_names_every_trap(out: Path, ground_truth: Path, profile: str) -> None:
+    store(ground_truth / "gone", video()), store(out / "gone", video(), skip=[3])
+    store(ground_truth / "size", video()), store(out / "size", video(size=(20, 30)))
+    store(ground_truth / "rgb", video()), store(out / "rgb", [np.stack([labels] * 3, axis=2) for labels in video()])
+    store(ground_truth / "short", video(frames=2)), store(out / "short", video(frames=2))
+    lines = problems(out, ground_truth, profile=profile)
     assert [line.split(":")[0] for line in lines] == ["gone", "short", "rgb", "size"]
 
 
-def test_problems_are_found_by_several_processes_too(out: Path, truth: Path) -> None:
+def test_problems_are_found_by_several_processes_too(out: Path, ground_truth: Path) -> None:
     for name in ("a", "b", "c"):
-        store(truth / name, video()), store(out / name, video(size=(20, 30)))
-    assert problems(out, truth, workers=2) == problems(out, truth)
+        store(ground_truth / name, video()), store(out / name, video(size=(20, 30)))
+    assert problems(out, ground_truth, workers=2) == problems(out, ground_truth)
 
 
-def test_an_unreadable_first_true_frame_is_a_problem(out: Path, truth: Path) -> None:
-    store(truth / "walk", video()), store(out / "walk", video())
-    (truth / "walk" / "00000.png").write_bytes(b"x")
-    (line,) = problems(out, truth)
-    assert line.startswith(f"walk: mask {truth / 'walk' / '00000.png'} cannot be read")
+def test_an_unreadable_first_true_frame_is_a_problem(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video()), store(out / "walk", video())
+    (ground_truth / "walk" / "00000.png").write_bytes(b"x")
+    (line,) = problems(out, ground_truth)
+    assert line.startswith(f"walk: mask {ground_truth / 'walk' / '00000.png'} cannot be read")

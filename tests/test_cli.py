@@ -321,12 +321,12 @@ def test_doctor_names_a_file_that_does_not_exist(tmp_path: Path, hodor: Hodor) -
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Truth of two sequences, and predictions: "right" is the truth, "moved" lies 3 pixels beside."""
+    """Ground truth of two sequences, and predictions: "right" is the ground truth, "moved" lies 3 pixels beside."""
     for name, shift in (("right", 0), ("moved", 3)):
         for i in range(5):
-            write_labels(tmp_path / "truth" / name / f"{i:05d}.png", mask(i))
+            write_labels(tmp_path / "ground_truth" / name / f"{i:05d}.png", mask(i))
             write_labels(tmp_path / "ours" / name / f"{i:05d}.png", np.roll(mask(i), shift, 1))
-    return tmp_path / "ours", tmp_path / "truth"
+    return tmp_path / "ours", tmp_path / "ground_truth"
 
 
 def test_evaluate_writes_scores_of_sequences_and_objects(folders: tuple[Path, Path], tmp_path: Path, hodor: Hodor) -> None:

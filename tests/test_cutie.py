@@ -23,7 +23,7 @@ from golden_rules import keys
 from torch import Tensor, nn
 
 from hodor.data.clip import Clip
-from hodor.models import long_term, released, weights
+from hodor.models import released, weights
 from hodor.models.base import UNKNOWN, Memory
 from hodor.models.cutie import Cutie
 from hodor.models.cutie_transformer import Attention, foreground, others
@@ -68,7 +68,7 @@ class Heard:
 def small(seed: int = 0, **settings: Any) -> Cutie:
     """An untrained Cutie of 0.2 M weights whose masks are neither empty nor full."""
     torch.manual_seed(seed)
-    widths = {"width": 16, "key": 8, "heads": 2, "queries": 4, "blocks": 2, "hidden": 32, "mask_encoder": "light"}
+    widths = {"width": 16, "key_width": 8, "heads": 2, "queries": 4, "blocks": 2, "feedforward_width": 32, "mask_encoder": "light"}
     with pytest.MonkeyPatch.context() as patch:
         tiny.add_backbone(patch)
         made = Cutie(**{"backbone": "tiny", **widths, **settings})
@@ -161,16 +161,16 @@ def test_golden_values_on_the_way(official: Cutie, numbers: Numbers) -> None:
 
 @pytest.mark.parametrize("mode", ["deep", "nodeep"])
 def test_golden_training_graph(official: Cutie, numbers: Numbers, mode: str) -> None:
-    clip, plan = golden.clip("cutie-small"), (Step((0,), 1, handoff="soft"), Step((0, 1), 2))
+    clip, plan = golden.clip("cutie-small"), (Step((0,), 1, mask_feedback="soft"), Step((0, 1), 2))
     official.deep_update = float(mode == "deep")
     official.train()
     try:
         with torch.no_grad(), Heard(official, "transformer", "decoder", "mask_encoder") as heard:
-            judged = rollout(official, replace(clip, labelled_BT=yes(1, 3)), plan)
+            supervised = rollout(official, replace(clip, labelled_BT=yes(1, 3)), plan)
     finally:
         official.eval()
         official.deep_update = 0.2
-    for t, step in enumerate(judged, 1):
+    for t, step in enumerate(supervised, 1):
         logits = step.prediction.logits()[0, :, 2::8, 3::8]
         close(logits, numbers[f"train_{mode}_logits_t{t}"], LOGITS, relative=False)
         close(logits.softmax(0), numbers[f"train_{mode}_prob_t{t}"], PROBABILITIES, relative=False)
@@ -288,7 +288,7 @@ def test_an_id_that_comes_back_inherits_nothing() -> None:
     tracker.remove(2)
     memory = tracker.memory.with_objects([1, 2])
     assert all(float(each[:, 1].abs().sum()) == 0 for each in memory.state.values())
-    assert not any(bool(entry.known_BN[:, 1].any()) for entry in memory.frames.values())
+    assert not any(bool(entry.valid_BN[:, 1].any()) for entry in memory.frames.values())
 
 
 def test_an_object_that_no_frame_knows_wins_nowhere_and_disturbs_nobody() -> None:
@@ -324,8 +324,8 @@ def test_a_late_object_follows_while_the_others_go_on() -> None:
         given = labels(1, 0) if t == 0 else labels(0, 2) if t == 3 else None
         step = tracker.step(frame, given)
     assert step.objects == (1, 2)
-    assert tracker.memory.frames[3].known_BN.tolist() == [[True, True]]
-    assert tracker.memory.frames[0].known_BN.tolist() == [[True, False]]
+    assert tracker.memory.frames[3].valid_BN.tolist() == [[True, True]]
+    assert tracker.memory.frames[0].valid_BN.tolist() == [[True, False]]
 
 
 def test_padded_planes_do_not_change_the_clip_beside_them() -> None:
@@ -374,7 +374,7 @@ def test_a_correction_takes_the_place_of_what_was_predicted() -> None:
     outs = [out for _, out in heard["summarizer"]]
     torch.testing.assert_close(tracker.memory.state["summaries"][:, 0], outs[0][:, 0] + outs[4][:, 0])
     torch.testing.assert_close(tracker.memory.state["summaries"][:, 1], torch.stack(outs).sum(0)[:, 1])
-    assert [bool(e.known_BN[0, 0]) for e in tracker.memory.frames.values()] == [True, False, False, False, True]
+    assert [bool(e.valid_BN[0, 0]) for e in tracker.memory.frames.values()] == [True, False, False, False, True]
 
 
 def test_memory_is_the_first_frame_and_the_latest_four() -> None:
@@ -382,7 +382,7 @@ def test_memory_is_the_first_frame_and_the_latest_four() -> None:
     for t, frame in enumerate(video(20)):
         tracker.step(frame, labels(1, 0) if t == 0 else labels(0, 2) if t == 5 else None)
     assert list(tracker.memory.frames) == [0, 5, 13, 15, 17, 19]
-    speaks = {i: e.known_BN[0].tolist() for i, e in tracker.memory.frames.items()}
+    speaks = {i: e.valid_BN[0].tolist() for i, e in tracker.memory.frames.items()}
     assert speaks[0] == [True, False]
     assert speaks[5] == [False, True]  # it stays for the object that entered there alone
     assert speaks[19] == [True, True]
@@ -406,14 +406,13 @@ def held_after_each(tracker: Tracker, count: int) -> list[int]:
 
 @torch.no_grad()
 def test_memory_does_not_grow_over_2000_frames() -> None:
-    held = held_after_each(Tracker(small(width=8, key=4, blocks=1), size=32), 2000)
+    held = held_after_each(Tracker(small(width=8, key_width=4, blocks=1), size=32), 2000)
     assert max(held[30:]) <= max(held[:30])
 
 
 @torch.no_grad()
-def test_long_term_memory_does_not_grow_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_term.keep, "__kwdefaults__", {"prototypes": 6, "most": 30})
-    tracker = Tracker(small(width=8, key=4, blocks=1, long_term=True, mem_every=1), size=32)
+def test_long_term_memory_does_not_grow_either() -> None:
+    tracker = Tracker(small(width=8, key_width=4, blocks=1, prototypes=6, max_prototypes=30, mem_every=1), size=32)
     held = held_after_each(tracker, 300)
     assert any(i < 0 for i in tracker.memory.frames)
     assert max(held[100:]) <= max(held[:100])
@@ -463,8 +462,8 @@ def test_training_graph_runs_in_either_mode_and_reaches_every_weight(training: b
     network = small().train(training)
     network.auxiliary = True
     clip = tiny.clip(batch=1, length=3, size=SIZE)
-    judged = rollout(network, clip, one_shot(3))
-    losses = hodor_losses(judged, "points")
+    supervised = rollout(network, clip, one_shot(3))
+    losses = hodor_losses(supervised, "points")
     losses.total.backward()
     missing = [name for name, p in network.named_parameters() if p.grad is None]
     assert not missing
@@ -510,7 +509,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 
 
 def test_a_file_rebuilds_the_network_alone(tmp_path: Path) -> None:
-    made = weights.build("cutie-lite", mem_every=3, top_k=7, long_term=True)
+    made = weights.build("cutie-lite", mem_every=3, top_k=7, max_prototypes=100)
     weights.save(made, tmp_path / "cutie.safetensors")
     again = weights.load(tmp_path / "cutie.safetensors")
     assert isinstance(again, Cutie)

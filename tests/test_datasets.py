@@ -76,10 +76,10 @@ def test_a_late_mask_brings_its_new_object_and_leaves_the_others_to_the_network(
     video = only(open_layout(benchmarks.youtube(tmp_path)))
     late = {f.frame: f for f in follow(boxed, video, size=192)}
     assert [late[f].tracked.objects for f in video.frames] == [(2,), (2,), (2, 5), (2, 5)]
-    truth = labels(2, (2, 5))
-    assert ((late["00010"].labels == 5) == (truth == 5)).all()
+    ground_truth = labels(2, (2, 5))
+    assert ((late["00010"].labels == 5) == (ground_truth == 5)).all()
     two = late["00010"].labels == 2
-    assert (two & (truth == 2)).sum() / (two | (truth == 2)).sum() > 0.7
+    assert (two & (ground_truth == 2)).sum() / (two | (ground_truth == 2)).sum() > 0.7
     assert 2 not in late["00010"].tracked.lost
     assert (late["00015"].labels == 2).any()
 
@@ -231,11 +231,11 @@ def test_a_mask_that_cannot_be_written_ends_the_run(tmp_path: Path, network: Net
 
 
 def test_the_truth_of_a_layout_reads_as_its_kind_says(tmp_path: Path) -> None:
-    truth = Masks(open_layout(benchmarks.davis2016(tmp_path)))
-    assert (truth.names(), truth.frames("swan")) == (["swan"], numbered(4))
-    assert np.unique(truth.read("swan", "00001")).tolist() == [0, 1]
-    assert (truth.planes("swan", "00001")[1] == (labels(1, (255,)) > 0)).all()
-    assert truth.place("swan", "00001").endswith("Annotations/480p/swan/00001.png")
+    ground_truth = Masks(open_layout(benchmarks.davis2016(tmp_path)))
+    assert (ground_truth.names(), ground_truth.frames("swan")) == (["swan"], numbered(4))
+    assert np.unique(ground_truth.read("swan", "00001")).tolist() == [0, 1]
+    assert (ground_truth.planes("swan", "00001")[1] == (labels(1, (255,)) > 0)).all()
+    assert ground_truth.place("swan", "00001").endswith("Annotations/480p/swan/00001.png")
 
 
 def test_a_split_without_its_own_truth_is_told_before_the_run(tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_following_a_real_sequence_is_what_the_tracker_does_and_holds_the_people
     by_hand = [tracker.track(p, video.labels("00000") if t == 0 else None) for t, p in enumerate(short.stream())]
     followed = list(follow(boxed, short, size=240))
     assert all((a == f.labels).all() for a, f in zip(by_hand, followed, strict=True))
-    found, truth = followed[2].labels > 0, video.labels("00002") > 0
-    assert (found & truth).sum() / (found | truth).sum() > 0.6
+    found, ground_truth = followed[2].labels > 0, video.labels("00002") > 0
+    assert (found & ground_truth).sum() / (found | ground_truth).sum() > 0.6
 
 
 def test_evaluate_runs_scores_and_writes_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

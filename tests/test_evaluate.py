@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hodor.metrics import boundary_f, jaccard, statistics
 from PIL import Image
 from rich.console import Console
 from scored import problems, store, video
@@ -19,6 +18,7 @@ from scored import problems, store, video
 from hodor.commands.evaluate import main as command
 from hodor.evaluate import evaluate
 from hodor.masks import write_labels
+from hodor.metrics import boundary_f, jaccard, statistics
 from hodor.scoring.profiles import PROFILES
 from hodor.scoring.reports import Report, table
 
@@ -36,15 +36,15 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> Path:
-    return tmp_path / "truth"
+def ground_truth(tmp_path: Path) -> Path:
+    return tmp_path / "ground_truth"
 
 
-def test_scores_are_those_of_the_middle_frames(out: Path, truth: Path) -> None:
+def test_scores_are_those_of_the_middle_frames(out: Path, ground_truth: Path) -> None:
     clip, guess = video(), video(shift=2)
     guess[0][:], guess[-1][:] = 0, 0  # the first and last frame do not count
-    store(truth / "walk", clip), store(out / "walk", guess)
-    report = evaluate(out, truth)
+    store(ground_truth / "walk", clip), store(out / "walk", guess)
+    report = evaluate(out, ground_truth)
     for score in report.objects:
         pairs = [(a == score.object, b == score.object) for a, b in zip(guess[1:-1], clip[1:-1], strict=True)]
         assert score.j == statistics([jaccard(*pair) for pair in pairs])
@@ -55,15 +55,15 @@ def test_scores_are_those_of_the_middle_frames(out: Path, truth: Path) -> None:
     assert 0.5 < report.jf < 1
 
 
-def test_first_and_last_prediction_may_be_absent(out: Path, truth: Path) -> None:
-    store(truth / "walk", video()), store(out / "walk", video(), skip=[0, 5])
-    assert evaluate(out, truth).jf == 1
+def test_first_and_last_prediction_may_be_absent(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video()), store(out / "walk", video(), skip=[0, 5])
+    assert evaluate(out, ground_truth).jf == 1
 
 
-def test_dataset_score_is_the_mean_over_objects_not_sequences(out: Path, truth: Path) -> None:
-    store(truth / "one", video([1])), store(out / "one", video([1], shift=30))
-    store(truth / "three", video([1, 2, 3])), store(out / "three", video([1, 2, 3]))
-    report = evaluate(out, truth)
+def test_dataset_score_is_the_mean_over_objects_not_sequences(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "one", video([1])), store(out / "one", video([1], shift=30))
+    store(ground_truth / "three", video([1, 2, 3])), store(out / "three", video([1, 2, 3]))
+    report = evaluate(out, ground_truth)
     one, three = report.sequences
     assert (one.name, three.name) == ("one", "three")
     assert (one.j.mean, three.j.mean) == (0, 1)
@@ -71,35 +71,35 @@ def test_dataset_score_is_the_mean_over_objects_not_sequences(out: Path, truth: 
     assert report.frame_objects == 16
 
 
-def test_two_sequence_folders_are_scored_whatever_their_names(out: Path, truth: Path) -> None:
-    report = evaluate(store(out, video()), store(truth, video()))
-    assert [sequence.name for sequence in report.sequences] == ["truth"]
+def test_two_sequence_folders_are_scored_whatever_their_names(out: Path, ground_truth: Path) -> None:
+    report = evaluate(store(out, video()), store(ground_truth, video()))
+    assert [sequence.name for sequence in report.sequences] == ["ground_truth"]
     assert report.jf == 1
 
 
 @pytest.mark.parametrize("value", [1, 255])
-def test_one_object_of_255_may_be_predicted_as_1_or_255(out: Path, truth: Path, value: int) -> None:
-    store(truth / "cow", video([255])), store(out / "cow", video([value]))
-    report = evaluate(out, truth)
+def test_one_object_of_255_may_be_predicted_as_1_or_255(out: Path, ground_truth: Path, value: int) -> None:
+    store(ground_truth / "cow", video([255])), store(out / "cow", video([value]))
+    report = evaluate(out, ground_truth)
     assert [score.object for score in report.objects] == [1]
     assert report.jf == 1
     assert report.notes == ()
 
 
-def test_gaps_in_the_ids_make_no_phantom_objects(out: Path, truth: Path) -> None:
-    store(truth / "walk", video([1, 9])), store(out / "walk", video([1, 9]))
-    assert [score.object for score in evaluate(out, truth).objects] == [1, 9]
+def test_gaps_in_the_ids_make_no_phantom_objects(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video([1, 9])), store(out / "walk", video([1, 9]))
+    assert [score.object for score in evaluate(out, ground_truth).objects] == [1, 9]
 
 
-def test_void_is_background_when_there_are_ids(out: Path, truth: Path) -> None:
+def test_void_is_background_when_there_are_ids(out: Path, ground_truth: Path) -> None:
     clip, guess = video([1]), video([1])
     for labels in clip:
         labels[30:, :20] = 255
     for labels in guess:
         labels[30:, :20] = 1
-    store(truth / "walk", clip), store(out / "walk", guess)
+    store(ground_truth / "walk", clip), store(out / "walk", guess)
     for late_objects in (False, True):
-        (score,) = evaluate(out, truth, late_objects=late_objects).objects
+        (score,) = evaluate(out, ground_truth, late_objects=late_objects).objects
         assert score.j.mean == pytest.approx(80 / 280)
 
 
@@ -108,21 +108,21 @@ def golden() -> Iterator[tuple[np.ndarray, np.ndarray, float, float]]:
     data, start = np.load(Path(__file__).parent / "golden" / "davis_metrics.npz"), 0
     for (height, width), j, f in zip(data["sizes"], data["J"], data["F"], strict=True):
         end = start - (-height * width // 8)
-        masks = [np.unpackbits(data[key][start:end])[: height * width] for key in ("prediction", "truth")]
+        masks = [np.unpackbits(data[key][start:end])[: height * width] for key in ("prediction", "ground_truth")]
         yield masks[0].reshape(height, width), masks[1].reshape(height, width), j, f
         start = end
 
 
 @pytest.mark.parametrize(("profile", "value"), [("davis2016", 255), ("davis2017", 3)])
-def test_png_files_give_the_golden_scores_bit_for_bit(out: Path, truth: Path, profile: str, value: int) -> None:
+def test_png_files_give_the_golden_scores_bit_for_bit(out: Path, ground_truth: Path, profile: str, value: int) -> None:
     clips = dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray, float, float]]]()
     for case in golden():
         clips.setdefault(case[0].shape, []).append(case)
     for (height, width), cases in clips.items():
         edge = [np.full((height, width), value, np.uint8)]
-        for folder, side in ((out, 0), (truth, 1)):
+        for folder, side in ((out, 0), (ground_truth, 1)):
             store(folder / f"{height}x{width}", edge + [case[side] * np.uint8(value) for case in cases] + edge)
-    report = evaluate(out, truth, profile, [f"{height}x{width}" for height, width in clips])
+    report = evaluate(out, ground_truth, profile, [f"{height}x{width}" for height, width in clips])
     rows = []
     for (score,), cases in zip((sequence.objects for sequence in report.sequences), clips.values(), strict=True):
         assert score.j_frames == tuple(case[2] for case in cases)
@@ -148,46 +148,46 @@ def test_decay_above_256_frames_is_right_or_the_official_one(compat: bool) -> No
         assert report.notes == ("decay of 1 objects differs from the official tool's: more than 256 frames",)
 
 
-def test_masks_in_memory_score_as_their_files_do(out: Path, truth: Path) -> None:
+def test_masks_in_memory_score_as_their_files_do(out: Path, ground_truth: Path) -> None:
     clip, guess = video(), video(shift=1)
-    files = evaluate(store(out / "walk", guess), store(truth / "walk", clip))
+    files = evaluate(store(out / "walk", guess), store(ground_truth / "walk", clip))
     memory = evaluate({f"{i:05}": mask for i, mask in enumerate(guess)}, torch.from_numpy(np.stack(clip)))
     assert memory.objects == files.objects
-    assert (memory.predictions, memory.truth) == ("in memory", "in memory")
+    assert (memory.predictions, memory.ground_truth) == ("in memory", "in memory")
 
 
-def test_a_profile_of_ones_own_is_followed(out: Path, truth: Path) -> None:
-    store(truth / "walk", video()), store(out / "walk", video())
-    report = evaluate(out, truth, replace(PROFILES["davis2017"], first=True, last=True))
+def test_a_profile_of_ones_own_is_followed(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video()), store(out / "walk", video())
+    report = evaluate(out, ground_truth, replace(PROFILES["davis2017"], first=True, last=True))
     assert report.frame_objects == 12
     assert report.options["first"] is True
 
 
-def test_no_such_profile(out: Path, truth: Path) -> None:
+def test_no_such_profile(out: Path, ground_truth: Path) -> None:
     with pytest.raises(ValueError, match="no profile 'davis': want one of davis2016, davis2017, "):
-        evaluate(out, truth, "davis")
+        evaluate(out, ground_truth, "davis")
 
 
-def test_sequences_are_scored_in_the_order_asked_for(out: Path, truth: Path) -> None:
+def test_sequences_are_scored_in_the_order_asked_for(out: Path, ground_truth: Path) -> None:
     for name in "abc":
-        store(truth / name, video()), store(out / name, video())
-    assert [sequence.name for sequence in evaluate(out, truth, sequences=["c", "a"]).sequences] == ["c", "a"]
+        store(ground_truth / name, video()), store(out / name, video())
+    assert [sequence.name for sequence in evaluate(out, ground_truth, sequences=["c", "a"]).sequences] == ["c", "a"]
 
 
-def test_progress_is_told_of_every_frame(out: Path, truth: Path) -> None:
-    store(truth / "walk", video(frames=60)), store(out / "walk", video(frames=60))
+def test_progress_is_told_of_every_frame(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", video(frames=60)), store(out / "walk", video(frames=60))
     told = list[tuple[int, int | None]]()
-    evaluate(out, truth, progress=lambda done, total: told.append((done, total)))
+    evaluate(out, ground_truth, progress=lambda done, total: told.append((done, total)))
     assert told == [(24, 58), (48, 58), (58, 58)]
 
 
-def test_16_bit_ids_and_palette_pngs_are_read_exactly(out: Path, truth: Path) -> None:
+def test_16_bit_ids_and_palette_pngs_are_read_exactly(out: Path, ground_truth: Path) -> None:
     for frame, labels in enumerate(video([1, 2])):
-        write_labels(truth / "walk" / f"{frame:05}.png", labels.astype(np.uint16) * 3000)
+        write_labels(ground_truth / "walk" / f"{frame:05}.png", labels.astype(np.uint16) * 3000)
         write_labels(out / "walk" / f"{frame:05}.png", labels.astype(np.uint16) * 3000)
-        write_labels(truth / "run" / f"{frame:05}.png", labels)
+        write_labels(ground_truth / "run" / f"{frame:05}.png", labels)
     store(out / "run", video([1, 2]))
-    report = evaluate(out, truth)
+    report = evaluate(out, ground_truth)
     assert [score.object for score in report.objects] == [1, 2, 3000, 6000]
     assert report.jf == 1
 
@@ -199,86 +199,100 @@ def late_clip() -> list[np.ndarray]:
     return clip
 
 
-def test_an_object_that_appears_later_is_noted_and_not_scored(out: Path, truth: Path) -> None:
-    store(truth / "walk", late_clip()), store(out / "walk", late_clip())
-    report = evaluate(out, truth)
+def test_an_object_that_appears_later_is_noted_and_not_scored(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", late_clip()), store(out / "walk", late_clip())
+    report = evaluate(out, ground_truth)
     assert [score.object for score in report.objects] == [1]
-    assert report.notes == ("walk: the truth's ids 2 appear after its first frame: not scored",)
+    assert report.notes == ("walk: the ground truth's ids 2 appear after its first frame: not scored",)
 
 
-def test_late_objects_are_scored_from_the_frame_after_their_first(out: Path, truth: Path) -> None:
-    store(truth / "walk", late_clip()), store(out / "walk", late_clip())
-    report = evaluate(out, truth, late_objects=True)
+def test_late_objects_are_scored_from_the_frame_after_their_first(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "walk", late_clip()), store(out / "walk", late_clip())
+    report = evaluate(out, ground_truth, late_objects=True)
     assert [(score.object, len(score.frames)) for score in report.objects] == [(1, 4), (2, 1)]
     assert report.notes == ()
 
 
-def test_frames_are_ordered_by_number(out: Path, truth: Path) -> None:
-    truth.mkdir()
+def test_frames_are_ordered_by_number(out: Path, ground_truth: Path) -> None:
+    ground_truth.mkdir()
     out.mkdir()
     for frame, labels in enumerate(video([1], frames=12)):
-        Image.fromarray(labels).save(truth / f"{frame}.png")
+        Image.fromarray(labels).save(ground_truth / f"{frame}.png")
         if 0 < frame < 11:  # by letters 9.png would be the last
             Image.fromarray(labels).save(out / f"{frame}.png")
-    assert evaluate(out, truth).frame_objects == 10
+    assert evaluate(out, ground_truth).frame_objects == 10
 
 
-def test_the_folder_of_a_segment_run_is_the_sequence_it_holds(out: Path, truth: Path) -> None:
+def test_the_folder_of_a_segment_run_is_the_sequence_it_holds(out: Path, ground_truth: Path) -> None:
     clip, guess = video(), video(shift=1)
-    store(truth / "walk", clip), store(out / "walk" / "masks", guess)
+    store(ground_truth / "walk", clip), store(out / "walk" / "masks", guess)
     Image.fromarray(clip[0]).save(out / "walk" / "sheet.png")
-    inside = evaluate(out, truth)
-    assert inside.jf == evaluate(out / "walk", truth / "walk").jf == evaluate(out / "walk" / "masks", truth / "walk").jf
+    inside = evaluate(out, ground_truth)
+    assert (
+        inside.jf
+        == evaluate(out / "walk", ground_truth / "walk").jf
+        == evaluate(out / "walk" / "masks", ground_truth / "walk").jf
+    )
     assert inside.jf < 1
 
 
-def test_a_sequence_can_be_chosen(out: Path, truth: Path) -> None:
-    store(truth / "a", video()), store(truth / "b", video()), store(out / "b", video())
-    assert [sequence.name for sequence in evaluate(out, truth, sequences=["b"]).sequences] == ["b"]
-    assert problems(out, truth, sequences=["x"]) == ["the truth has no sequence x: it has a, b"]
+def test_a_sequence_can_be_chosen(out: Path, ground_truth: Path) -> None:
+    store(ground_truth / "a", video()), store(ground_truth / "b", video()), store(out / "b", video())
+    assert [sequence.name for sequence in evaluate(out, ground_truth, sequences=["b"]).sequences] == ["b"]
+    assert problems(out, ground_truth, sequences=["x"]) == ["the ground truth has no sequence x: it has a, b"]
 
 
-def two_sequences(out: Path, truth: Path) -> Report:
-    store(truth / "one", video([1])), store(out / "one", video([1], shift=3))
-    store(truth / "two", video([1, 2], frames=8)), store(out / "two", video([1, 2], frames=8, shift=1))
-    return evaluate(out, truth)
+def two_sequences(out: Path, ground_truth: Path) -> Report:
+    store(ground_truth / "one", video([1])), store(out / "one", video([1], shift=3))
+    store(ground_truth / "two", video([1, 2], frames=8)), store(out / "two", video([1, 2], frames=8, shift=1))
+    return evaluate(out, ground_truth)
 
 
-def test_processes_give_the_same_report(out: Path, truth: Path) -> None:
-    alone = two_sequences(out, truth)
-    assert evaluate(out, truth, workers=2) == alone
+def test_processes_give_the_same_report(out: Path, ground_truth: Path) -> None:
+    alone = two_sequences(out, ground_truth)
+    assert evaluate(out, ground_truth, workers=2) == alone
 
 
-def test_frames_of_one_sequence_are_shared_among_processes(out: Path, truth: Path) -> None:
+def test_frames_of_one_sequence_are_shared_among_processes(out: Path, ground_truth: Path) -> None:
     clip = video(frames=70, size=(40, 400))
     for labels in clip[:30]:
         labels[labels == 2] = 0
-    store(truth / "walk", clip), store(out / "walk", video(frames=70, shift=1, size=(40, 400)))
-    alone = evaluate(out, truth, "vos-benchmark")
-    assert evaluate(out, truth, "vos-benchmark", workers=2) == alone
+    store(ground_truth / "walk", clip), store(out / "walk", video(frames=70, shift=1, size=(40, 400)))
+    alone = evaluate(out, ground_truth, "vos-benchmark")
+    assert evaluate(out, ground_truth, "vos-benchmark", workers=2) == alone
     assert [len(score.frames) for score in alone.objects] == [68, 68]
 
 
-def test_processes_do_not_load_the_network(out: Path, truth: Path) -> None:
+def test_processes_do_not_load_the_network(out: Path, ground_truth: Path) -> None:
     modules = "import sys, hodor.evaluate, hodor.scoring.frame_scores"
     code = f"{modules}; print([m for m in ('torch', 'av', 'rich', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_processes_without_a_main_guard_end_in_an_error(out: Path, truth: Path, tmp_path: Path) -> None:
-    two_sequences(out, truth)
+def test_processes_without_a_main_guard_end_in_an_error(out: Path, ground_truth: Path, tmp_path: Path) -> None:
+    two_sequences(out, ground_truth)
     script = tmp_path / "script.py"
-    script.write_text(f"from hodor.evaluate import evaluate\nprint(evaluate({str(out)!r}, {str(truth)!r}, workers=2).jf)\n")
+    script.write_text(
+        f"from hodor.evaluate import evaluate\nprint(evaluate({str(out)!r}, {str(ground_truth)!r}, workers=2).jf)\n"
+    )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
     assert "RuntimeError: a scoring process died (exit code 1): start the script under `if __name__" in ended.stderr
 
 
-def test_json_holds_every_score_of_every_frame(out: Path, truth: Path) -> None:
-    report = two_sequences(out, truth)
+def test_json_holds_every_score_of_every_frame(out: Path, ground_truth: Path) -> None:
+    report = two_sequences(out, ground_truth)
     whole = json.loads(json.dumps(report.to_json()))
-    assert {key: whole[key] for key in ("format", "profile", "compat", "predictions", "truth", "frame_objects", "run")} == {
-        **{"format": "hodor-scores/1", "profile": "davis2017", "compat": False, "predictions": str(out), "truth": str(truth)},
+    assert {
+        key: whole[key] for key in ("format", "profile", "compat", "predictions", "ground_truth", "frame_objects", "run")
+    } == {
+        **{
+            "format": "hodor-scores/1",
+            "profile": "davis2017",
+            "compat": False,
+            "predictions": str(out),
+            "ground_truth": str(ground_truth),
+        },
         **{"frame_objects": 4 + 2 * 6, "run": None},
     }
     assert whole["summary"] == report.summary
@@ -295,8 +309,8 @@ def test_json_holds_every_score_of_every_frame(out: Path, truth: Path) -> None:
     }
 
 
-def test_table_fits_eighty_columns_and_shows_per_cent(out: Path, truth: Path) -> None:
-    report = two_sequences(out, truth)
+def test_table_fits_eighty_columns_and_shows_per_cent(out: Path, ground_truth: Path) -> None:
+    report = two_sequences(out, ground_truth)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table(report))
     lines = [line.split() for line in console.export_text().splitlines() if line.strip()]
@@ -311,20 +325,33 @@ def test_table_fits_eighty_columns_and_shows_per_cent(out: Path, truth: Path) ->
     assert lines[-1][-1] == "16"
 
 
-def test_the_command_writes_json_csv_and_a_page(out: Path, truth: Path, tmp_path: Path) -> None:
-    report = two_sequences(out, truth)
+def test_the_command_writes_json_csv_and_a_page(out: Path, ground_truth: Path, tmp_path: Path) -> None:
+    report = two_sequences(out, ground_truth)
     files = {kind: tmp_path / f"scores.{kind}" for kind in ("json", "csv", "html")}
     options = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
-    assert command([str(out), str(truth), "--workers", "1", *options]) == 0
+    assert command([str(out), str(ground_truth), "--workers", "1", *options]) == 0
     assert json.loads(files["json"].read_text()) == report.to_json()
     assert files["csv"].read_text().count("\n") == 1 + report.frame_objects + len(report.objects) + 2 + 1
     assert files["html"].read_text().count("<svg") > 0
 
 
-def test_the_command_follows_its_options(out: Path, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    two_sequences(out, truth)
+def test_the_command_follows_its_options(
+    out: Path, ground_truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_sequences(out, ground_truth)
     (tmp_path / "val.txt").write_text("two\n\n")
-    words = [str(out), str(truth), "--profile", "mose", "--ends", "both", "--every", "2", "--list", str(tmp_path / "val.txt")]
+    words = [
+        str(out),
+        str(ground_truth),
+        "--profile",
+        "mose",
+        "--ends",
+        "both",
+        "--every",
+        "2",
+        "--list",
+        str(tmp_path / "val.txt"),
+    ]
     assert command([*words, "--json", "-"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [sequence["name"] for sequence in results["sequences"]] == ["two"]

@@ -151,9 +151,9 @@ def test_official_weights_reproduce_golden_masks_of_five_frames(
     close(objects[0], golden[f"{case}_desc_fg_last"], RELATIVE * 5)
     close(background[0], golden[f"{case}_desc_bg_last"], RELATIVE * 5)
     if case.startswith("B"):
-        (alone,) = (e for i, _, e in recorder.entries if i == 2 and not e.known_BN.all())
+        (alone,) = (e for i, _, e in recorder.entries if i == 2 and not e.valid_BN.all())
         close(alone.per_object[0, 2:], golden[f"{case}_desc_fg_t2_new"], RELATIVE)
-        (joint,) = (e for i, _, e in recorder.entries if i == 2 and e.known_BN.all())
+        (joint,) = (e for i, _, e in recorder.entries if i == 2 and e.valid_BN.all())
         close(joint.per_object[0], golden[f"{case}_desc_fg_t2_joint"], RELATIVE)
 
 
@@ -182,16 +182,16 @@ def test_training_graph_reproduces_golden_losses_and_gradients(
     network: HODOR, golden: dict[str, np.ndarray], iteration: int
 ) -> None:
     first = (masks()[1] + 2 * masks()[2]).long()
-    truth = torch.stack([first.roll((3 * t, 5 * t), (0, 1)) for t in range(3)])
-    planes = torch.stack([truth == 1, truth == 2], 1).float()[None]
+    ground_truth = torch.stack([first.roll((3 * t, 5 * t), (0, 1)) for t in range(3)])
+    planes = torch.stack([ground_truth == 1, ground_truth == 2], 1).float()[None]
     yes = torch.ones(1, 3, dtype=torch.bool)
     clip = Clip(frames(0)[None, :3], planes, yes, yes[:, :2], torch.ones(1, 3, 96, 160, dtype=torch.bool))
     network.zero_grad()
-    judged = rollout(network, clip, released_plan(iteration))
-    assert [j.target for j in judged] == golden[f"train_it{iteration}_frame_ids"].tolist()
-    logits = torch.stack([j.prediction.logits()[0, :, 2::8, 3::8] for j in judged], 1).detach()
+    supervised = rollout(network, clip, released_plan(iteration))
+    assert [j.target for j in supervised] == golden[f"train_it{iteration}_frame_ids"].tolist()
+    logits = torch.stack([j.prediction.logits()[0, :, 2::8, 3::8] for j in supervised], 1).detach()
     close(logits, golden[f"train_it{iteration}_logits"], LOGITS, relative=False)
-    losses = hodor_losses(judged)
+    losses = hodor_losses(supervised)
     assert float(losses.cross_entropy.detach()) == pytest.approx(float(golden[f"train_it{iteration}_ce"]), abs=2e-5)
     assert float(losses.dice.detach()) == pytest.approx(float(golden[f"train_it{iteration}_dice"]), abs=2e-5)
     losses.total.backward()

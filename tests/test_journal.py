@@ -1,4 +1,4 @@
-"""The log can be cut and gone on with, TensorBoard holds the same, and pictures show truth above prediction."""
+"""The log can be cut and gone on with, TensorBoard holds the same, and pictures show ground truth above prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from hodor.masks import palette
 from hodor.models.base import Prediction
 from hodor.training.journal import Journal, Pace, cut, draw, scales
-from hodor.training.plans import Judged, dense, rollout
+from hodor.training.plans import Supervised, dense, rollout
 
 
 def line(step: int) -> dict[str, object]:
@@ -63,7 +63,7 @@ def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     assert set(events.Tags()["scalars"]) == tags
     assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [(0, 1.0), (1, 0.5), (2, 0.3333)]
     assert events.Scalars("scales/1/0")[2].value == 8
-    assert events.Images("judged")[0].step == 1
+    assert events.Images("supervised")[0].step == 1
     assert Image.open(tmp_path / "pictures" / "0000001.png").size == (6, 4)
 
 
@@ -80,11 +80,11 @@ def test_another_process_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_picture_shows_truth_above_prediction() -> None:
     logits = torch.full((2, 2, 2, 3), -9.0)
     logits[:, 0], logits[0, 1, :, 1:] = 0, 9  # clip 0: the object is predicted on the right two thirds
-    truth = torch.zeros(2, 1, 8, 12)
-    truth[:, :, :, :6] = 1
-    judged = Judged(1, Prediction(logits, 1, (8, 12), (8, 12)), truth, torch.ones(2, 8, 12, dtype=torch.bool))
+    ground_truth = torch.zeros(2, 1, 8, 12)
+    ground_truth[:, :, :, :6] = 1
+    supervised = Supervised(1, Prediction(logits, 1, (8, 12), (8, 12)), ground_truth, torch.ones(2, 8, 12, dtype=torch.bool))
     frames = torch.zeros(2, 2, 3, 8, 12)
-    image = draw(frames, [judged, judged])
+    image = draw(frames, [supervised, supervised])
     assert image.shape == (2 * 2 * 8, 2 * 12, 3)
     red = palette()[1] // 2
     assert (image[3, 2] == red).all()

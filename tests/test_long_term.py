@@ -20,9 +20,9 @@ def entry(seed: int, known: Sequence[bool], given: bool = False, batch: int = 1)
     shared = torch.randn(batch, 2 * KEY + 1, 3, TOKENS // 3, generator=g)
     shared[:, KEY] = 1 + shared[:, KEY] ** 2
     shared[:, KEY + 1 :] = shared[:, KEY + 1 :].sigmoid()
-    known_BN = torch.tensor([list(known)] * batch)
-    values = torch.randn(batch, len(known), VALUE, 3, TOKENS // 3, generator=g) * known_BN[..., None, None, None]
-    return Entry(values, shared, known_BN, known_BN & given, torch.ones(batch, dtype=torch.bool))
+    valid_BN = torch.tensor([list(known)] * batch)
+    values = torch.randn(batch, len(known), VALUE, 3, TOKENS // 3, generator=g) * valid_BN[..., None, None, None]
+    return Entry(values, shared, valid_BN, valid_BN & given, torch.ones(batch, dtype=torch.bool))
 
 
 def read_all(memory: Memory, seed: int = 0) -> Memory:
@@ -101,7 +101,7 @@ def test_a_late_object_joins_a_full_long_term_memory(most: int) -> None:
     seen = walk(90, most=most, late=60)
     assert long(seen[59]) == most
     assert max(long(m) for m in seen) <= most
-    both = [e for i, e in seen[-1].frames.items() if i < 0 and e.known_BN.all()]
+    both = [e for i, e in seen[-1].frames.items() if i < 0 and e.valid_BN.all()]
     assert both
     assert both[0].per_object[:, 1].abs().sum() > 0
 
@@ -111,7 +111,7 @@ def test_an_object_reads_only_tokens_that_knew_it() -> None:
     memory = Memory((1, 2), {0: first, 1: second})
     use = torch.rand(1, 2 * TOKENS, generator=torch.Generator().manual_seed(2))
     made = consolidate(count(memory, use), [0, 1], 12)
-    patterns = {tuple(e.known_BN[0].tolist()): e for i, e in made.frames.items() if i < 0}
+    patterns = {tuple(e.valid_BN[0].tolist()): e for i, e in made.frames.items() if i < 0}
     assert patterns.keys() == {(True, False), (True, True)}
     assert not patterns[True, False].per_object[:, 1].any()
     alone = consolidate(count(memory.only([1]), torch.ones(1, TOKENS)), [1], TOKENS).frames[-1]
@@ -125,7 +125,7 @@ def test_an_object_reads_only_tokens_that_knew_it() -> None:
 def test_nothing_of_a_removed_object_stays() -> None:
     memory = walk(40, late=5)[-1]
     gone = keep(memory.with_objects([2]), 10, True)
-    assert all(e.known_BN.any() for i, e in gone.frames.items() if i < 0)
+    assert all(e.valid_BN.any() for i, e in gone.frames.items() if i < 0)
     empty = keep(memory.with_objects([3]), 10, True)
     assert not any(i < 0 for i in empty.frames)
     assert not any(name.startswith("used.-") for name in empty.tally)

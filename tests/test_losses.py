@@ -12,25 +12,25 @@ from torch import Tensor
 
 from hodor.models.base import UNKNOWN, Prediction
 from hodor.training.losses import Bootstrap, Loss, Points, hodor_losses, joint_dice, object_dice
-from hodor.training.plans import Judged
+from hodor.training.plans import Supervised
 
 SIZE = (20, 28)
 
 
-def judged(seed: int = 0, backgrounds: int = 3, valid: Tensor | None = None, batch: int = 2) -> Judged:
+def supervised(seed: int = 0, backgrounds: int = 3, valid: Tensor | None = None, batch: int = 2) -> Supervised:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, backgrounds + 2, 8, 8, generator=generator).requires_grad_()
     owner = torch.randint(3, (batch, 1, *SIZE), generator=generator)
     masks = torch.cat([owner == 1, owner == 2], 1).float()
     valid = torch.ones(batch, *SIZE, dtype=torch.bool) if valid is None else valid
-    return Judged(0, Prediction(logits, backgrounds, SIZE, (32, 32)), masks, valid)
+    return Supervised(0, Prediction(logits, backgrounds, SIZE, (32, 32)), masks, valid)
 
 
-def labels(j: Judged) -> Tensor:
+def labels(j: Supervised) -> Tensor:
     return (j.masks_BNHW * torch.tensor([1, 2]).view(1, 2, 1, 1)).sum(1).long()
 
 
-def enlarged(j: Judged) -> Tensor:
+def enlarged(j: Supervised) -> Tensor:
     """Backgrounds merged by max, then 4 times larger, then the padding cut off."""
     x = j.prediction.logits_BKHW
     x = torch.stack([x[:, :3].max(1)[0], x[:, 3], x[:, 4]], 1)
@@ -38,17 +38,17 @@ def enlarged(j: Judged) -> Tensor:
 
 
 def test_cross_entropy_is_pytorchs_where_all_pixels_are_valid() -> None:
-    each = [judged(0), judged(1)]
+    each = [supervised(0), supervised(1)]
     expected = torch.stack([F.cross_entropy(enlarged(j), labels(j)) for j in each]).mean()
     torch.testing.assert_close(hodor_losses(each).cross_entropy, expected)
 
 
 def test_dice_is_joint_over_objects_predictions_and_pixels() -> None:
-    each = [judged(0), judged(1)]
+    each = [supervised(0), supervised(1)]
     soft = torch.stack([enlarged(j).softmax(1)[:, 1:] for j in each], 1)
-    truth = torch.stack([j.masks_BNHW for j in each], 1)
+    ground_truth = torch.stack([j.masks_BNHW for j in each], 1)
     terms = []
-    for p, g in zip(soft, truth, strict=True):
+    for p, g in zip(soft, ground_truth, strict=True):
         terms.append(1 - (2 * (p * g).mean() + 1e-6) / ((p + g).mean() + 1e-6))
     losses = hodor_losses(each)
     torch.testing.assert_close(losses.dice, torch.stack(terms).mean())
@@ -57,10 +57,10 @@ def test_dice_is_joint_over_objects_predictions_and_pixels() -> None:
 
 def test_joint_dice_by_hand() -> None:
     soft = torch.tensor([[[0.5, 1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0, 0.0]]])
-    truth = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0, 0.0]]])
+    ground_truth = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0, 0.0]]])
     # first: 2 * 1.5 / (1.5 + 2); second: perfect
     expected = ((1 - 3 / 3.5) + 0) / 2
-    assert float(joint_dice(soft, truth, torch.ones_like(soft))) == pytest.approx(expected, abs=1e-5)
+    assert float(joint_dice(soft, ground_truth, torch.ones_like(soft))) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_total_miss_costs_no_dice_and_sends_no_gradient() -> None:
@@ -75,16 +75,16 @@ def test_a_total_miss_costs_no_dice_and_sends_no_gradient() -> None:
 
 
 def test_a_miss_in_one_clip_leaves_the_term_of_the_other() -> None:
-    soft, truth = torch.tensor([[0.0, 1.0], [0.5, 0.5]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    alone = joint_dice(soft[1:], truth[1:], torch.ones(1, 2))
-    assert float(joint_dice(soft, truth, torch.ones(2, 2))) == pytest.approx(float(alone) / 2)
+    soft, ground_truth = torch.tensor([[0.0, 1.0], [0.5, 0.5]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    alone = joint_dice(soft[1:], ground_truth[1:], torch.ones(1, 2))
+    assert float(joint_dice(soft, ground_truth, torch.ones(2, 2))) == pytest.approx(float(alone) / 2)
 
 
 def test_pixels_outside_valid_do_not_count() -> None:
-    """Neither their truth nor the logits that only they see."""
+    """Neither their ground truth nor the logits that only they see."""
     valid = torch.ones(2, *SIZE, dtype=torch.bool)
     valid[:, :, 14:] = False
-    one = judged(valid=valid)
+    one = supervised(valid=valid)
     before = hodor_losses([one])
     one.masks_BNHW[..., 14:] = 1 - one.masks_BNHW[..., 14:]
     with torch.no_grad():
@@ -98,33 +98,33 @@ def test_pixels_outside_valid_do_not_count() -> None:
 
 def test_cross_entropy_is_the_mean_over_the_valid_pixels_of_each_clip() -> None:
     valid = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(9)) < torch.tensor([0.2, 0.6]).view(2, 1, 1)
-    one = judged(valid=valid)
+    one = supervised(valid=valid)
     each = F.cross_entropy(enlarged(one), labels(one), reduction="none")
     expected = (each[0][valid[0]].mean() + each[1][valid[1]].mean()) / 2
     torch.testing.assert_close(hodor_losses([one]).cross_entropy, expected)
 
 
-def alone(j: Judged, clip: int) -> Judged:
+def alone(j: Supervised, clip: int) -> Supervised:
     part = slice(clip, clip + 1)
     prediction = replace(j.prediction, logits_BKHW=j.prediction.logits_BKHW[part])
     objects = None if j.objects_BN is None else j.objects_BN[part]
-    return Judged(j.target, prediction, j.masks_BNHW[part], j.valid_BHW[part], objects)
+    return Supervised(j.target, prediction, j.masks_BNHW[part], j.valid_BHW[part], objects)
 
 
-def padded(j: Judged) -> Judged:
+def padded(j: Supervised) -> Supervised:
     """With a third plane that no clip has an object on."""
     batch = len(j.masks_BNHW)
     silent = torch.full((batch, 1, *j.prediction.logits_BKHW.shape[2:]), UNKNOWN)
     prediction = replace(j.prediction, logits_BKHW=torch.cat([j.prediction.logits_BKHW, silent], 1))
     masks = torch.cat([j.masks_BNHW, torch.zeros(batch, 1, *SIZE)], 1)
-    return Judged(j.target, prediction, masks, j.valid_BHW, torch.tensor([[True, True, False]] * batch))
+    return Supervised(j.target, prediction, masks, j.valid_BHW, torch.tensor([[True, True, False]] * batch))
 
 
 @pytest.mark.parametrize("kind", get_args(Loss))
 def test_the_loss_of_a_batch_is_the_mean_of_its_clips_however_they_are_padded(kind: Loss) -> None:
     """What several processes and the parts of an accumulated batch rely on."""
     valid = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(9)) < torch.tensor([0.2, 0.9]).view(2, 1, 1)
-    each = [judged(0, valid=valid), judged(1, valid=valid)]
+    each = [supervised(0, valid=valid), supervised(1, valid=valid)]
     whole = hodor_losses([padded(j) for j in each], kind).total
     clips = [hodor_losses([alone(j, b) for j in each], kind).total for b in range(2)]
     torch.testing.assert_close(whole, torch.stack(clips).mean(), rtol=1e-6, atol=1e-7)
@@ -132,7 +132,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_clips_however_they_are_padded(ki
 
 def test_padding_does_not_make_a_small_object_smaller() -> None:
     """The e of joint Dice weighs the more the smaller the mean; a pixel that is hardly seen shows it."""
-    one = judged()
+    one = supervised()
     with torch.no_grad():
         one.prediction.logits_BKHW[:, 3:] = -7
         one.masks_BNHW.zero_()
@@ -143,26 +143,26 @@ def test_padding_does_not_make_a_small_object_smaller() -> None:
 
 
 def test_each_objects_own_dice_by_hand() -> None:
-    soft, truth = torch.zeros(1, 2, 2, 4, 4), torch.zeros(1, 2, 2, 4, 4)
-    soft[:, :, 0, :2], truth[:, :, 0, 1:3] = 1, 1  # 8 pixels a frame, 4 in common
-    truth[:, 0, 1, 0] = 1  # missed
+    soft, ground_truth = torch.zeros(1, 2, 2, 4, 4), torch.zeros(1, 2, 2, 4, 4)
+    soft[:, :, 0, :2], ground_truth[:, :, 0, 1:3] = 1, 1  # 8 pixels a frame, 4 in common
+    ground_truth[:, 0, 1, 0] = 1  # missed
     counted = torch.ones(1, 2, 2, 4, 4, dtype=torch.bool)
     expected = ((1 - (2 * 8 + 1) / (32 + 1)) + (1 - 1 / 5)) / 2
-    assert float(object_dice(soft, truth, counted)) == pytest.approx(expected)
+    assert float(object_dice(soft, ground_truth, counted)) == pytest.approx(expected)
     miss = soft.clone().requires_grad_()
-    object_dice(miss, truth, counted).backward()
+    object_dice(miss, ground_truth, counted).backward()
     assert float(miss.grad[0, :, 1].abs().sum()) > 0
 
 
 def test_cross_entropy_alone_sends_no_gradient_of_dice() -> None:
-    one = judged()
+    one = supervised()
     losses = hodor_losses([one], "cross-entropy")
     assert torch.equal(losses.total, losses.cross_entropy)
     assert float(losses.dice.detach()) > 0
 
 
 def test_a_frame_without_a_valid_pixel_gives_a_finite_loss() -> None:
-    losses = hodor_losses([judged(valid=torch.zeros(2, *SIZE, dtype=torch.bool))])
+    losses = hodor_losses([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))])
     losses.total.backward()
     assert float(losses.total.detach()) == 0
 
@@ -179,7 +179,7 @@ def test_the_share_of_hard_pixels_falls_along_a_line_from_all_to_the_least() -> 
 def test_bootstrapped_cross_entropy_is_the_mean_of_the_hardest_pixels_summed_over_frames() -> None:
     valid = torch.ones(2, *SIZE, dtype=torch.bool)
     valid[0, :10] = False
-    each = [judged(0, valid=valid), judged(1, valid=valid)]
+    each = [supervised(0, valid=valid), supervised(1, valid=valid)]
     expected = torch.zeros(())
     for j in each:
         costs = F.cross_entropy(enlarged(j), labels(j), reduction="none")
@@ -195,7 +195,7 @@ def test_bootstrapped_cross_entropy_is_the_mean_of_the_hardest_pixels_summed_ove
 
 
 def test_xmems_dice_is_each_objects_in_each_frame_summed_over_frames() -> None:
-    each = [judged(0), judged(1)]
+    each = [supervised(0), supervised(1)]
     expected = torch.zeros(())
     for j in each:
         soft = enlarged(j).softmax(1)[:, 1:]
@@ -207,16 +207,16 @@ def test_xmems_dice_is_each_objects_in_each_frame_summed_over_frames() -> None:
 
 
 def test_few_hard_pixels_take_one_at_least_and_no_valid_pixel_costs_nothing() -> None:
-    one = judged()
+    one = supervised()
     hardest = F.cross_entropy(enlarged(one), labels(one), reduction="none").flatten(1).amax(1).mean()
     torch.testing.assert_close(hodor_losses([one], "bootstrapped", 1e-9).total, hardest)
     for kind in ("bootstrapped-dice", "points"):
-        losses = hodor_losses([judged(valid=torch.zeros(2, *SIZE, dtype=torch.bool))], kind, 0.15)  # type: ignore[arg-type]
+        losses = hodor_losses([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))], kind, 0.15)  # type: ignore[arg-type]
         losses.total.backward()
         assert float(losses.total.detach()) == 0
 
 
-def steps_of_two(size: tuple[int, int] = (32, 32), aux: bool = False) -> Judged:
+def steps_of_two(size: tuple[int, int] = (32, 32), aux: bool = False) -> Supervised:
     """One object on the right half, its logits unsure along the border between columns 12 and 20 alone."""
     logits = torch.zeros(1, 2, *size)
     logits[:, 1] = torch.where(torch.arange(size[1]) < 12, -9.0, torch.where(torch.arange(size[1]) < 20, 0.1, 9.0))
@@ -224,7 +224,7 @@ def steps_of_two(size: tuple[int, int] = (32, 32), aux: bool = False) -> Judged:
     masks[..., 16:] = 1
     more = {"sensory": torch.zeros(1, 2, 4, 4).requires_grad_(), "queries": torch.zeros(1, 3, 2, 4, 4).requires_grad_()}
     prediction = Prediction(logits.requires_grad_(), 1, size, size, aux=more if aux else {})
-    return Judged(0, prediction, masks, torch.ones(1, *size, dtype=torch.bool))
+    return Supervised(0, prediction, masks, torch.ones(1, *size, dtype=torch.bool))
 
 
 def test_points_lie_where_the_network_is_unsure_and_some_anywhere() -> None:
@@ -244,8 +244,8 @@ def test_points_lie_where_the_network_is_unsure_and_some_anywhere() -> None:
 
 
 def test_many_points_cost_what_all_pixels_cost() -> None:
-    """Without preference, and with truth bilinear in between: the mean over points nears the mean over pixels."""
-    each = [judged(0), judged(1)]
+    """Without preference, and with ground truth bilinear in between: the mean over points nears the mean over pixels."""
+    each = [supervised(0), supervised(1)]
     got = hodor_losses(each, "points", points=Points(60_000, 1.0, 0.0))
     soft = [enlarged(j).softmax(1)[:, 1:] for j in each]
     entropy = sum(F.cross_entropy(enlarged(j), labels(j)) for j in each)
@@ -275,14 +275,14 @@ def test_points_of_a_padded_frame_are_the_frames_own() -> None:
     for fill in (0.0, 1e3):
         logits[:, 1, :, :3] = small[:, 1, 0] = fill  # the frame lies in columns 6 to 13; in cells 1.5 to 3.5
         prediction = Prediction(logits.clone(), 1, (32, 32), (64, 64), (24, 24), aux={"sensory": small.clone()})
-        one = Judged(0, prediction, masks, torch.ones(1, 32, 32, dtype=torch.bool))
+        one = Supervised(0, prediction, masks, torch.ones(1, 32, 32, dtype=torch.bool))
         costs.append(hodor_losses([one], "points", points=Points(800)))
     assert float(costs[0].aux) > 0
     torch.testing.assert_close(costs[0], costs[1])
 
 
 def test_each_clip_has_points_of_its_own_generator() -> None:
-    one, points = judged(), Points(50)
+    one, points = supervised(), Points(50)
 
     def total(*seeds: int) -> float:
         rngs = [torch.Generator().manual_seed(i) for i in seeds]

@@ -1,4 +1,4 @@
-"""matching.py: likeness of keys, reading by it, and bringing objects together, against their definitions."""
+"""matching.py: similarity of keys, reading by it, and bringing objects together, against their definitions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_reading_all_is_a_softmax_of_values() -> None:
 @given(count=st.integers(1, 60), top=st.integers(1, 70), objects=st.integers(1, 3), seed=st.integers(0, 100))
 def test_reading_the_top_is_a_softmax_over_the_largest_alone(count: int, top: int, objects: int, seed: int) -> None:
     alike, values = random(2, count, 7, seed=seed), random(2, objects, 5, count, seed=seed + 1)
-    readout, use = read(alike, values, top=top)
+    readout, use = read(alike, values, top_k=top)
     least = alike.topk(min(top, count), 1).values[:, -1:]
     weights = alike.masked_fill(alike < least, -math.inf).softmax(1)
     torch.testing.assert_close(readout, torch.einsum("bncm,bmp->bncp", values, weights), atol=1e-5, rtol=1e-4)
@@ -121,12 +121,12 @@ def test_far_keys_give_numbers_and_gradients(top: int | None, far: float) -> Non
 def test_chunks_of_query_cells_change_nothing(top: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Tokens(random(1, 8, 40), random(1, 2, 6, 40), torch.ones(1, 2, 40, dtype=torch.bool))
     query, selection, shrinkage = random(1, 8, 23, seed=2), random(1, 8, 23).sigmoid(), 1 + random(1, 40).square()
-    whole = recall(memory, query, shrinkage_BM=shrinkage, selection_BDP=selection, top=top)
+    whole = recall(memory, query, shrinkage_BM=shrinkage, selection_BDP=selection, top_k=top)
     sizes = []
     real = matching.similarity
     monkeypatch.setattr(matching, "similarity", lambda *args: sizes.append(args[1].shape[2]) or real(*args))
     monkeypatch.setattr(matching, "CHUNK", 200)
-    parts = recall(memory, query, shrinkage_BM=shrinkage, selection_BDP=selection, top=top)
+    parts = recall(memory, query, shrinkage_BM=shrinkage, selection_BDP=selection, top_k=top)
     assert sizes == [5, 5, 5, 5, 3]
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
@@ -150,9 +150,9 @@ def test_a_growing_memory_has_products_of_few_sizes(top: int | None, monkeypatch
 def test_bfloat16_is_read_and_matched_in_float32() -> None:
     memory = Tokens(random(1, 8, 40).bfloat16(), random(1, 2, 6, 40).bfloat16(), torch.ones(1, 2, 40, dtype=torch.bool))
     for top in (None, 5):
-        readout, use = recall(memory, random(1, 8, 9).bfloat16(), top=top)
+        readout, use = recall(memory, random(1, 8, 9).bfloat16(), top_k=top)
         assert (readout.dtype, use.dtype) == (torch.bfloat16, torch.float32)
-        exact, _ = recall(Tokens(*(t.float() for t in memory[:2]), memory[2]), random(1, 8, 9).bfloat16(), top=top)
+        exact, _ = recall(Tokens(*(t.float() for t in memory[:2]), memory[2]), random(1, 8, 9).bfloat16(), top_k=top)
         torch.testing.assert_close(readout.float(), exact, atol=0.05, rtol=0.02)
 
 
@@ -187,7 +187,7 @@ def test_tokens_follow_the_order_of_frames_and_cells() -> None:
     assert torch.equal(kept.keys_BDM[..., :6], first.shared.flatten(2))
     assert torch.equal(kept.values_BNCM[..., :6], first.per_object.flatten(3))
     assert torch.equal(kept.values_BNCM[..., 6:], second.per_object)
-    assert kept.known_BNM[0].tolist() == [[True] * 10, [False] * 6 + [True] * 4]
+    assert kept.valid_BNM[0].tolist() == [[True] * 10, [False] * 6 + [True] * 4]
     with pytest.raises(ValueError, match=r"^the memory holds no frame$"):
         tokens(Memory((1, 2)))
 

@@ -5,6 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from hodor.metrics import (
     Statistics,
     average,
@@ -17,10 +21,6 @@ from hodor.metrics import (
     pair_scores,
     statistics,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
 from hodor.scoring import bits
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "davis_metrics.npz"))
@@ -29,7 +29,7 @@ SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 class Case(NamedTuple):
     prediction: np.ndarray
-    truth: np.ndarray
+    ground_truth: np.ndarray
     j: float
     f: float
 
@@ -40,11 +40,11 @@ def golden_cases() -> list[Case]:
         end = start - (-height * width // 8)
         masks = [
             np.unpackbits(GOLDEN[key][start:end])[: height * width].reshape(height, width).astype(bool)
-            for key in ("prediction", "truth")
+            for key in ("prediction", "ground_truth")
         ]
         cases.append(Case(masks[0], masks[1], j, f))
         start = end
-    assert start == len(GOLDEN["truth"])
+    assert start == len(GOLDEN["ground_truth"])
     return cases
 
 
@@ -65,8 +65,8 @@ def slow_boundary(mask: np.ndarray) -> set[tuple[int, int]]:
     return {(y, x) for y in range(height) for x in range(width) if any(differs(y, x, *step) for step in steps)}
 
 
-def slow_f(prediction: np.ndarray, truth: np.ndarray, radius: float) -> float:
-    found, wanted = slow_boundary(prediction), slow_boundary(truth)
+def slow_f(prediction: np.ndarray, ground_truth: np.ndarray, radius: float) -> float:
+    found, wanted = slow_boundary(prediction), slow_boundary(ground_truth)
     if not found or not wanted:
         return float(found == wanted)
 
@@ -78,20 +78,20 @@ def slow_f(prediction: np.ndarray, truth: np.ndarray, radius: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def slow_j(prediction: np.ndarray, truth: np.ndarray) -> float:
-    union = sum(map(int, (prediction | truth).ravel()))
-    return sum(map(int, (prediction & truth).ravel())) / union if union else 1.0
+def slow_j(prediction: np.ndarray, ground_truth: np.ndarray) -> float:
+    union = sum(map(int, (prediction | ground_truth).ravel()))
+    return sum(map(int, (prediction & ground_truth).ravel())) / union if union else 1.0
 
 
 def test_j_and_f_equal_the_davis_code_on_every_golden_pair() -> None:
     for case in golden_cases():
-        assert jaccard(case.prediction, case.truth) == case.j
-        assert boundary_f(case.prediction, case.truth) == case.f
+        assert jaccard(case.prediction, case.ground_truth) == case.j
+        assert boundary_f(case.prediction, case.ground_truth) == case.f
 
 
 def test_frame_scores_equal_the_davis_code_on_every_golden_pair() -> None:
     for case in golden_cases():
-        j, f = frame_scores(case.prediction * np.uint16(700), case.truth * np.uint16(700), [700])
+        j, f = frame_scores(case.prediction * np.uint16(700), case.ground_truth * np.uint16(700), [700])
         assert (j[0], f[0]) == (case.j, case.f)
 
 
@@ -111,12 +111,12 @@ def label_maps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @settings(max_examples=150, deadline=None)
 @given(label_maps(), st.sampled_from([0, 0.008, 0.1, 1, 1.5, 2, 3, 100]))
 def test_j_and_f_follow_the_definitions(maps: tuple[np.ndarray, np.ndarray], bound: float) -> None:
-    prediction, truth = maps
+    prediction, ground_truth = maps
     radius = bound if bound >= 1 else np.ceil(bound * np.hypot(*prediction.shape))
     ids = [4, 1, 7, 3]
-    j, f = frame_scores(prediction, truth, ids, bound=bound)
+    j, f = frame_scores(prediction, ground_truth, ids, bound=bound)
     for place, key in enumerate(ids):
-        mask, wanted = prediction == key, truth == key
+        mask, wanted = prediction == key, ground_truth == key
         assert jaccard(mask, wanted) == j[place] == slow_j(mask, wanted)
         assert boundary_f(mask, wanted, bound=bound) == f[place] == slow_f(mask, wanted, radius)
 
@@ -124,13 +124,13 @@ def test_j_and_f_follow_the_definitions(maps: tuple[np.ndarray, np.ndarray], bou
 @settings(max_examples=50, deadline=None)
 @given(label_maps(), st.data())
 def test_void_pixels_are_cut_out_of_both_masks(maps: tuple[np.ndarray, np.ndarray], data: st.DataObject) -> None:
-    prediction, truth = maps
-    void = data.draw(hnp.arrays(bool, truth.shape))
-    j, f = frame_scores(prediction, truth, [1, 3], void=void, bound=1)
+    prediction, ground_truth = maps
+    void = data.draw(hnp.arrays(bool, ground_truth.shape))
+    j, f = frame_scores(prediction, ground_truth, [1, 3], void=void, bound=1)
     for place, key in enumerate([1, 3]):
-        mask, wanted = (prediction == key) & ~void, (truth == key) & ~void
-        assert jaccard(prediction == key, truth == key, void) == j[place] == slow_j(mask, wanted)
-        assert boundary_f(prediction == key, truth == key, void, 1) == f[place] == slow_f(mask, wanted, 1)
+        mask, wanted = (prediction == key) & ~void, (ground_truth == key) & ~void
+        assert jaccard(prediction == key, ground_truth == key, void) == j[place] == slow_j(mask, wanted)
+        assert boundary_f(prediction == key, ground_truth == key, void, 1) == f[place] == slow_f(mask, wanted, 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,11 +143,11 @@ def test_boundary_follows_its_definition(mask: np.ndarray) -> None:
 @pytest.mark.parametrize("size", [(3, 300), (300, 3), (90, 200)])
 def test_f_is_exact_for_a_tolerance_of_several_words(size: tuple[int, int], bound: int) -> None:
     rng = np.random.default_rng(bound)
-    prediction, truth = np.zeros((2, *size), dtype=bool)
-    for mask in (prediction, truth):
+    prediction, ground_truth = np.zeros((2, *size), dtype=bool)
+    for mask in (prediction, ground_truth):
         mask[rng.integers(size[0], size=4), rng.integers(size[1], size=4)] = True
     prediction[:, size[1] // 2 :] = False
-    assert boundary_f(prediction, truth, bound=bound) == slow_f(prediction, truth, bound)
+    assert boundary_f(prediction, ground_truth, bound=bound) == slow_f(prediction, ground_truth, bound)
 
 
 def test_f_is_one_when_both_boundaries_are_empty() -> None:
@@ -165,32 +165,34 @@ def test_a_lone_pixel_has_four_boundary_pixels_and_the_border_none() -> None:
 
 
 def test_tolerance_is_eight_pixels_at_480x854() -> None:
-    truth, near, far = np.zeros((3, 480, 854), bool)
-    truth[:, :400], near[:, :408], far[:, :409] = True, True, True
-    assert boundary_f(near, truth) == 1
-    assert boundary_f(far, truth) == 0
+    ground_truth, near, far = np.zeros((3, 480, 854), bool)
+    ground_truth[:, :400], near[:, :408], far[:, :409] = True, True, True
+    assert boundary_f(near, ground_truth) == 1
+    assert boundary_f(far, ground_truth) == 0
 
 
 def test_frame_scores_take_ids_of_any_integer_type() -> None:
-    truth = np.zeros((20, 30))
-    truth[3:9, 4:20], truth[12:18, 4:20] = 1, 2
-    prediction = np.roll(truth, 2, axis=1)
-    wanted = frame_scores(prediction.astype(np.uint8), truth.astype(np.uint8), [1, 2], bound=1)
+    ground_truth = np.zeros((20, 30))
+    ground_truth[3:9, 4:20], ground_truth[12:18, 4:20] = 1, 2
+    prediction = np.roll(ground_truth, 2, axis=1)
+    wanted = frame_scores(prediction.astype(np.uint8), ground_truth.astype(np.uint8), [1, 2], bound=1)
     assert 0 < wanted.j.min() < 1
     assert 0 < wanted.f.min() < 1
     for kind, factor in ((np.int64, 1), (np.uint16, 30000), (np.int32, 5_000_000)):
-        scores = frame_scores((prediction * factor).astype(kind), (truth * factor).astype(kind), [factor, 2 * factor], bound=1)
+        scores = frame_scores(
+            (prediction * factor).astype(kind), (ground_truth * factor).astype(kind), [factor, 2 * factor], bound=1
+        )
         assert scores.j.tolist() == wanted.j.tolist()
         assert scores.f.tolist() == wanted.f.tolist()
 
 
 def test_frame_scores_hold_for_more_objects_than_a_byte_counts() -> None:
-    truth = np.arange(1, 601).reshape(20, 30).repeat(3, axis=0).repeat(3, axis=1)
-    prediction = np.roll(truth, 1, axis=1)
-    j, f = frame_scores(prediction, truth, range(1, 601), bound=1)
+    ground_truth = np.arange(1, 601).reshape(20, 30).repeat(3, axis=0).repeat(3, axis=1)
+    prediction = np.roll(ground_truth, 1, axis=1)
+    j, f = frame_scores(prediction, ground_truth, range(1, 601), bound=1)
     for key in (1, 17, 255, 256, 600):
-        assert j[key - 1] == slow_j(prediction == key, truth == key)
-        assert f[key - 1] == slow_f(prediction == key, truth == key, 1)
+        assert j[key - 1] == slow_j(prediction == key, ground_truth == key)
+        assert f[key - 1] == slow_f(prediction == key, ground_truth == key, 1)
 
 
 def test_no_ids_give_no_scores() -> None:
@@ -226,8 +228,8 @@ def dilated(edge: np.ndarray, disk: np.ndarray) -> np.ndarray:
     return grown
 
 
-def dilation_f(prediction: np.ndarray, truth: np.ndarray, disk: np.ndarray) -> float:
-    found, wanted = boundary(prediction), boundary(truth)
+def dilation_f(prediction: np.ndarray, ground_truth: np.ndarray, disk: np.ndarray) -> float:
+    found, wanted = boundary(prediction), boundary(ground_truth)
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())
     precision = (found & dilated(wanted, disk)).sum() / found.sum()
@@ -262,20 +264,20 @@ def test_frame_scores_equal_direct_dilation_on_maps_of_every_sort(seed: int) -> 
     rng = np.random.default_rng(seed)
     for _ in range(25):
         size = tuple(int(length) for length in rng.choice([1, 2, 7, 30, 63, 64, 65, 100, 128, 129], 2))
-        prediction, truth = drawn(rng, size), drawn(rng, size)
+        prediction, ground_truth = drawn(rng, size), drawn(rng, size)
         void = drawn(rng, size) == 3 if rng.random() < 0.3 else None
         keep = True if void is None else ~void
         radius = float(rng.choice([1, 2, 5, 8, 17, 64]))
         ids = [9, 1, 700, 3]
-        j, f = frame_scores(prediction, truth, ids, void, radius)
-        pairs = pair_scores(prediction, truth, ids, [3, 1], void, radius)
+        j, f = frame_scores(prediction, ground_truth, ids, void, radius)
+        pairs = pair_scores(prediction, ground_truth, ids, [3, 1], void, radius)
         for place, key in enumerate(ids):
-            mask, wanted = (prediction == key) & keep, (truth == key) & keep
+            mask, wanted = (prediction == key) & keep, (ground_truth == key) & keep
             union = np.count_nonzero(mask | wanted)
             assert j[place] == (np.count_nonzero(mask & wanted) / union if union else 1)
             assert f[place] == dilation_f(mask, wanted, slow_disk(radius)) == boundary_f(mask, wanted, bound=radius)
             for other, known in enumerate([3, 1]):
-                wanted = (truth == known) & keep
+                wanted = (ground_truth == known) & keep
                 assert pairs.j[place, other] == jaccard(mask, wanted)
                 assert pairs.f[place, other] == boundary_f(mask, wanted, bound=radius)
 
@@ -289,11 +291,11 @@ def test_pairs_of_nothing_have_the_shape_asked_for() -> None:
 
 
 def test_mose_j_counts_one_pixel_more() -> None:
-    truth = np.zeros((4, 5), bool)
-    truth[1, 1:4] = True
-    assert mose_j(np.roll(truth, 1, axis=1), truth) == (2 + 1) / (4 + 1)
-    assert mose_j(~truth & truth, truth) == 1 / 4
-    assert mose_j(truth, truth) == mose_j(truth & ~truth, truth & ~truth) == 1
+    ground_truth = np.zeros((4, 5), bool)
+    ground_truth[1, 1:4] = True
+    assert mose_j(np.roll(ground_truth, 1, axis=1), ground_truth) == (2 + 1) / (4 + 1)
+    assert mose_j(~ground_truth & ground_truth, ground_truth) == 1 / 4
+    assert mose_j(ground_truth, ground_truth) == mose_j(ground_truth & ~ground_truth, ground_truth & ~ground_truth) == 1
 
 
 @pytest.mark.parametrize("size", [(480, 854), (40, 60), (64, 64), (93, 130), (150, 90), (300, 310), (1, 70)])
@@ -301,15 +303,15 @@ def test_mose_f_is_the_dilation_with_its_lopsided_disk(size: tuple[int, int]) ->
     rng = np.random.default_rng(size[0])
     limit = 0.008 * float(np.linalg.norm(size))
     for area in (0.001, 0.01, 0.3, 0.6):
-        truth = np.zeros(size, bool)
+        ground_truth = np.zeros(size, bool)
         half = [max(1, int(length * area**0.5 / 2)) for length in size]
-        truth[size[0] // 2 - half[0] : size[0] // 2 + half[0], size[1] // 2 - half[1] : size[1] // 2 + half[1]] = True
-        truth ^= rng.random(size) < 0.01
-        prediction = np.roll(truth, (int(limit) + 1, 1), (0, 1)) ^ (rng.random(size) < 0.003)
-        radius = min(np.ceil(0.1 * np.sqrt(truth.sum())), limit)
-        new, old = mose_f(prediction, truth)
-        assert new == dilation_f(prediction, truth, slow_disk(radius))
-        assert old == (boundary_f(prediction, truth) if radius < limit else new)
+        ground_truth[size[0] // 2 - half[0] : size[0] // 2 + half[0], size[1] // 2 - half[1] : size[1] // 2 + half[1]] = True
+        ground_truth ^= rng.random(size) < 0.01
+        prediction = np.roll(ground_truth, (int(limit) + 1, 1), (0, 1)) ^ (rng.random(size) < 0.003)
+        radius = min(np.ceil(0.1 * np.sqrt(ground_truth.sum())), limit)
+        new, old = mose_f(prediction, ground_truth)
+        assert new == dilation_f(prediction, ground_truth, slow_disk(radius))
+        assert old == (boundary_f(prediction, ground_truth) if radius < limit else new)
 
 
 def test_the_lopsided_disk_at_480x854_has_191_pixels() -> None:
@@ -389,7 +391,7 @@ def test_average_counts_objects_not_sequences() -> None:
 
 @pytest.mark.parametrize("score", [jaccard, boundary_f, lambda p, t: frame_scores(p, t, [1])])
 def test_sizes_must_agree(score: object) -> None:
-    with pytest.raises(ValueError, match=r"^prediction is 4x5, truth is 4x6: masks must have the same size$"):
+    with pytest.raises(ValueError, match=r"^prediction is 4x5, ground truth is 4x6: masks must have the same size$"):
         score(np.zeros((4, 5), int), np.zeros((4, 6), int))  # type: ignore[operator]
 
 
@@ -399,7 +401,7 @@ def test_every_message_names_the_value_it_rejects() -> None:
         (lambda: boundary_f(mask, mask, bound=-1), "bound is -1: it must be 0 or more"),
         (lambda: boundary_f(mask, mask, bound=float("nan")), "bound is nan"),
         (lambda: boundary(mask[0]), r"mask has shape \(5,\): a mask is \[H, W\]"),
-        (lambda: jaccard(mask, mask, void=mask[1:]), "void is 3x5, truth is 4x5"),
+        (lambda: jaccard(mask, mask, void=mask[1:]), "void is 3x5, ground truth is 4x5"),
         (lambda: frame_scores(mask, mask, [1, 1]), r"ids are \[1, 1\]: they must be different and above 0"),
         (lambda: frame_scores(mask, mask, [0]), r"ids are \[0\]"),
         (lambda: frame_scores(mask, mask - 1, [1]), "labels are int64, from -1: they must be integers, 0 or more"),

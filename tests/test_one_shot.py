@@ -20,7 +20,7 @@ from hodor.models.weights import MODELS
 from hodor.train import Recipe, plan_of, run
 from hodor.training.journal import way_back
 from hodor.training.losses import hodor_losses
-from hodor.training.plans import Back, Judged, Plan, References, Step, dense, empty_reference, one_shot, propagate, rollout
+from hodor.training.plans import Back, Plan, References, Step, Supervised, dense, empty_reference, one_shot, propagate, rollout
 from hodor.training.recipe import optimiser_of, suits
 from hodor.training.recipes import RECIPES
 
@@ -72,7 +72,7 @@ def test_xmem_and_cutie_read_up_to_three_random_frames_of_the_past(references: R
 
 
 def test_every_prediction_on_the_way_forward_is_judged_and_handed_on_with_gradients() -> None:
-    assert all(s.judged and s.grad and s.handoff == "soft" and not s.restart for s in propagate(5))
+    assert all(s.supervised and s.grad and s.mask_feedback == "soft" and not s.restart for s in propagate(5))
 
 
 def test_out_without_gradient_or_loss_then_back_from_the_last_frame_alone() -> None:
@@ -84,11 +84,11 @@ def test_out_without_gradient_or_loss_then_back_from_the_last_frame_alone() -> N
         plan = one_shot(4, back, "previous")  # type: ignore[arg-type]
         out, way = plan[:3], plan[3:]
         assert orders(out) == orders(propagate(4, "previous"))
-        assert all(not s.judged and not s.grad and s.handoff == "detached" and not s.restart for s in out)
+        assert all(not s.supervised and not s.grad and s.mask_feedback == "detached" and not s.restart for s in out)
         assert [(tuple(sorted(s)), t) for s, t in orders(way)] == steps
         assert [s.restart for s in way] == [True] + [False] * (len(way) - 1)
-        assert [s.judged for s in way] == [s.target == 0 for s in way]
-        assert all(s.grad and s.handoff == "soft" for s in way)
+        assert [s.supervised for s in way] == [s.target == 0 for s in way]
+        assert all(s.grad and s.mask_feedback == "soft" for s in way)
 
 
 def test_two_steps_back_meet_any_frame_between_and_read_it_with_the_last() -> None:
@@ -108,8 +108,8 @@ def test_with_three_frames_two_steps_are_all_of_them() -> None:
 
 
 def test_readings_of_the_paper_are_arguments() -> None:
-    hard = one_shot(5, "two", begin="hard", handoff="detached", present=True)
-    assert [s.handoff for s in hard] == ["detached"] * 3 + ["hard"] + ["detached"] * 2
+    hard = one_shot(5, "two", begin="hard", mask_feedback="detached", present=True)
+    assert [s.mask_feedback for s in hard] == ["detached"] * 3 + ["hard"] + ["detached"] * 2
     assert [s.present for s in hard] == [False] * 4 + [True, False]
 
 
@@ -166,7 +166,7 @@ class Counter(Watcher):
         return super().segment(memory, features, remembered=remembered)
 
 
-def counted(network: Network, plan: Plan, length: int = 5) -> tuple[Counter, list[Judged]]:
+def counted(network: Network, plan: Plan, length: int = 5) -> tuple[Counter, list[Supervised]]:
     clip = tiny.clip(batch=1, length=length)
     counter = Counter(network, clip.frames_BTCHW)
     return counter, rollout(counter, clip, plan)  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ def test_frames_encoded_apart_give_the_numbers_of_frames_encoded_together(monkey
 
 
 def test_the_way_back_begins_with_the_last_frame_its_soft_mask_and_a_fresh_state() -> None:
-    counter, (judged,) = counted(recurrent(), one_shot(5, "two", rng=rng(1)))
+    counter, (supervised,) = counted(recurrent(), one_shot(5, "two", rng=rng(1)))
     out, way = counter.predictions[:4], counter.remembered[-2:]
     assert [index for index, _, _ in way] == [4, counter.asked[-1][1]]
     assert torch.equal(way[0][1], out[-1].soft())
@@ -206,9 +206,9 @@ def test_the_way_back_begins_with_the_last_frame_its_soft_mask_and_a_fresh_state
     assert way[0][2].all()
     assert not way[1][2].any()
     assert counter.asked[-2:] == [(4,), (4, way[1][0])]
-    assert judged.target == 0
-    assert judged.began_BNHW is not None
-    assert torch.equal(judged.began_BNHW, judged_size(out[-1]))
+    assert supervised.target == 0
+    assert supervised.began_BNHW is not None
+    assert torch.equal(supervised.began_BNHW, judged_size(out[-1]))
     # the state of the first step back is what remembering one given mask leaves, nothing of the way out
     alone = recurrent().remember(Memory((1, 2)), 4, images(5, 4), way[0][1], *[torch.ones(1, 2, dtype=torch.bool)] * 2)
     torch.testing.assert_close(counter.states[4], alone.state["state"])
@@ -243,9 +243,9 @@ def test_every_weight_is_trained_from_the_first_frame_alone(make: Any, back: Bac
     """Also where weights were cast for steps without gradient before."""
     network = make()
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        judged = rollout(network, tiny.clip(length=4), one_shot(4, back, rng=rng()))
-    assert [j.target for j in judged] == [0]
-    hodor_losses(judged, "points").total.backward()
+        supervised = rollout(network, tiny.clip(length=4), one_shot(4, back, rng=rng()))
+    assert [j.target for j in supervised] == [0]
+    hodor_losses(supervised, "points").total.backward()
     assert not [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
 
 
@@ -269,8 +269,8 @@ def test_no_gradient_goes_into_the_way_out() -> None:
                 replace(s, sources=tuple(swapped.get(t, t) for t in s.sources), target=swapped.get(s.target, s.target))
                 for s in plan
             )
-        (judged,) = rollout(network, clip, plan)
-        torch.nn.functional.mse_loss(judged.prediction.soft(), torch.zeros_like(judged.prediction.soft())).backward()
+        (supervised,) = rollout(network, clip, plan)
+        torch.nn.functional.mse_loss(supervised.prediction.soft(), torch.zeros_like(supervised.prediction.soft())).backward()
         gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=2e-2, atol=2e-4)  # the constant came down from full size once more
@@ -283,9 +283,9 @@ def test_the_labels_of_other_frames_make_no_difference_even_where_there_are_some
     for fill in (0.0, 1.0, None):
         masks = clip.masks_BTNHW.clone()
         masks[:, 1:] = torch.rand_like(masks[:, 1:]) if fill is None else fill
-        judged = rollout(network, replace(clip, masks_BTNHW=masks), one_shot(4, back, "random", rng=rng()))
-        totals.append(hodor_losses(judged).total.detach())
-        assert torch.equal(judged[0].masks_BNHW, clip.masks_BTNHW[:, 0])
+        supervised = rollout(network, replace(clip, masks_BTNHW=masks), one_shot(4, back, "random", rng=rng()))
+        totals.append(hodor_losses(supervised).total.detach())
+        assert torch.equal(supervised[0].masks_BNHW, clip.masks_BTNHW[:, 0])
     assert torch.equal(totals[0], totals[1])
     assert torch.equal(totals[0], totals[2])
 
@@ -322,7 +322,7 @@ def test_objects_lost_on_the_way_out_are_kept_unless_asked() -> None:
 def test_an_empty_reference_tells_nothing_of_the_objects() -> None:
     network, clip = tiny.network(), tiny.clip(length=4)
     plan = empty_reference(4, "two", rng=rng())
-    assert [(s.restart, s.blank, s.judged) for s in plan] == [(True, True, False), (False, False, True)]
+    assert [(s.restart, s.blank, s.supervised) for s in plan] == [(True, True, False), (False, False, True)]
     (one,) = rollout(network, clip, plan)
     (two,) = rollout(network, replace(clip, masks_BTNHW=1 - clip.masks_BTNHW), plan)
     assert torch.equal(one.prediction.logits_BKHW, two.prediction.logits_BKHW)
@@ -333,16 +333,18 @@ def test_an_empty_reference_tells_nothing_of_the_objects() -> None:
 
 def test_copied_empty_and_rebuilt_by_hand() -> None:
     clip = tiny.clip(batch=1, length=2, size=(64, 96))
-    truth = clip.masks_BTNHW[:, 0]
-    began = torch.zeros_like(truth)
-    began[0, 0] = truth[0, 0]
+    ground_truth = clip.masks_BTNHW[:, 0]
+    began = torch.zeros_like(ground_truth)
+    began[0, 0] = ground_truth[0, 0]
     began[0, 0, :, :24] = 0
-    logits = torch.cat([torch.zeros(1, 1, 64, 96), truth * 20 - 10], 1)
-    judged = Judged(0, Prediction(logits, 1, (64, 96), (64, 96)), truth, clip.valid_BTHW[:, 0], clip.objects_BN, began)
-    share = float(began[0, 0].sum() / truth[0, 0].sum())
+    logits = torch.cat([torch.zeros(1, 1, 64, 96), ground_truth * 20 - 10], 1)
+    supervised = Supervised(
+        0, Prediction(logits, 1, (64, 96), (64, 96)), ground_truth, clip.valid_BTHW[:, 0], clip.objects_BN, began
+    )
+    share = float(began[0, 0].sum() / ground_truth[0, 0].sum())
     assert 0 < share < 1
-    assert way_back(judged, clip).tolist() == pytest.approx([share / 2, 0.5, 1.0])
-    assert way_back(replace(judged, began_BNHW=None), clip).tolist() == [0, 0, 0]
+    assert way_back(supervised, clip).tolist() == pytest.approx([share / 2, 0.5, 1.0])
+    assert way_back(replace(supervised, began_BNHW=None), clip).tolist() == [0, 0, 0]
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_copied_empty_and_rebuilt_by_hand() -> None:
 def one(root: Path, **changes: Any) -> Recipe:
     base = small(root, model="state", scheme="one-shot", frames=4, loss="points", frozen=0, **changes)
     data = replace(
-        base.data, labels="first", annotated="first", walk="onward", jump=(1, 2), jump_at=(0.0, 0.5), gap=(), without=()
+        base.data, labels="first", annotated="first", frame_order="forward", jump=(1, 2), jump_at=(0.0, 0.5), gap=(), without=()
     )
     return replace(base, data=data)
 

@@ -22,9 +22,9 @@ PLANS: dict[str, Plan] = {
     "released, even": released(0),
     "released, odd": released(1),
     "one-shot, back": (
-        Step((0,), 1, judged=False, grad=False),
-        Step((1,), 2, judged=False, grad=False),
-        Step((2,), 1, judged=False, handoff="soft", restart=True),
+        Step((0,), 1, supervised=False, grad=False),
+        Step((1,), 2, supervised=False, grad=False),
+        Step((2,), 1, supervised=False, mask_feedback="soft", restart=True),
         Step((1,), 0),
     ),
 }
@@ -73,24 +73,24 @@ def test_plans_go_in_the_orders_they_state() -> None:
 
 def test_all_but_the_cycle_judge_every_prediction() -> None:
     for plan in (still(), chain(4), dense(4), released(0), released(1)):
-        assert all(step.judged for step in plan)
-    assert [step.target for step in cyclic(5) if step.judged] == [0]
+        assert all(step.supervised for step in plan)
+    assert [step.target for step in cyclic(5) if step.supervised] == [0]
 
 
 def test_the_handoff_is_detached_unless_asked_but_soft_in_a_cycle() -> None:
-    assert {s.handoff for p in (still(), chain(3), dense(3), released(0)) for s in p} == {"detached"}
-    assert {s.handoff for s in cyclic(3)} == {"soft"}
+    assert {s.mask_feedback for p in (still(), chain(3), dense(3), released(0)) for s in p} == {"detached"}
+    assert {s.mask_feedback for s in cyclic(3)} == {"soft"}
     for made in (chain(3, "hard"), dense(3, "hard"), cyclic(3, "hard"), released(0, "hard")):
-        assert {s.handoff for s in made} == {"hard"}
+        assert {s.mask_feedback for s in made} == {"hard"}
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_the_rollout_asks_what_the_plan_says_and_gives_back_what_is_judged(name: str) -> None:
     watcher = Watcher(tiny.network())
-    judged = rollout(watcher, tiny.clip(), PLANS[name])
+    supervised = rollout(watcher, tiny.clip(), PLANS[name])
     assert watcher.asked == [step.sources for step in PLANS[name]]
-    assert [j.target for j in judged] == [step.target for step in PLANS[name] if step.judged]
-    assert all(j.prediction.logits_BKHW.shape == (2, 12, 16, 24) for j in judged)
+    assert [j.target for j in supervised] == [step.target for step in PLANS[name] if step.supervised]
+    assert all(j.prediction.logits_BKHW.shape == (2, 12, 16, 24) for j in supervised)
 
 
 @pytest.mark.parametrize("name", ["chain", "dense", "cyclic", "released, even", "released, odd"])
@@ -124,10 +124,10 @@ def test_the_cycle_judges_only_the_annotated_frame_and_reads_no_other_label() ->
         generator = torch.Generator().manual_seed(seed)
         if seed:
             other.masks_BTNHW[:, 1:] = (torch.rand(2, 2, 2, 64, 96, generator=generator) < 0.3 * seed).float()
-        judged = rollout(network, other, cyclic(3))
-        assert [j.target for j in judged] == [0]
-        assert torch.equal(judged[0].masks_BNHW, clip.masks_BTNHW[:, 0])
-        totals.append(hodor_losses(judged).total.detach())
+        supervised = rollout(network, other, cyclic(3))
+        assert [j.target for j in supervised] == [0]
+        assert torch.equal(supervised[0].masks_BNHW, clip.masks_BTNHW[:, 0])
+        totals.append(hodor_losses(supervised).total.detach())
     assert torch.equal(totals[0], totals[1])
     assert torch.equal(totals[0], totals[2])
 
@@ -141,14 +141,14 @@ def test_every_plan_sends_gradient_to_every_weight(name: str) -> None:
     assert all(n.endswith("cross_attn.k_proj.bias") for n in idle), idle
 
 
-def handed(handoff: str) -> tuple[Watcher, Tensor]:
+def handed(mask_feedback: str) -> tuple[Watcher, Tensor]:
     watcher = Watcher(tiny.network())
-    judged = rollout(watcher, tiny.clip(), cyclic(3, handoff))  # type: ignore[arg-type]
-    return watcher, hodor_losses(judged).total
+    supervised = rollout(watcher, tiny.clip(), cyclic(3, mask_feedback))  # type: ignore[arg-type]
+    return watcher, hodor_losses(supervised).total
 
 
 def test_a_soft_handoff_sends_gradient_through_the_masks() -> None:
-    """From the judged frame 0 back through the masks of frames 1, 2 and 1."""
+    """From the supervised frame 0 back through the masks of frames 1, 2 and 1."""
     watcher, total = handed("soft")
     total.backward()
     for prediction in watcher.predictions[:3]:
@@ -156,18 +156,18 @@ def test_a_soft_handoff_sends_gradient_through_the_masks() -> None:
         assert float(prediction.logits_BKHW.grad.abs().sum()) > 0
 
 
-@pytest.mark.parametrize("handoff", ["detached", "hard"])
-def test_other_handoffs_do_not(handoff: str) -> None:
-    watcher, total = handed(handoff)
+@pytest.mark.parametrize("mask_feedback", ["detached", "hard"])
+def test_other_handoffs_do_not(mask_feedback: str) -> None:
+    watcher, total = handed(mask_feedback)
     total.backward()
     assert [p.logits_BKHW.grad is None for p in watcher.predictions] == [True, True, True, False]
     soft = [masks for index, masks, _ in watcher.remembered if index]
     assert not any(masks.requires_grad for masks in soft)
-    assert all(bool(((masks == 0) | (masks == 1)).all()) for masks in soft) == (handoff == "hard")
+    assert all(bool(((masks == 0) | (masks == 1)).all()) for masks in soft) == (mask_feedback == "hard")
 
 
 def test_soft_and_detached_predict_the_same() -> None:
-    totals = [handed(handoff)[1].detach() for handoff in ("soft", "detached", "hard")]
+    totals = [handed(mask_feedback)[1].detach() for mask_feedback in ("soft", "detached", "hard")]
     assert torch.equal(totals[0], totals[1])
     assert not torch.equal(totals[0], totals[2])
 
@@ -184,7 +184,7 @@ def test_a_step_without_gradient_records_none() -> None:
 
 def test_a_restart_keeps_only_its_sources_and_takes_their_masks_as_given() -> None:
     watcher = Watcher(tiny.network())
-    plan = (Step((0,), 1, judged=False), Step((1,), 2, judged=False), Step((2,), 1, restart=True))
+    plan = (Step((0,), 1, supervised=False), Step((1,), 2, supervised=False), Step((2,), 1, restart=True))
     rollout(watcher, tiny.clip(), plan)
     index, masks, given = watcher.remembered[-1]
     assert index == 2
@@ -217,8 +217,8 @@ def test_restarting_from_the_given_frame_is_starting_again() -> None:
 def test_an_object_gone_from_all_sources_is_background_in_the_truth() -> None:
     network, clip = tiny.network(), tiny.clip(length=4)
     clip.masks_BTNHW[0, 1, 0] = 0  # object 1 of the first clip is away in frame 1
-    judged = rollout(network, clip, chain(4))
-    at = {j.target: j.masks_BNHW for j in judged}
+    supervised = rollout(network, clip, chain(4))
+    at = {j.target: j.masks_BNHW for j in supervised}
     assert not at[1][0, 0].any()  # truly absent
     assert not at[2][0, 0].any()  # back again, but frame 1 could not show it
     assert not at[3][0, 0].any()  # nor could frame 2, whose prediction did not know it
@@ -242,19 +242,19 @@ def test_an_object_of_an_unlabelled_source_is_still_known() -> None:
     network, clip = tiny.network(), tiny.clip()
     clip.labelled_BT[:, 1] = False
     clip.masks_BTNHW[:, 1] = 0
-    judged = rollout(network, clip, chain(3))
-    assert torch.equal(judged[1].masks_BNHW, clip.masks_BTNHW[:, 2])
+    supervised = rollout(network, clip, chain(3))
+    assert torch.equal(supervised[1].masks_BNHW, clip.masks_BTNHW[:, 2])
 
 
 @torch.no_grad()
 def test_tracker_and_rollout_agree() -> None:
     network, clip = tiny.network().eval(), tiny.clip(batch=1, length=5)
-    judged = rollout(network, clip, chain(5))
+    supervised = rollout(network, clip, chain(5))
     tracker = Tracker(network, history=1, pin_first=False, hold_lost=False, size=64)
     given = (clip.masks_BTNHW[0, 0, 0] + 2 * clip.masks_BTNHW[0, 0, 1]).byte().numpy()
     tracker.track(clip.frames_BTCHW[0, 0], given)
     seen = set()
-    for t, j in enumerate(judged, 1):
+    for t, j in enumerate(supervised, 1):
         tracked = tracker.step(clip.frames_BTCHW[0, t])
         theirs = j.prediction.labels((64, 96))[0].numpy()
         assert (tracked.labels != theirs).mean() < 2e-3
@@ -269,10 +269,10 @@ def test_tracker_and_rollout_agree() -> None:
 @torch.no_grad()
 def test_a_tracker_with_history_agrees_with_the_dense_plan() -> None:
     network, clip = tiny.network().eval(), tiny.clip(batch=1, length=4)
-    judged = rollout(network, clip, dense(4))
+    supervised = rollout(network, clip, dense(4))
     tracker = Tracker(network, history=9, pin_first=False, hold_lost=False, size=64)
     given = (clip.masks_BTNHW[0, 0, 0] + 2 * clip.masks_BTNHW[0, 0, 1]).byte().numpy()
     tracker.track(clip.frames_BTCHW[0, 0], given)
-    for t, j in enumerate(judged, 1):
+    for t, j in enumerate(supervised, 1):
         theirs = j.prediction.labels((64, 96))[0].numpy()
         assert (tracker.track(clip.frames_BTCHW[0, t]) != theirs).mean() < 2e-3

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hodor.metrics import boundary_f, jaccard, mose_f, mose_j, statistics
 from scored import video
 
 from hodor.evaluate import evaluate
+from hodor.metrics import boundary_f, jaccard, mose_f, mose_j, statistics
 from hodor.scoring.profiles import PROFILES, Groups, Listed, read_meta, read_names
 from hodor.scoring.reports import Report
 
@@ -29,27 +29,27 @@ def clip(ids: Sequence[int] = (1, 2), frames: int = 12, shift: int = 0, gone: di
     return masks
 
 
-def score(guess: Clip, truth: Clip, profile: str, **options: Any) -> Report:
-    return evaluate({"walk": guess}, {"walk": truth}, profile, **options)
+def score(guess: Clip, ground_truth: Clip, profile: str, **options: Any) -> Report:
+    return evaluate({"walk": guess}, {"walk": ground_truth}, profile, **options)
 
 
 def rows(report: Report) -> dict[int, tuple[list[str], list[float], list[float]]]:
     return {one.object: (list(one.frames), list(one.j_frames), list(one.f_frames)) for one in report.objects}
 
 
-def expected(guess: Clip, truth: Clip, i: int, frames: Sequence[int]) -> tuple[list[str], list[float], list[float]]:
-    pairs = [(guess[t] == i, truth[t] == i) for t in frames]
+def expected(guess: Clip, ground_truth: Clip, i: int, frames: Sequence[int]) -> tuple[list[str], list[float], list[float]]:
+    pairs = [(guess[t] == i, ground_truth[t] == i) for t in frames]
     return [f"{t:05}" for t in frames], [jaccard(*pair) for pair in pairs], [boundary_f(*pair) for pair in pairs]
 
 
 def test_davis2017_judges_the_first_frames_objects_between_the_ends() -> None:
-    truth, guess = clip(gone={1: range(5, 7)}), clip(shift=2, gone={2: range(3, 5)})
-    assert rows(score(guess, truth, "davis2017")) == {i: expected(guess, truth, i, range(1, 11)) for i in (1, 2)}
+    ground_truth, guess = clip(gone={1: range(5, 7)}), clip(shift=2, gone={2: range(3, 5)})
+    assert rows(score(guess, ground_truth, "davis2017")) == {i: expected(guess, ground_truth, i, range(1, 11)) for i in (1, 2)}
 
 
 def test_compat_makes_phantoms_of_gaps_in_the_ids_as_the_official_tool_does() -> None:
-    truth, guess = clip([1, 3]), clip([1, 3], shift=2)
-    ours, official = score(guess, truth, "davis2017"), score(guess, truth, "davis2017", compat=True)
+    ground_truth, guess = clip([1, 3]), clip([1, 3], shift=2)
+    ours, official = score(guess, ground_truth, "davis2017"), score(guess, ground_truth, "davis2017", compat=True)
     assert list(rows(ours)) == [1, 3]
     assert list(rows(official)) == [1, 2, 3]
     assert official.objects[1].jf == 1
@@ -62,25 +62,25 @@ def test_compat_makes_phantoms_of_gaps_in_the_ids_as_the_official_tool_does() ->
 
 
 def test_davis2016_takes_all_that_is_not_0_for_the_object() -> None:
-    truth, guess = clip([1, 2]), clip([255, 7], shift=1)
-    merged = [np.minimum(mask, 1) for mask in truth], [np.minimum(mask, 1) for mask in guess]
-    assert rows(score(guess, truth, "davis2016")) == {1: expected(merged[1], merged[0], 1, range(1, 11))}
+    ground_truth, guess = clip([1, 2]), clip([255, 7], shift=1)
+    merged = [np.minimum(mask, 1) for mask in ground_truth], [np.minimum(mask, 1) for mask in guess]
+    assert rows(score(guess, ground_truth, "davis2016")) == {1: expected(merged[1], merged[0], 1, range(1, 11))}
 
 
 def test_vos_benchmark_counts_from_the_first_sighting_on_either_side() -> None:
-    truth = clip([1, 2, 3], gone={1: range(1, 12), 2: range(0, 5), 3: range(0, 7)})
+    ground_truth = clip([1, 2, 3], gone={1: range(1, 12), 2: range(0, 5), 3: range(0, 7)})
     guess = clip([1, 2, 3, 4], shift=1, gone={1: range(0, 12), 2: range(0, 8), 3: range(0, 4)})
-    assert rows(score(guess, truth, "vos-benchmark")) == {
-        2: expected(guess, truth, 2, range(5, 11)),  # the truth shows it first
-        3: expected(guess, truth, 3, range(4, 11)),  # the prediction does
+    assert rows(score(guess, ground_truth, "vos-benchmark")) == {
+        2: expected(guess, ground_truth, 2, range(5, 11)),  # the ground truth shows it first
+        3: expected(guess, ground_truth, 3, range(4, 11)),  # the prediction does
     }  # 1 is only in the first frame, 4 only predicted
 
 
 def test_vos_benchmark_takes_255_for_an_object() -> None:
-    truth = clip([1])
-    for mask in truth:
+    ground_truth = clip([1])
+    for mask in ground_truth:
         mask[30:, :20] = 255
-    report = score(clip([1]), truth, "vos-benchmark")
+    report = score(clip([1]), ground_truth, "vos-benchmark")
     assert [one.jf for one in report.objects] == [1, 0]
     assert report.notes == ("walk: 255 is an object here, as it is for the official tool",)
 
@@ -93,21 +93,21 @@ def best(gains: np.ndarray) -> float:
 
 @pytest.mark.parametrize("compat", [False, True])
 def test_unsupervised_gives_every_object_its_best_proposal(compat: bool) -> None:
-    truth, guess = clip([1, 2]), clip([0, 0])
-    for t, (mask, labels) in enumerate(zip(truth, guess, strict=True)):
+    ground_truth, guess = clip([1, 2]), clip([0, 0])
+    for t, (mask, labels) in enumerate(zip(ground_truth, guess, strict=True)):
         labels[mask == 1] = 5 if t % 3 else 4
         labels[mask == 2] = 3
         labels[:2] = 1
         mask[:, 80:] = 255
         labels[:, 85:] = 2  # on void
         labels[16:24, 78:85] = 3  # half on void, beside the object
-    report = score(guess, truth, "davis2017-unsupervised", compat=compat)
+    report = score(guess, ground_truth, "davis2017-unsupervised", compat=compat)
     pairs = np.array(
         [
             [
                 [
                     (jaccard(labels == p, mask == n, mask == 255), boundary_f(labels == p, mask == n, mask == 255))
-                    for mask, labels in zip(truth, guess, strict=True)
+                    for mask, labels in zip(ground_truth, guess, strict=True)
                 ]
                 for n in (1, 2)
             ]
@@ -147,9 +147,9 @@ META = {"videos": {"walk": {"objects": {"1": {"category": "cat", "frames": []}, 
 
 
 def test_youtube_vos_judges_late_objects_after_their_first_frame_every_fifth() -> None:
-    truth, guess = clip(frames=21, gone={2: range(0, 7)}), clip(frames=21, shift=1)
-    report = score(guess, truth, "youtube-vos", meta=META, seen=["cat"])
-    assert rows(report) == {1: expected(guess, truth, 1, [5, 10, 15, 20]), 2: expected(guess, truth, 2, [15, 20])}
+    ground_truth, guess = clip(frames=21, gone={2: range(0, 7)}), clip(frames=21, shift=1)
+    report = score(guess, ground_truth, "youtube-vos", meta=META, seen=["cat"])
+    assert rows(report) == {1: expected(guess, ground_truth, 1, [5, 10, 15, 20]), 2: expected(guess, ground_truth, 2, [15, 20])}
     seen, unseen = report.objects
     assert (seen.category, seen.seen, unseen.category, unseen.seen) == ("cat", True, "gnu", False)
     summary = report.summary
@@ -162,9 +162,9 @@ def test_youtube_vos_takes_the_frames_of_the_meta_file() -> None:
         "1": {"category": "cat", "frames": ["00000", "00005", "00010"]},
         "2": {"category": "cat", "frames": ["00010", "00015"]},
     }
-    truth, guess = clip(frames=21), clip(frames=21, shift=1)
-    report = score(guess, truth, "youtube-vos", meta={"videos": {"walk": {"objects": entry}}}, seen=["cat"])
-    assert rows(report) == {1: expected(guess, truth, 1, [5, 10]), 2: expected(guess, truth, 2, [15])}
+    ground_truth, guess = clip(frames=21), clip(frames=21, shift=1)
+    report = score(guess, ground_truth, "youtube-vos", meta={"videos": {"walk": {"objects": entry}}}, seen=["cat"])
+    assert rows(report) == {1: expected(guess, ground_truth, 1, [5, 10]), 2: expected(guess, ground_truth, 2, [15])}
     assert "G" not in report.summary
     assert "no object is unseen: there is no G" in report.notes
 
@@ -181,8 +181,8 @@ def test_lvos_judges_every_fifth_frame_of_each_objects_range_but_its_ends() -> N
 
     ranges = {"1": {"frame_range": {"start": "1", "end": "31", "frame_nums": 6}}, "2": {"frame_range": {"start": 6, "end": 27}}}
     meta = {"videos": {name: {"objects": ranges} for name in ("old", "new")}}
-    truth, guess = clip(frames=31), clip(frames=31, shift=3)
-    sets = ({"old": named(masks), "new": named(masks)} for masks in (guess, truth))
+    ground_truth, guess = clip(frames=31), clip(frames=31, shift=3)
+    sets = ({"old": named(masks), "new": named(masks)} for masks in (guess, ground_truth))
     report = evaluate(*sets, profile="lvos", meta=meta, unseen=["new"])
     names = [[f"{number:08}" for number in numbers] for numbers in ((6, 11, 16, 21), (11, 16, 21))]
     assert [list(one.frames) for one in report.objects] == names * 2
@@ -195,10 +195,10 @@ def test_lvos_judges_every_fifth_frame_of_each_objects_range_but_its_ends() -> N
 
 
 def test_lvos_compat_rounds_the_variance() -> None:
-    truth, guess = clip([1], frames=11), clip([1], frames=11)
+    ground_truth, guess = clip([1], frames=11), clip([1], frames=11)
     guess[5][:] = 0
     meta = {"videos": {"walk": {"objects": {"1": {"frames": [f"{t:05}" for t in range(11)]}}}}}
-    (ours,), (official,) = (score(guess, truth, "lvos", meta=meta, compat=compat).objects for compat in (False, True))
+    (ours,), (official,) = (score(guess, ground_truth, "lvos", meta=meta, compat=compat).objects for compat in (False, True))
     assert ours.more["V"] == pytest.approx(math.sqrt(8 / 81))
     assert official.more["V"] == math.sqrt(0.0988)
 
@@ -207,17 +207,17 @@ def test_lvos_needs_its_meta_file_and_every_frame_in_it() -> None:
     with pytest.raises(ValueError, match=r"profile lvos needs the dataset's meta file: give meta \(--meta\)"):
         score(clip(), clip(), "lvos")
     meta = {"videos": {"walk": {"objects": {"1": {"frame_range": {"start": 1, "end": 21}}}}}}
-    with pytest.raises(ValueError, match=r"walk: the truth lacks 2 frames of the meta file \(00000006, 00000011\)"):
+    with pytest.raises(ValueError, match=r"walk: the ground truth lacks 2 frames of the meta file \(00000006, 00000011\)"):
         score(clip(), clip(), "lvos", meta=meta)
     with pytest.raises(ValueError, match="walk: the meta file does not list it"):
         score(clip(), clip(), "lvos", meta={"videos": {"run": {"objects": {"1": {"frames": ["00001"]}}}}})
 
 
 def test_mose_smooths_j_and_tells_gaps_apart() -> None:
-    truth = clip([1], frames=14, gone={1: [*range(3, 5), *range(8, 11)]})
+    ground_truth = clip([1], frames=14, gone={1: [*range(3, 5), *range(8, 11)]})
     guess = clip([1], frames=14, shift=2, gone={1: range(4, 6)})
-    (one,) = score(guess, truth, "mose").objects
-    pairs = [(guess[t] == 1, truth[t] == 1) for t in range(1, 13)]
+    (one,) = score(guess, ground_truth, "mose").objects
+    pairs = [(guess[t] == 1, ground_truth[t] == 1) for t in range(1, 13)]
     j, f_new = [mose_j(*pair) for pair in pairs], [mose_f(*pair)[0] for pair in pairs]
     assert one.j_frames == tuple(j)
     assert one.f_frames == tuple(mose_f(*pair)[1] for pair in pairs)
@@ -225,14 +225,14 @@ def test_mose_smooths_j_and_tells_gaps_apart() -> None:
     assert one.more["disappear_J"] == np.mean([np.mean(j[2:4]), np.mean(j[7:10])])  # frames 3-4 and 8-10
     assert one.more["disappear_F_new"] == np.mean([np.mean(f_new[2:4]), np.mean(f_new[7:10])])
     assert one.more["reappear_J"] == np.mean([np.mean(j[4:7]), np.mean(j[10:])])
-    summary = score(guess, truth, "mose").summary
+    summary = score(guess, ground_truth, "mose").summary
     assert summary["J&F_new"] == (summary["J"] + summary["F_new"]) / 2
     assert summary["reappear_J&F_new"] == (summary["reappear_J"] + summary["reappear_F_new"]) / 2
 
 
 def test_mose_has_no_disappearance_where_the_frames_open_with_a_gap() -> None:
-    truth = clip([1, 2], gone={1: range(1, 4)})
-    one, always = score(truth, truth, "mose").objects
+    ground_truth = clip([1, 2], gone={1: range(1, 4)})
+    one, always = score(ground_truth, ground_truth, "mose").objects
     assert set(one.more) == {"F_new", "reappear_J", "reappear_F_new"}
     assert set(always.more) == {"F_new"}
 
@@ -240,7 +240,7 @@ def test_mose_has_no_disappearance_where_the_frames_open_with_a_gap() -> None:
 def test_objects_that_overlap_are_scored_whole(tmp_path: Path) -> None:
     from PIL import Image
 
-    for side in ("out", "truth"):
+    for side in ("out", "ground_truth"):
         for i in (1, 2):  # each in a folder of its own, one square over half of the other
             for t in range(4):
                 plane = np.zeros((40, 60), np.uint8)
@@ -251,7 +251,7 @@ def test_objects_that_overlap_are_scored_whole(tmp_path: Path) -> None:
     hidden = np.zeros((40, 60), np.uint8)
     hidden[10:30, 6:16] = 255  # half of object 1: painted over by 2, as labels it would look the same
     Image.fromarray(hidden).save(tmp_path / "out" / "walk" / "001" / "00001.png")
-    report = evaluate(tmp_path / "out", tmp_path / "truth", "vos-benchmark")
+    report = evaluate(tmp_path / "out", tmp_path / "ground_truth", "vos-benchmark")
     assert [one.j_frames for one in report.objects] == [(0.5, 1), (1, 1)]
 
 

@@ -45,7 +45,7 @@ def results_of(sequences: dict[str, list[Results]], **more: Any) -> Results:
         "compat": False,
         "options": {},
         "predictions": "ours",
-        "truth": "DAVIS",
+        "ground_truth": "DAVIS",
         "summary": mean(every),
         "sequences": [{"name": n, "summary": mean(o), "objects": o} for n, o in sequences.items()],
         "frame_objects": sum(len(one["frames"]) for one in every),
@@ -250,7 +250,7 @@ def test_the_page_fetches_nothing_and_escapes_all_text(small: Results, tmp_path:
     small["sequences"][0]["name"] = evil
     small["sequences"][0]["objects"][0]["category"] = evil
     small["sequences"][0]["objects"][0]["frames"][0] = evil
-    small |= {"predictions": evil, "truth": evil, "notes": [evil], "options": {evil: evil}, "run": {"command": evil}}
+    small |= {"predictions": evil, "ground_truth": evil, "notes": [evil], "options": {evil: evil}, "run": {"command": evil}}
     small["summary"][evil] = 0.5
     page = page_of(small, tmp_path / "a.html")
     assert len(page.of("script")) == 1
@@ -276,8 +276,8 @@ def test_the_page_tells_how_it_was_made(small: Results, tmp_path: Path) -> None:
 
 
 def test_options_of_a_profile_change_what_is_said() -> None:
-    assert "The first of these frames is given, and not judged." in sentences("davis2017", {})
-    assert "The first of these frames is judged." in sentences("davis2017", {"first": True})
+    assert "The first of these frames is given, and not evaluated." in sentences("davis2017", {})
+    assert "The first of these frames is evaluated." in sentences("davis2017", {"first": True})
     assert sentences("my own", {}) == []
 
 
@@ -318,19 +318,19 @@ def test_the_worst_frames_come_first_and_lie_apart() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path, small: Results) -> dict[str, Path]:
-    """Masks and images of `small`: the prediction lies 4 columns right of the truth."""
+    """Masks and images of `small`: the prediction lies 4 columns right of the ground truth."""
     for sequence in small["sequences"]:
         for frame in ("00000", *sequence["objects"][0]["frames"], "00009"):
-            truth = np.zeros((60, 80), np.uint8)
+            ground_truth = np.zeros((60, 80), np.uint8)
             for n, one in enumerate(sequence["objects"]):
-                truth[10:30, 10 + 30 * n : 30 + 30 * n] = one["object"]
+                ground_truth[10:30, 10 + 30 * n : 30 + 30 * n] = one["object"]
             place = Path(sequence["name"]) / f"{frame}.png"
-            write_labels(tmp_path / "truth" / place, truth)
-            write_labels(tmp_path / "ours" / place, np.roll(truth, 4, 1))
+            write_labels(tmp_path / "ground_truth" / place, ground_truth)
+            write_labels(tmp_path / "ours" / place, np.roll(ground_truth, 4, 1))
             image = tmp_path / "frames" / place.with_suffix(".jpg")
             image.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (80, 60), (200, 30, 30)).save(image)
-    return {"predictions": tmp_path / "ours", "truth": tmp_path / "truth", "images": tmp_path / "frames"}
+    return {"predictions": tmp_path / "ours", "ground_truth": tmp_path / "ground_truth", "images": tmp_path / "frames"}
 
 
 def shown(uri: str) -> np.ndarray[Any, Any]:
@@ -353,10 +353,10 @@ def test_pictures_show_missed_pixels_blue_and_false_ones_orange(
     page = page_of(small, tmp_path / "a.html", **folders, worst=2)
     images = page.of("img")
     assert [a["alt"] for a in images] == [
-        *("truth", "prediction", "errors of object 1"),
-        *("truth", "prediction", "errors of object 7"),
+        *("ground_truth", "prediction", "errors of object 1"),
+        *("ground_truth", "prediction", "errors of object 7"),
     ]
-    truth, _, errors = (shown(a["src"]) for a in images[:3])
+    ground_truth, _, errors = (shown(a["src"]) for a in images[:3])
     assert errors.shape[1:] == (360, 3)
     # The window: 1.3 x 20/60 of each side, 26 x 35 pixels; missed and false are 4 x 20 of it, the outline in white.
     missed, false = (near(errors, tuple(int(0.75 * v + 8) for v in colour)) for colour in (pictures.MISSED, pictures.FALSE))
@@ -367,7 +367,7 @@ def test_pictures_show_missed_pixels_blue_and_false_ones_orange(
         for c in (pictures.MISSED, pictures.FALSE)
     ]
     assert columns[0] < columns[1]  # the prediction lies to the right
-    assert near(truth, (200, 30, 30)) > 0.7  # the image itself
+    assert near(ground_truth, (200, 30, 30)) > 0.7  # the image itself
     assert any("20 % missed, 20 % false" in word for word in page.words)
 
 
@@ -400,7 +400,7 @@ def test_255_is_the_object_of_davis_2016_and_void_elsewhere() -> None:
 
 def test_one_sequence_given_alone_may_have_any_name(small: Results, folders: dict[str, Path], tmp_path: Path) -> None:
     only = without(small, 1)
-    alone = {"predictions": folders["predictions"] / "bear", "truth": folders["truth"] / "bear"}
+    alone = {"predictions": folders["predictions"] / "bear", "ground_truth": folders["ground_truth"] / "bear"}
     only["sequences"][0]["name"] = "sequence"
     page = page_of(only, tmp_path / "a.html", **alone, images=folders["images"] / "bear", worst=1)
     assert near(shown(page.of("img")[0]["src"]), (200, 30, 30)) > 0.6
@@ -418,10 +418,10 @@ def test_a_proposal_is_shown_by_what_it_covers(small: Results, folders: dict[str
 
 def test_pictures_want_both_masks_and_the_right_folders(small: Results, folders: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "a.html"
-    with pytest.raises(ValueError, match="predictions without truth: pictures need both"):
+    with pytest.raises(ValueError, match="predictions without ground truth: pictures need both"):
         result_files.write_html(small, out, predictions=folders["predictions"])
-    with pytest.raises(ValueError, match="truth without predictions"):
-        result_files.write_html(small, out, truth=folders["truth"])
+    with pytest.raises(ValueError, match="ground truth without predictions"):
+        result_files.write_html(small, out, ground_truth=folders["ground_truth"])
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         result_files.write_html(small, out, **{**folders, "images": "nowhere"})
     (tmp_path / "movies").mkdir()
@@ -604,7 +604,7 @@ def test_scores_of_other_frames_are_refused(small: Results) -> None:
     other = copy.deepcopy(small)
     other["sequences"][0]["objects"][0]["frames"][0] = "00004"
     with pytest.raises(
-        ValueError, match="bear, object 1 was judged on other frames in b than in a: compare scores of one truth"
+        ValueError, match="bear, object 1 was evaluated on other frames in b than in a: compare scores of one ground truth"
     ):
         result_files.compare([small, other], ["a", "b"])
 

@@ -34,14 +34,14 @@ def test_a_small_set_is_made_twice_the_same_and_timed(
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.png"))
     assert len(files) == 18
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    truth = open_store(tmp_path / "a" / "truth")
-    first = truth.read("sequence-00", "00000")
+    ground_truth = open_store(tmp_path / "a" / "ground_truth")
+    first = ground_truth.read("sequence-00", "00000")
     assert first.shape[0] == 480
     assert masks.objects_in(first) == (1, 2)
     capsys.readouterr()
     scoring.main(["time", str(tmp_path / "a"), "--workers", "1", "--repeat", "1", "--json"])
     result = json.loads(capsys.readouterr().out)
-    lengths = [len(truth.frames(name)) - 2 for name in truth.names()]
+    lengths = [len(ground_truth.frames(name)) - 2 for name in ground_truth.names()]
     assert result["frame_objects"] == int(np.dot(lengths, scoring.OBJECTS[:2]))
     assert 0.5 < result["J&F"] < 1
     assert result["peak_MB_per_worker"] > 10
@@ -55,6 +55,6 @@ def test_the_outlines_of_real_masks_are_used_where_given(scoring: ModuleType, tm
     for frame in range(3):
         masks.write_labels(tmp_path / "real" / "bear" / f"{frame:05d}.png", square // 255)
     scoring.main(["make", str(tmp_path / "set"), "--frames", "3", "--sequences", "1", "--masks", str(tmp_path / "real")])
-    made = open_store(tmp_path / "set" / "truth").read("sequence-00", "00000")
+    made = open_store(tmp_path / "set" / "ground_truth").read("sequence-00", "00000")
     rows = np.flatnonzero(made.any(axis=1))
     assert (rows[0], rows[-1]) == (100, 299)

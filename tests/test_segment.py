@@ -325,8 +325,8 @@ def assert_same(folder: Path, unbroken: Path) -> None:
         elif file.suffix != ".mp4":
             assert (folder / file).read_bytes() == (unbroken / file).read_bytes(), file
     # x264 with several threads does not give the same bytes each time: 1.6 grey levels apart have been seen on a busy machine
-    with open_source(folder / "overlay.mp4") as ours_again, open_source(unbroken / "overlay.mp4") as truth:
-        for a, b in zip(ours_again, truth, strict=True):
+    with open_source(folder / "overlay.mp4") as ours_again, open_source(unbroken / "overlay.mp4") as ground_truth:
+        for a, b in zip(ours_again, ground_truth, strict=True):
             assert np.abs(a.image.astype(int) - b.image).mean() < 4
 
 

@@ -45,7 +45,7 @@ def small(seed: int = 0, **changes: Any) -> STCN:
     torch.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
         tiny.add_backbone(patch)
-        made = STCN(**{"backbone": "tiny", "key_width": 16, "value_width": 32, "masks": "light", **changes})
+        made = STCN(**{"backbone": "tiny", "key_width": 16, "value_width": 32, "mask_encoder": "light", **changes})
     with torch.no_grad():
         made.decoder.head.weight.mul_(5)
     made.size = 64
@@ -126,11 +126,11 @@ def test_training_graph_reproduces_golden_logits(network: STCN, numbers: dict[st
     network.train()
     try:
         with torch.no_grad():
-            judged = rollout(network, golden.clip("stcn"), dense(3, handoff="soft"))
-            (alone,) = rollout(network, golden.clip("stcn", objects=1), dense(2, handoff="soft"))
+            supervised = rollout(network, golden.clip("stcn"), dense(3, mask_feedback="soft"))
+            (alone,) = rollout(network, golden.clip("stcn", objects=1), dense(2, mask_feedback="soft"))
     finally:
         network.eval()
-    for each in judged:
+    for each in supervised:
         logits = each.prediction.logits_BKHW[0, :, 2::8, 3::8]
         golden.close(logits, numbers[f"train_logits_t{each.target}"], golden.LOGITS, relative=False)
         soft = each.prediction.soft()[0, :, 2::8, 3::8]
@@ -179,7 +179,7 @@ def test_a_key_that_no_rule_knows_is_named(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_folded_network_computes_the_same() -> None:
     torch.manual_seed(0)
-    whole = small(masks="resnet18")
+    whole = small(mask_encoder="resnet18")
     for module in whole.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
@@ -260,7 +260,7 @@ def test_far_keys_give_numbers() -> None:
 
 
 def test_fewer_tokens_than_top_are_all_read() -> None:
-    net = small(top=1000)
+    net = small(top_k=1000)
     assert 4 * 6 < 1000
     torch.testing.assert_close(seen(net)[0].logits_BKHW, seen(net.train())[0].logits_BKHW, atol=1e-4, rtol=1e-4)
 
@@ -297,7 +297,7 @@ def test_an_object_that_wins_nowhere_is_remembered_all_the_same() -> None:
     for t, image in enumerate(tiny.pictures(2)):
         tracked = tracker.step(image, labels(1, 2) if t == 0 else None)
     assert tracked.lost == {1, 2}
-    assert tracker.memory.frames[1].known_BN.tolist() == [[True, True]]
+    assert tracker.memory.frames[1].valid_BN.tolist() == [[True, True]]
 
 
 def test_memory_does_not_grow_over_2000_frames(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,11 +339,11 @@ def test_a_correction_holds_and_an_object_that_comes_later_is_followed() -> None
     late = labels(0, 7)
     out = tracker.track(clip[2], late)
     assert (out[late == 7] == 7).all()
-    assert tracker.memory.frames[0].known_BN.tolist() == [[True, False]]
+    assert tracker.memory.frames[0].valid_BN.tolist() == [[True, False]]
     moved = np.roll(labels(1), 6, 1)
     out = tracker.track(clip[3], moved)
     assert (out[moved == 1] == 1).all()
-    assert [i for i, e in tracker.memory.frames.items() if e.known_BN[0, 0]] == [0, 3]
+    assert [i for i, e in tracker.memory.frames.items() if e.valid_BN[0, 0]] == [0, 3]
 
 
 def test_nothing_of_a_removed_object_stays_behind() -> None:
@@ -382,7 +382,7 @@ def gradients(net: STCN, training: bool = True) -> dict[str, Tensor | None]:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_loss_sends_finite_gradient_to_every_weight(training: bool) -> None:
-    for name, grad in gradients(small(masks="resnet18"), training).items():
+    for name, grad in gradients(small(mask_encoder="resnet18"), training).items():
         assert grad is not None, name
         assert grad.isfinite().all(), name
         assert grad.any(), name
@@ -423,11 +423,11 @@ def test_the_small_preset_has_few_weights_and_learns() -> None:
 
 def test_a_file_rebuilds_the_network_with_its_settings(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = weights.build("stcn-lite", mem_every=3, top=7, key_width=32)
+    net = weights.build("stcn-lite", mem_every=3, top_k=7, key_width=32)
     weights.save(net, tmp_path / "a.safetensors")
     loaded = weights.load(tmp_path / "a.safetensors")
     assert isinstance(loaded, STCN)
-    assert (loaded.mem_every, loaded.top, loaded.keys.key.out_channels, loaded.folded) == (3, 7, 32, True)
+    assert (loaded.mem_every, loaded.top_k, loaded.keys.key.out_channels, loaded.folded) == (3, 7, 32, True)
     torch.testing.assert_close(loaded.keys.key.weight, fold(net.keys).key.weight)  # type: ignore[arg-type, union-attr]
 
 
@@ -435,10 +435,10 @@ def test_a_file_rebuilds_the_network_with_its_settings(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"mem_every": 0}, "^mem_every is 0, want at least 1$"),
-        ({"top": 0}, "^top is 0, want at least 1$"),
+        ({"top_k": 0}, "^top_k is 0, want at least 1$"),
         ({"backbone": "vgg"}, "^no backbone 'vgg': want swin-t, resnet18, "),
         ({"backbone": "swin-t"}, "^SwinTiny cannot end at stride 16: want a ResNet or an EfficientNet-Lite$"),
-        ({"masks": "heavy"}, "^mask encoder 'heavy' is not one of resnet18, light$"),
+        ({"mask_encoder": "heavy"}, "^mask encoder 'heavy' is not one of resnet18, light$"),
     ],
 )
 def test_settings_that_are_none_are_named(settings: dict[str, Any], words: str) -> None:

@@ -93,7 +93,7 @@ def test_a_clip_depends_on_seed_step_and_index_alone(tmp_path: Path) -> None:
 
 def test_dense_clips_follow_their_first_frame_in_order_within_the_gap(tmp_path: Path) -> None:
     write_video(tmp_path, "goat", 12)
-    drawn = stream(tmp_path, gap=(4,), augment=PLAIN, most=2, count="any")
+    drawn = stream(tmp_path, gap=(4,), augment=PLAIN, max_objects=2, count="any")
     gaps = set()
     for step in range(60):
         clip = drawn.clip(step, 0)
@@ -164,22 +164,22 @@ def hops(drawn: Stream, step: int, index: int = 0) -> list[int]:
     return [b - a for a, b in pairwise(at)]
 
 
-def test_onward_clips_follow_in_time_with_bounded_jumps_from_frame_to_frame(tmp_path: Path) -> None:
+def test_forward_clips_follow_in_time_with_bounded_jumps_from_frame_to_frame(tmp_path: Path) -> None:
     write_video(tmp_path, "goat", 14)
-    drawn = stream(tmp_path, frames=4, gap=(3,), walk="onward", augment=PLAIN)
+    drawn = stream(tmp_path, frames=4, gap=(3,), frame_order="forward", augment=PLAIN)
     found = [hops(drawn, step) for step in range(60)]
     assert {h for each in found for h in each} == {1, 2, 3}
     assert max(map(sum, found)) > 3, "the gap is from one to the next"
     assert {number(drawn.clip(step, 0).frames_BTCHW[0, 0]) for step in range(60)} == set(range(11)), "any frame with room"
-    back = stream(tmp_path, frames=4, gap=(3,), walk="onward", augment=PLAIN, reverse=0.5)
+    back = stream(tmp_path, frames=4, gap=(3,), frame_order="forward", augment=PLAIN, reverse=0.5)
     assert {np.sign(hops(back, step)[0]) for step in range(20)} == {-1, 1}
-    one = stream(tmp_path, frames=4, gap=(3,), walk="onward", augment=PLAIN, reverse=0.5, labels="first")
+    one = stream(tmp_path, frames=4, gap=(3,), frame_order="forward", augment=PLAIN, reverse=0.5, labels="first")
     assert all(min(hops(one, step)) > 0 for step in range(40)), "where the label is at the beginning, never backwards"
 
 
 def test_jumps_grow_by_shares_of_the_training_and_are_divided_by_the_interval(tmp_path: Path) -> None:
     write_video(tmp_path, "goat", 40, labelled=(0,))
-    stages: dict[str, Any] = {"labels": "first", "walk": "onward", "jump": (5, 10, 25, 5), "jump_at": (0.0, 0.1, 0.4, 0.8)}
+    stages: dict[str, Any] = {"labels": "first", "walk": "forward", "jump": (5, 10, 25, 5), "jump_at": (0.0, 0.1, 0.4, 0.8)}
     drawn = Stream(Data(root=(tmp_path,), augment=PLAIN, **{**FREE, **stages}), 3, 8, 0, steps=1000)
     for begin, end, most in ((0, 99, 5), (100, 399, 10), (400, 799, 25), (800, 999, 5)):
         for step in (begin, end):
@@ -200,7 +200,7 @@ def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path
             if path.stem != "00000":
                 path.write_bytes(b"")
                 path.chmod(0)
-    stages: dict[str, Any] = {"labels": "first", "annotated": "first", "walk": "onward", "reverse": 0.0}
+    stages: dict[str, Any] = {"labels": "first", "annotated": "first", "walk": "forward", "reverse": 0.0}
     drawn = stream(tmp_path, frames=5, jump=(4,), jump_at=(0.0,), augment=PLAIN, damaged=0.0, **stages)
     for step in range(30):
         clip = drawn.clip(step, 0)
@@ -210,7 +210,7 @@ def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path
         assert clip.labelled_BT.tolist() == [[True, False, False, False, False]]
         assert not clip.masks_BTNHW[:, 1:].any()
     assert not drawn.damaged
-    strict = stream(tmp_path, frames=3, labels="all", walk="onward", augment=PLAIN, damaged=0.0)
+    strict = stream(tmp_path, frames=3, labels="all", frame_order="forward", augment=PLAIN, damaged=0.0)
     with pytest.raises(ValueError, match="damaged"):
         [strict.clip(step, 0) for step in range(9)]
 
@@ -218,10 +218,10 @@ def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"jump": (5,), "jump_at": (0.0,)}, r"jumps of a clip that goes around: want --data.walk onward"),
-        ({"walk": "onward", "jump": (5, 9), "jump_at": (0.0,)}, r"2 jumps at \(0.0,\): want a rising share of the steps .*"),
-        ({"walk": "onward", "jump": (5, 9), "jump_at": (0.5, 0.0)}, r"2 jumps at .*: want a rising share of the steps .*"),
-        ({"walk": "onward", "jump": (0,), "jump_at": (0.0,)}, r"jumps \(0,\), intervals \(\): want 1 or more"),
+        ({"jump": (5,), "jump_at": (0.0,)}, r"jumps of a clip that goes around: want --data.frame-order forward"),
+        ({"walk": "forward", "jump": (5, 9), "jump_at": (0.0,)}, r"2 jumps at \(0.0,\): want a rising share of the steps .*"),
+        ({"walk": "forward", "jump": (5, 9), "jump_at": (0.5, 0.0)}, r"2 jumps at .*: want a rising share of the steps .*"),
+        ({"walk": "forward", "jump": (0,), "jump_at": (0.0,)}, r"jumps \(0,\), intervals \(\): want 1 or more"),
         ({"interval": (1, 2)}, r"2 intervals for 1 roots: want one each"),
     ],
 )
@@ -279,7 +279,7 @@ def test_as_many_clips_of_one_object_as_of_four(tmp_path: Path) -> None:
 
 def test_every_image_with_enough_objects_is_as_likely_as_any_other(tmp_path: Path) -> None:
     write_pairs(tmp_path, [1, 1, 1, 1, 3, 3, 5])
-    drawn = stream(tmp_path, frames=1, augment=PLAIN, most=3)
+    drawn = stream(tmp_path, frames=1, augment=PLAIN, max_objects=3)
     twos = Counter[int]()
     for step in range(400):
         clip = drawn.clip(step, 0)
@@ -296,9 +296,9 @@ def test_limits_are_on_the_files_own_pixels(tmp_path: Path) -> None:
     labels = np.zeros((480, 640), np.uint8)
     labels[100:120, 100:120], labels[200:210, 200:300] = 1, 2  # 400 pixels, 20 on a side; 1000 pixels, 10 on a side
     write_labels(tmp_path / "masks" / "a.png", labels)
-    assert stream(tmp_path, min_area=400, min_side=20, most=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 1
-    assert stream(tmp_path, min_area=1000, min_side=10, most=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 1
-    assert stream(tmp_path, min_area=400, min_side=10, most=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 2
+    assert stream(tmp_path, min_area=400, min_side=20, max_objects=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 1
+    assert stream(tmp_path, min_area=1000, min_side=10, max_objects=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 1
+    assert stream(tmp_path, min_area=400, min_side=10, max_objects=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 2
     with pytest.raises(ValueError, match=r"^no image in 100 draws shows an object of 401 pixels and 20 on a side: want larger"):
         stream(tmp_path, min_area=401, min_side=20).clip(0, 0)
 
@@ -496,7 +496,7 @@ def test_names_choose_videos_and_images(tmp_path: Path) -> None:
         ({"gap": (1, 2, 3)}, r"^3 gaps for 1 roots: want one each$"),
         ({"gap": (1,)}, r"^a gap of 1 leaves no room for 3 frames: want 2 or more$"),
         ({"share": (-1.0,)}, r"^shares \(-1\.0,\): want numbers from 0 on, one above 0$"),
-        ({"most": 0}, r"^most 0: want 1 or more$"),
+        ({"max_objects": 0}, r"^max_objects 0: want 1 or more$"),
         ({"size": (0, 5)}, r"^size 0: want 1 or more$"),
         ({"damaged": 2.0}, r"^damaged 2\.0: want a share in 0 \.\. 1$"),
         ({"paste": 0.5}, r"^paste 0\.5 without cut-outs: want --data\.cutouts, folders of them$"),
@@ -545,7 +545,7 @@ def test_objects_count_as_visible_where_nobody_looked() -> None:
 
 def test_the_defaults_are_the_released_ones() -> None:
     data, ranges = Data(), Augment()
-    assert (data.min_area, data.min_side, data.most, data.count) == (2000, 20, 4, "equal")
+    assert (data.min_area, data.min_side, data.max_objects, data.count) == (2000, 20, 4, "equal")
     assert (ranges.affine.translate, ranges.affine.rotate, ranges.affine.shear) == (0.25, 20, 10)
     assert ranges.windows == (0.6, 0.7, 0.8)
     assert data.planes == 4
@@ -557,7 +557,7 @@ def test_another_picture_comes_between_and_shows_no_object(tmp_path: Path) -> No
     write_video(tmp_path / "v", "goat", 9)
     write_pairs(tmp_path / "s", [1])
     Image.fromarray(np.full((*SIZE, 3), grey_of(30), np.uint8)).save(tmp_path / "s" / "images" / "p000.png")
-    given: dict[str, Any] = {"frames": 6, "seed": 1, "augment": PLAIN, "absent": 1.0}
+    given: dict[str, Any] = {"frames": 6, "seed": 1, "augment": PLAIN, "cut": 1.0}
     both, runs = stream(tmp_path / "v", tmp_path / "s", **given), Counter[int]()
     for step in range(40):
         clip = both.clip(step, 0)
@@ -572,7 +572,7 @@ def test_another_picture_comes_between_and_shows_no_object(tmp_path: Path) -> No
         assert same(clip, both.clip(step, 0))
     assert set(runs) == {1, 2, 3}
     # one video alone has nothing that could come between
-    assert same(stream(tmp_path / "v", **given).clip(0, 0), stream(tmp_path / "v", **given | {"absent": 0.0}).clip(0, 0))
+    assert same(stream(tmp_path / "v", **given).clip(0, 0), stream(tmp_path / "v", **given | {"cut": 0.0}).clip(0, 0))
 
 
 def test_a_visitor_passes_before_the_objects_and_is_none(tmp_path: Path) -> None:
@@ -580,7 +580,7 @@ def test_a_visitor_passes_before_the_objects_and_is_none(tmp_path: Path) -> None
     (tmp_path / "cut").mkdir()
     Image.fromarray(np.full((24, 24, 4), 255, np.uint8)).save(tmp_path / "cut" / "white.png")
     given: dict[str, Any] = {"frames": 4, "seed": 2, "augment": PLAIN, "motion": "none", "cutouts": (tmp_path / "cut",)}
-    before, after = stream(tmp_path / "s", **given), stream(tmp_path / "s", **given, visitor=1.0)
+    before, after = stream(tmp_path / "s", **given), stream(tmp_path / "s", **given, distractor=1.0)
     begins, ends, hidden = set(), set(), 0
     for step in range(60):
         plain, clip = before.clip(step, 0), after.clip(step, 0)

@@ -101,7 +101,7 @@ def test_adding_an_object_leaves_what_is_remembered_of_the_others(barebones: boo
         now = with_.memory.frames[index]
         assert torch.equal(now.per_object[:, :1], entry.per_object)
         assert torch.equal(now.shared, entry.shared)
-        assert now.known_BN.tolist() == [[True, False]]
+        assert now.valid_BN.tolist() == [[True, False]]
         assert now.complete_B.tolist() == entry.complete_B.tolist()
     if barebones:  # where an object's logits do not depend on the others: its mask is the same around the new one
         free = added != 300
@@ -154,13 +154,13 @@ def test_a_correction_holds_exactly_and_what_was_predicted_before_is_forgotten()
     assert ((corrected.labels == 7) == (right == 7)).all()
     assert corrected.confidence[7] == 1
     assert not corrected.soft()[1][24:36, 34:46].any(), "nobody else is where the caller put this one"
-    known = {i: e.known_BN[0].tolist() for i, e in walk.memory.frames.items()}
+    known = {i: e.valid_BN[0].tolist() for i, e in walk.memory.frames.items()}
     assert {i: k[0] for i, k in known.items()} == {0: True, 1: False, 2: False, 3: True}
     assert all(k[1] for i, k in known.items() if i < 3)
     assert walk.memory.frames[3].given_BN.tolist() == [[True, False]]
     # it holds for what follows: without the first mask too, only the corrected one speaks
     walk.track(frames[4])
-    assert walk.memory.frames[4].known_BN[0, 0] or 7 in walk.step(frames[5]).lost
+    assert walk.memory.frames[4].valid_BN[0, 0] or 7 in walk.step(frames[5]).lost
 
 
 def test_a_corrected_object_is_followed_from_the_correction() -> None:
@@ -299,8 +299,8 @@ def test_a_lost_object_says_so_and_its_older_descriptors_stay() -> None:
         assert t.confidence[7] == 0
         assert not (t.labels == 7).any()
     assert all(0 < t.confidence[7] <= 1 for t in tracked if 7 not in t.lost)
-    assert [e.known_BN[0, 0].item() for e in walk.memory.frames.values()] == [True, True, False, False, False, True]
-    assert all(e.known_BN[0, 1] for e in walk.memory.frames.values())
+    assert [e.valid_BN[0, 0].item() for e in walk.memory.frames.values()] == [True, True, False, False, False, True]
+    assert all(e.valid_BN[0, 1] for e in walk.memory.frames.values())
 
 
 def test_a_frame_in_which_an_object_is_lost_still_speaks_for_the_background() -> None:
@@ -313,7 +313,7 @@ def test_a_frame_in_which_an_object_is_lost_still_speaks_for_the_background() ->
 def test_as_released_a_lost_object_is_described_all_the_same() -> None:
     walk, tracked = lost_run(hold_lost=False)
     assert 7 in tracked[2].lost
-    assert all(e.known_BN.all() for e in walk.memory.frames.values())
+    assert all(e.valid_BN.all() for e in walk.memory.frames.values())
 
 
 def test_an_object_told_absent_is_lost_there_and_leaves_no_descriptor() -> None:
@@ -324,7 +324,7 @@ def test_an_object_told_absent_is_lost_there_and_leaves_no_descriptor() -> None:
         gone = walk.step(frames[2], labels(0, 300), objects=[7, 300])
         assert gone.lost == {7}
         assert not (gone.labels == 7).any()
-        assert {i: e.known_BN[0, 0].item() for i, e in walk.memory.frames.items()} == {0: True, 1: False, 2: False}
+        assert {i: e.valid_BN[0, 0].item() for i, e in walk.memory.frames.items()} == {0: True, 1: False, 2: False}
         assert not walk.memory.frames[2].given_BN[0, 0]
         assert walk.step(frames[3]).objects == (7, 300)
 

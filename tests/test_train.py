@@ -113,7 +113,7 @@ def gradients(out: Path) -> list[Tensor]:
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(recipe: Recipe, tmp_path: Path) -> None:
-    one = replace(recipe, model="calm", batch=4, steps=1, clip_norm=0, data=replace(recipe.data, count="equal", most=3))
+    one = replace(recipe, model="calm", batch=4, steps=1, clip_norm=0, data=replace(recipe.data, count="equal", max_objects=3))
     for parts in (1, 2, 4):
         run(replace(one, accumulate=parts), tmp_path / str(parts))
     whole = gradients(tmp_path / "1")
@@ -141,7 +141,7 @@ def test_every_scheme_takes_a_step(recipe: Recipe, tmp_path: Path, scheme: Schem
 
 
 def test_schemes_play_their_plans(recipe: Recipe) -> None:
-    longer = replace(recipe, frames=4, handoff="hard")
+    longer = replace(recipe, frames=4, mask_feedback="hard")
     expected = {
         "still": plans.still(),
         "chain": plans.chain(4, "hard"),
@@ -153,9 +153,9 @@ def test_schemes_play_their_plans(recipe: Recipe) -> None:
         assert plan_of(replace(longer, scheme=scheme), 3) == plan
     back = {"back": "all", "references": "previous", "begin": "hard", "present": True}
     drawn = {
-        "propagate": plans.propagate(4, "previous", handoff="hard"),
-        "one-shot": plans.one_shot(4, "all", "previous", handoff="hard", begin="hard", present=True),
-        "empty-reference": plans.empty_reference(4, "all", "previous", handoff="hard"),
+        "propagate": plans.propagate(4, "previous", mask_feedback="hard"),
+        "one-shot": plans.one_shot(4, "all", "previous", mask_feedback="hard", begin="hard", present=True),
+        "empty-reference": plans.empty_reference(4, "all", "previous", mask_feedback="hard"),
     }
     assert set(expected) | set(drawn) == set(get_args(Scheme))
     for scheme, plan in drawn.items():
@@ -164,7 +164,7 @@ def test_schemes_play_their_plans(recipe: Recipe) -> None:
     assert even != odd
 
 
-PLAYED = ("paste", "visitor", "absent")
+PLAYED = ("paste", "distractor", "cut")
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -175,7 +175,7 @@ def test_every_named_recipe_judges_frames_whose_masks_it_has(root: Path, name: s
     for step in (0, 1):
         plan = plan_of(named, step)
         plans.check(plan, clip)
-        for target in {s.target for s in plan if s.judged}:
+        for target in {s.target for s in plan if s.supervised}:
             assert clip.labelled_BT[:, target].all()
             assert clip.masks_BTNHW[:, target].flatten(1).any(1).all()
 
@@ -212,7 +212,7 @@ def test_clips_of_which_nothing_would_be_judged_are_refused(recipe: Recipe, tmp_
 
 
 def test_the_cosine_rises_over_the_warm_up_and_ends_at_its_floor() -> None:
-    recipe = Recipe(steps=100, warmup=10, floor=0.1)
+    recipe = Recipe(steps=100, warmup=10, final_lr=0.1)
     rates = [rate_of(recipe, step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1
@@ -239,7 +239,7 @@ def test_a_frozen_backbone_stays_and_the_rest_moves(recipe: Recipe, tmp_path: Pa
     network = weights.build("tiny")
     weights.save(network, tmp_path / "start.safetensors")
     before = halved(network.state_dict())
-    frozen = replace(recipe, steps=2, start=tmp_path / "start.safetensors", frozen=32)
+    frozen = replace(recipe, steps=2, init=tmp_path / "start.safetensors", frozen=32)
     run(frozen, tmp_path / "run")
     moved = {k for k, v in state(tmp_path / "run").items() if not torch.equal(v, before[k])}
     assert not {k for k in moved if k.startswith("backbone.")}
@@ -310,10 +310,10 @@ def test_compiling_and_checkpointing_exclude_each_other(recipe: Recipe, tmp_path
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(judged: Any, kind: Any) -> Any:
+    def spoil(supervised: Any, kind: Any) -> Any:
         nonlocal calls
         calls += 1  # the first is the estimate of the memory
-        losses = real(judged, kind)
+        losses = real(supervised, kind)
         return losses._replace(dice=losses.dice * float("nan")) if calls == 5 else losses
 
     calls, real = 0, train.hodor_losses

@@ -53,7 +53,7 @@ def test_every_object_counts_once_over_its_own_frames() -> None:
     assert found["J"] == pytest.approx((0.75 + 0 + 0.5) / 3)
     assert found["F"] == pytest.approx(0.5)
     assert found["sequences"] == pytest.approx({"a": 0.375, "b": 0.625})
-    with pytest.raises(ValueError, match=r"^no object of the held-out videos could be judged: want sequences with masks"):
+    with pytest.raises(ValueError, match=r"^no object of the held-out videos could be supervised: want sequences with masks"):
         summary([])
 
 

@@ -139,7 +139,7 @@ def test_golden_training_graph_without_the_second_object(network: XMem, numbers:
         with torch.no_grad():
             known = clip.objects_BN
             memory = network.remember(Memory((1, 2)), 0, images[0], clip.masks_BTNHW[:, 0], known, known)
-            memory = Memory((1, 2), {0: replace(memory.frames[0], known_BN=one)})
+            memory = Memory((1, 2), {0: replace(memory.frames[0], valid_BN=one)})
             prediction, _ = network.segment(memory, images[1])
     finally:
         network.eval()
@@ -150,7 +150,7 @@ def test_golden_training_graph_without_the_second_object(network: XMem, numbers:
 def small(seed: int = 0, **settings: Any) -> XMem:
     """An untrained XMem of 0.3 M weights whose masks are neither empty nor full."""
     torch.manual_seed(seed)
-    widths = {"key_width": 8, "value_width": 16, "hidden_width": 8, "decoder_width": 32, "masks": "light"}
+    widths = {"key_width": 8, "value_width": 16, "sensory_width": 8, "decoder_width": 32, "mask_encoder": "light"}
     with pytest.MonkeyPatch.context() as patch:
         tiny.add_backbone(patch)
         made = XMem(**{"backbone": "tiny", **widths, **settings})
@@ -216,12 +216,12 @@ def test_the_small_preset_has_under_12_million_weights_and_its_settings_rebuild_
 def test_settings_that_make_no_sense_are_named() -> None:
     for settings, words in (
         ({"mem_every": 0}, "mem_every is 0, want at least 1"),
-        ({"top": 0}, "top is 0, want at least 1"),
+        ({"top_k": 0}, "top_k is 0, want at least 1"),
         ({"prototypes": -1}, "prototypes is -1, want at least 0"),
-        ({"long_term": -1}, "long_term is -1, want at least 0"),
+        ({"max_prototypes": -1}, "max_prototypes is -1, want at least 0"),
         ({"deep_update": 2}, r"deep_update is 2, want a share in \[0, 1\]"),
         ({"backbone": "x"}, "no backbone 'x': want swin-t"),
-        ({"masks": "x"}, "mask encoder 'x' is not one of resnet18, light"),
+        ({"mask_encoder": "x"}, "mask encoder 'x' is not one of resnet18, light"),
     ):
         with pytest.raises(ValueError, match=words):
             small(**settings)
@@ -281,9 +281,9 @@ def test_in_training_deep_updates_of_predictions_come_by_chance_and_of_given_mas
 @pytest.mark.parametrize("training", [True, False])
 def test_every_weight_gets_a_finite_gradient_in_either_mode(training: bool) -> None:
     network = small(deep_update=1.0).train(training)
-    plan = dense(4, handoff="soft")
-    judged = rollout(network, tiny.clip(length=4), plan)
-    sum(j.prediction.logits().square().mean() for j in judged).backward()  # type: ignore[union-attr]
+    plan = dense(4, mask_feedback="soft")
+    supervised = rollout(network, tiny.clip(length=4), plan)
+    sum(j.prediction.logits().square().mean() for j in supervised).backward()  # type: ignore[union-attr]
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -293,8 +293,8 @@ def test_every_weight_gets_a_finite_gradient_in_either_mode(training: bool) -> N
 def test_one_step_back_leaves_the_decoders_update_untrained_and_two_steps_train_it() -> None:
     for length, trained in ((2, False), (3, True)):
         network = small().train()
-        judged = rollout(network, tiny.clip(length=length), dense(length, handoff="soft"))
-        judged[-1].prediction.logits().square().mean().backward()
+        supervised = rollout(network, tiny.clip(length=length), dense(length, mask_feedback="soft"))
+        supervised[-1].prediction.logits().square().mean().backward()
         grad = network.decoder.state.from16.weight.grad
         assert (grad is not None and bool(grad.any())) == trained
     assert network.recurrent
@@ -317,8 +317,8 @@ def test_keeping_fewer_activations_changes_no_gradient() -> None:
         network = small(deep_update=1.0).train()
         if lean:
             network.checkpoint_activations()
-        judged = rollout(network, tiny.clip(length=3), dense(3, handoff="soft"))
-        sum(j.prediction.logits().square().mean() for j in judged).backward()  # type: ignore[union-attr]
+        supervised = rollout(network, tiny.clip(length=3), dense(3, mask_feedback="soft"))
+        sum(j.prediction.logits().square().mean() for j in supervised).backward()  # type: ignore[union-attr]
         gradients.append({name: p.grad for name, p in network.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
@@ -369,7 +369,7 @@ def test_a_frame_of_fewer_cells_than_speak_is_followed() -> None:
 
 
 def test_memory_does_not_grow_over_2000_frames() -> None:
-    network = small(mem_every=2, prototypes=4, long_term=40)
+    network = small(mem_every=2, prototypes=4, max_prototypes=40)
     network.fold()
     tracker = Tracker(network, size=32)
     frames, sizes = video(16, (32, 48)), []
@@ -386,7 +386,7 @@ def test_memory_does_not_grow_over_2000_frames() -> None:
 @pytest.mark.parametrize("late", [1, 30])
 def test_a_late_object_is_followed_when_the_long_term_memory_is_full(late: int) -> None:
     """The original stops with a NotImplementedError."""
-    tracker, frames, seen = Tracker(small(mem_every=1, prototypes=4, long_term=8)), video(16), set()
+    tracker, frames, seen = Tracker(small(mem_every=1, prototypes=4, max_prototypes=8)), video(16), set()
     for t in range(70):
         given = {0: labels(1), late: labels(0, 2)}.get(t)
         out = tracker.track(frames[t % 16], given)
@@ -395,7 +395,7 @@ def test_a_late_object_is_followed_when_the_long_term_memory_is_full(late: int) 
     assert {1, 2} <= seen
     long = [e for i, e in tracker.memory.frames.items() if i < 0]
     assert sum(e.shared.shape[2] for e in long) == 8
-    assert any(e.known_BN.all() and e.per_object[:, 1].any() for e in long)
+    assert any(e.valid_BN.all() and e.per_object[:, 1].any() for e in long)
 
 
 def test_a_frame_of_another_size_is_followed() -> None:
@@ -408,7 +408,7 @@ def test_a_frame_of_another_size_is_followed() -> None:
 
 
 def test_without_long_term_memory_old_frames_are_forgotten() -> None:
-    tracker = Tracker(small(mem_every=1, long_term=0))
+    tracker = Tracker(small(mem_every=1, max_prototypes=0))
     for t, frame in enumerate(video(14)):
         tracker.track(frame, labels(1, 2) if t == 0 else None)
     assert 0 in tracker.memory.frames
@@ -421,7 +421,7 @@ def followed(tracker: Tracker, frames: Array, start: int = 0) -> list[Array]:
 
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     frames = video(24)
-    whole = Tracker(small(mem_every=1, prototypes=4, long_term=8))
+    whole = Tracker(small(mem_every=1, prototypes=4, max_prototypes=8))
     expected = followed(whole, frames)
     first = Tracker(whole.network)
     followed(first, frames[:17])
@@ -435,7 +435,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
 
 
 def test_a_removed_object_leaves_nothing_and_the_others_go_on() -> None:
-    tracker, frames = Tracker(small(mem_every=1, prototypes=4, long_term=8)), video(20)
+    tracker, frames = Tracker(small(mem_every=1, prototypes=4, max_prototypes=8)), video(20)
     followed(tracker, frames)
     before = tracker.memory
     tracker.remove(1)
@@ -445,23 +445,23 @@ def test_a_removed_object_leaves_nothing_and_the_others_go_on() -> None:
     # the id, used again, knows nothing of what it meant
     again = tracker.memory.with_objects([2, 1])
     assert not again.state["hidden"][:, 1].any()
-    assert not any(e.known_BN[:, 1].any() for e in again.frames.values())
+    assert not any(e.valid_BN[:, 1].any() for e in again.frames.values())
     tracker.track(frames[1], labels(0, 1))
     assert tracker.objects == (2, 1)
     tracker.track(frames[2])
 
 
 def test_a_corrected_object_is_no_longer_read_from_what_was_predicted() -> None:
-    tracker, frames = Tracker(small(mem_every=1, prototypes=4, long_term=40)), video(40)
+    tracker, frames = Tracker(small(mem_every=1, prototypes=4, max_prototypes=40)), video(40)
     followed(tracker, frames[:20])
     assert min(tracker.memory.frames) == -1
     out = tracker.track(frames[20], labels(1))
     assert (out[labels(1) == 1] == 1).all()
-    speaking = [i for i, e in tracker.memory.frames.items() if e.known_BN[0, 0]]
+    speaking = [i for i, e in tracker.memory.frames.items() if e.valid_BN[0, 0]]
     assert speaking == [0, 20]
-    assert all(e.known_BN[0, 1] for e in tracker.memory.frames.values())
+    assert all(e.valid_BN[0, 1] for e in tracker.memory.frames.values())
     followed(tracker, frames[21:], 21)
-    patterns = {tuple(e.known_BN[0].tolist()) for i, e in tracker.memory.frames.items() if i < 0}
+    patterns = {tuple(e.valid_BN[0].tolist()) for i, e in tracker.memory.frames.items() if i < 0}
     assert patterns == {(False, True), (True, True)}
 
 

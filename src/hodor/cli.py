@@ -15,7 +15,7 @@ from hodor.commands.console import fail, told
 COMMANDS = {
     "segment": "follow objects through a video from a mask on one frame",
     "doctor": "tell what a mask file holds, and what would be made of it",
-    "evaluate": "score masks against the truth by a benchmark's rules: J, F, J&F",
+    "evaluate": "score masks against the ground truth by a benchmark's rules: J, F, J&F",
     "compare": "compare results files: differences with 95 % intervals",
     "submit": "write and check the zip that a benchmark's server takes",
     "analyse": "the papers' figures and ablation tables, from any weights and video",

@@ -3,10 +3,10 @@
     report = evaluate("predictions", "DAVIS/Annotations/480p")
     report.jf                                          # 0.732
     json.dumps(report.to_json())
-    evaluate({"cup": {"00000": labels, ...}}, truth, profile="vos-benchmark").summary
+    evaluate({"cup": {"00000": labels, ...}}, ground truth, profile="vos-benchmark").summary
 
 The default rule is DAVIS 2017's, semi-supervised: the objects are those of the first true frame; every true frame but the
-first and the last is judged; 255 is background. Where the first true frame knows only 0 and 255 (DAVIS 2016), 255 is the
+first and the last is evaluated; 255 is background. Where the first true frame knows only 0 and 255 (DAVIS 2016), 255 is the
 one object, and the prediction may call it 1 or 255. `scoring.profiles` has the other rules. Each mask is read once: checked
 and scored by the way (`scoring.looks`). Everything that would make a number meaningless is told at once, in place of a score;
 what may be passed over is a note in the report.
@@ -34,7 +34,7 @@ FEW = 256
 
 def evaluate(
     predictions: Any,
-    truth: Any,
+    ground_truth: Any,
     profile: str | Profile = "davis2017",
     sequences: Sequence[str] | None = None,
     *,
@@ -46,13 +46,14 @@ def evaluate(
     unseen: profiles.Source | Iterable[str] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Report:
-    """Score the masks in `predictions` against those in `truth`; both are anything that
-    hodor.scoring.stores.open.open_store takes: a folder of sequences, a sequence, a zip, SA-V folders, RLE JSON, {sequence: {frame: array}}. Frames match by name.
+    """Score the masks in `predictions` against those in `ground_truth`; both are anything that
+    hodor.scoring.stores.open.open_store takes: a folder of sequences, a sequence, a zip, SA-V folders,
+    RLE JSON, {sequence: {frame: array}}. Frames match by name.
 
     `profile` is a name of `scoring.profiles.PROFILES`, or a Profile of your own. `sequences` names the ones to score, in that
-    order; None: all of the truth. `compat` gives the official tool's numbers, bugs included; without it a note tells where
-    the two differ for these data. `late_objects`: objects that the truth shows only after its first frame are scored too,
-    each from the frame after its first on. Ids that the truth has not are background, with a note. Ids may have gaps.
+    order; None: all of the ground truth. `compat` gives the official tool's numbers, bugs included; without it a note tells where
+    the two differ for these data. `late_objects`: objects that the ground truth shows only after its first frame are scored too,
+    each from the frame after its first on. Ids that the ground truth has not are background, with a note. Ids may have gaps.
 
     `meta` is the dataset's meta.json (youtube-vos: categories and frames; lvos: frame ranges, needed; mose: objects).
     `seen` or `unseen`, a list or a file (hodor.scoring.profiles.read_names): the categories (youtube-vos) or videos (lvos) that
@@ -63,7 +64,7 @@ def evaluate(
     told of frames.
 
     Raises FileNotFoundError for what does not exist, and one ValueError with all problems, one a line: sequences and frames
-    that are missing or have no place in the truth, sizes that differ, files that are no labels, no ids in common (a palette
+    that are missing or have no place in the ground truth, sizes that differ, files that are no labels, no ids in common (a palette
     turned to grey, 0/255 for ids), no object, nothing to judge. RuntimeError if a process dies (hodor.scoring.workers.each).
     """
     rule = profiles.profile_named(profile)
@@ -73,7 +74,7 @@ def evaluate(
     rule = _with_lists(rule, listed)
     groups = Groups(*(None if names is None else profiles.read_names(names) for names in (seen, unseen)))
     terms = Terms(rule, compat, groups)
-    stores = open_store(predictions, "predictions"), open_store(truth, "truth")
+    stores = open_store(predictions, "predictions"), open_store(ground_truth, "ground_truth")
     jobs, problems, notes = _jobs(*stores, terms, sequences, listed)
     outcomes = _outcomes(jobs, stores, terms, bool(problems), workers, progress)
     checks.complain([*problems, *(problem for outcome in outcomes for problem in outcome.problems)])
@@ -84,7 +85,7 @@ def evaluate(
         compat=compat,
         options={key: value for key, value in asdict(rule).items() if key not in ("name", "short_decay")},
         predictions=_named(predictions),
-        truth=_named(truth),
+        ground_truth=_named(ground_truth),
     )
     return replace(report, notes=tuple(notes + _group_notes(report, rule, compat)))
 
@@ -108,7 +109,7 @@ def _jobs(
     """Pair both sides by name: jobs that can be looked into, problems, notes."""
     pairs, found = checks.pair(true.names(), ours.names(), chosen, true.single, ours.single)
     problems, notes, jobs = list(found.problems), [*true.notes, *ours.notes, *found.notes], list[Job]()
-    for what, store in (("truth", true), ("predictions", ours)):
+    for what, store in (("ground_truth", true), ("predictions", ours)):
         if strays := store.strays():
             notes.append(f"{what}: {len(strays)} files are no masks and are passed over ({some(strays)})")
     for name, source in pairs:
@@ -117,7 +118,7 @@ def _jobs(
         problems += found.problems
         notes += found.notes
     if not (pairs or problems):
-        problems.append("no sequence to score: the truth holds none")
+        problems.append("no sequence to score: the ground truth holds none")
     return jobs, problems, notes
 
 
@@ -130,10 +131,10 @@ def _outcomes(
     progress: Callable[[int, int | None], None] | None,
 ) -> list[Outcome]:
     """Look at all frames of all jobs, chunk by chunk, and sum each job up as soon as it is whole."""
-    tasks = [Task(place, start, only_check) for place, job in enumerate(jobs) for start in range(0, len(job.judged), FRAMES)]
+    tasks = [Task(place, start, only_check) for place, job in enumerate(jobs) for start in range(0, len(job.evaluated), FRAMES)]
     tasks.sort(key=lambda task: -jobs[task.job].cost(task))  # long ones first: no process ends with one alone
     left = Counter(task.job for task in tasks)
-    total = sum(len(job.judged) for job in jobs)
+    total = sum(len(job.evaluated) for job in jobs)
     if count is None and total < FEW:
         count = 1
     looks = defaultdict[int, dict[int, list[Look]]](dict)

@@ -224,23 +224,23 @@ class Tracker:
     ) -> Tracked:
         """Say what the frame gave, remember it, let go of what no longer serves."""
         plane_HW = plane_HW.to(soft_BNHW.device)
-        sure_N, areas_N = _mean_where_won(soft_BNHW[0], plane_HW, features)
+        confidence_N, areas_N = _mean_where_won(soft_BNHW[0], plane_HW, features)
         won_BN = areas_N[None] > 0
         due = given_BN is not None or self.network.due(self.memory, self.index)
         given_BN = torch.zeros_like(won_BN) if given_BN is None else given_BN
         # an object that the caller told absent has no likeliest pixel to be described from
-        known_BN = won_BN if self.hold_lost else won_BN | ~given_BN
+        valid_BN = won_BN if self.hold_lost else won_BN | ~given_BN
         memory = self.memory
-        if due and bool(known_BN.any()):
-            memory = self.network.remember(memory, self.index, features, soft_BNHW, known_BN, given_BN)
+        if due and bool(valid_BN.any()):
+            memory = self.network.remember(memory, self.index, features, soft_BNHW, valid_BN, given_BN)
             # a lost object is nowhere in this frame, so the background that it leaves is whole
             entry = memory.frames[self.index]
             memory = memory.add(self.index, replace(entry, complete_B=torch.ones_like(entry.complete_B)))
         self.memory = self.network.keep(memory, self.history, self.pin_first)
         self.index += 1
         ids = self.memory.objects
-        sure_N = torch.where(given_BN[0], 1.0, self.network.expected(sure_N)) * won_BN[0]
-        confidence = dict(zip(ids, sure_N.tolist(), strict=True))
+        confidence_N = torch.where(given_BN[0], 1.0, self.network.expected(confidence_N)) * won_BN[0]
+        confidence = dict(zip(ids, confidence_N.tolist(), strict=True))
         lost = frozenset(i for i, won in zip(ids, won_BN[0].tolist(), strict=True) if not won)
         table = np.array([0, *ids], label_dtype(max(ids, default=0)))
         return Tracked(table[plane_HW.cpu().numpy()], ids, confidence, lost, soft_BNHW[0], features, size)
@@ -295,6 +295,6 @@ def _forget_predicted(memory: Memory, objects: Iterable[int]) -> Memory:
     ids = set(objects)
     frames = {}
     for index, entry in memory.frames.items():
-        spoken = torch.tensor([o not in ids for o in memory.objects], device=entry.known_BN.device)
-        frames[index] = replace(entry, known_BN=entry.known_BN & (spoken | entry.given_BN))
+        spoken = torch.tensor([o not in ids for o in memory.objects], device=entry.valid_BN.device)
+        frames[index] = replace(entry, valid_BN=entry.valid_BN & (spoken | entry.given_BN))
     return replace(memory, frames=frames)

@@ -29,7 +29,7 @@ from hodor.models.released import read_pth
 from hodor.training import budget, checkpoints, journal, plans, validation
 from hodor.training.loader import Loader, shares
 from hodor.training.losses import Losses, hodor_losses
-from hodor.training.recipe import FREE, Recipe, Scheme, judging, optimiser_of, plan_of, rate_of, suits
+from hodor.training.recipe import FREE, Recipe, Scheme, optimiser_of, plan_of, rate_of, suits, supervision
 from hodor.training.validation import Validation
 
 __all__ = ["FREE", "Data", "Recipe", "Scheme", "Validation", "plan_of", "rate_of", "run"]
@@ -44,13 +44,13 @@ class Play(nn.Module):
         super().__init__()
         self.network, self.recipe = network, recipe
 
-    def forward(self, clip: Clip, step: int, first: int = 0) -> tuple[Losses, list[plans.Judged]]:
+    def forward(self, clip: Clip, step: int, first: int = 0) -> tuple[Losses, list[plans.Supervised]]:
         """first: which of the batch's clips the first of `clip` is."""
         kind = clip.frames_BTCHW.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            judged = plans.rollout(self.network, clip, plan_of(self.recipe, step))
-        more = judging(self.recipe, step, first, len(clip.frames_BTCHW))
-        return hodor_losses(judged, self.recipe.loss, **more), judged
+            supervised = plans.rollout(self.network, clip, plan_of(self.recipe, step))
+        more = supervision(self.recipe, step, first, len(clip.frames_BTCHW))
+        return hodor_losses(supervised, self.recipe.loss, **more), supervised
 
 
 def run(recipe: Recipe, out: Path, *, device: str | torch.device = "cpu", resume: bool = False, fresh: bool = False) -> Path:
@@ -126,10 +126,10 @@ def _run(recipe: Recipe, out: Path, device: torch.device, resume: bool, fresh: b
                 # gradients travel between processes with the last part alone
                 with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):
                     clip = clips[-1].to(device)
-                    losses, judged = player(clip, step, parts[part].start)
+                    losses, supervised = player(clip, step, parts[part].start)
                     (losses.total / len(parts)).backward()
                 each = torch.stack([losses.cross_entropy, losses.dice, torch.as_tensor(losses.aux, device=device)])
-                terms += torch.cat([each.detach(), journal.way_back(judged[-1], clip)]) / len(parts)
+                terms += torch.cat([each.detach(), journal.way_back(supervised[-1], clip)]) / len(parts)
             norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
             # the one wait for the device in a step
             row = torch.cat([norm.detach().view(1), terms, *[s.detach().flatten() for s in scales]])
@@ -141,12 +141,12 @@ def _run(recipe: Recipe, out: Path, device: torch.device, resume: bool, fresh: b
             average.update(step)
             line = {"step": step, "loss": ce + losses.dice_weight * dice + aux, "ce": ce, "dice": dice, "norm": length}
             line |= {"aux": aux} if recipe.loss == "points" else {}
-            line |= dict(zip(journal.WAY_BACK, back, strict=True)) if judged[-1].began_BNHW is not None else {}
+            line |= dict(zip(journal.WAY_BACK, back, strict=True)) if supervised[-1].began_BNHW is not None else {}
             more = {"lr": recipe.lr * rate, **pace.mark(loader.waited, recipe.batch)}
             memory = round(budget.in_use(device) / 2**20)
             notes.step({**line, **more, "memory_mb": memory, "scales": _by_layer(lean, scales)})
             if first_process and recipe.pictures_every and (step % recipe.pictures_every == 0 or step + 1 == recipe.steps):
-                notes.picture(step, journal.draw(clips[-1].frames_BTCHW, judged))
+                notes.picture(step, journal.draw(clips[-1].frames_BTCHW, supervised))
             if videos and ((step + 1) % recipe.validation.every == 0 or step + 1 == recipe.steps):
                 scores = _scores(accelerator, average.network, recipe, videos)
                 notes.validated(step, scores)
@@ -158,7 +158,7 @@ def _run(recipe: Recipe, out: Path, device: torch.device, resume: bool, fresh: b
                         checkpoints.give_out(out / checkpoints.BEST, average.network, about, **facts)
             if first_process and ((step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps):
                 keep(step + 1)
-            del losses, judged
+            del losses, supervised
     if first_process and checkpoints.given_out(out / checkpoints.WEIGHTS).get("step") != recipe.steps:
         keep(recipe.steps)  # killed between the two files of the last checkpoint
     accelerator.wait_for_everyone()
@@ -240,8 +240,8 @@ def _network(recipe: Recipe) -> Network:
     if recipe.backbone:
         ours = recipe.backbone.suffix == ".safetensors"
         load_checkpoint(network.backbone, weights.read(recipe.backbone)[1] if ours else read_pth(recipe.backbone))
-    if recipe.start:
-        weights.fill(network, weights.read(recipe.start)[1], str(recipe.start))
+    if recipe.init:
+        weights.fill(network, weights.read(recipe.init)[1], str(recipe.init))
     network.backbone.freeze(recipe.frozen)
     if recipe.checkpoint:
         network.checkpoint_activations()

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def changed(value: T, changes: Mapping[str, Any]) -> T:
-    """A copy of a frozen dataclass with these fields changed; "data.most" reaches into its field `data`.
+    """A copy of a frozen dataclass with these fields changed; "data.max_objects" reaches into its field `data`.
 
     Raises ValueError: "Recipe has no field 'mode': want model, data, ...".
     """
@@ -78,7 +78,7 @@ class Setup:
             "data.without": self.test.names,
         }
         if row.after:
-            changes["start"] = self.folder(table, table.row(row.after), seed) / "weights.safetensors"
+            changes["init"] = self.folder(table, table.row(row.after), seed) / "weights.safetensors"
             changes["backbone"] = None
             steps, lr = steps and (self.after_steps or steps), self.after_lr or lr
         changes |= own_changes(model, steps)
@@ -157,7 +157,7 @@ def run(table: Table, setup: Setup, rows: Sequence[Row]) -> None:
             continue
         log.info("%d of %d: row %s (%s), seed %d, %d steps", number, len(jobs), row.key, row.name, seed, recipe.steps)
         write(folder / "ablation.json", _told(setup, row, recipe))
-        made = train.run(recipe, folder, device=device) if recipe.steps else recipe.start
+        made = train.run(recipe, folder, device=device) if recipe.steps else recipe.init
         assert made is not None  # a row without steps has one that it starts from
         write(folder / "scores.json", _score(setup, row, made, str(device)))
 
@@ -198,7 +198,7 @@ def _check_same(setup: Setup, table: Table, row: Row, seed: int, recipe: Recipe)
     file = setup.folder(table, row, seed) / "ablation.json"
     if not file.is_file():
         return
-    free = [name for name in FREE if name not in ("backbone", "start")]
+    free = [name for name in FREE if name not in ("backbone", "init")]
     there = completed(json.loads(file.read_text()), json.loads(json.dumps(asdict(Recipe()), default=_short)))
     differ = differences(there, _told(setup, row, recipe), free)
     if differ:

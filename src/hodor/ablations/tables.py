@@ -12,7 +12,7 @@ from hodor.data import augment
 @dataclass(frozen=True)
 class Row:
     """One line of a table. key: short, as in the paper where it numbers its rows. paper: J&F, J and F as printed there, in
-    per cent, or J&F alone; None for a line that the paper has not. changes: fields of the recipe, "data.most" for those of its
+    per cent, or J&F alone; None for a line that the paper has not. changes: fields of the recipe, "data.max_objects" for those of its
     data; they come after `own_changes`. settings: arguments of the network. shares: arguments that become this share of the
     network's own, rounded (3 of 5 layers: 0.6). data: "stills" or "video", what is trained on. after: the row whose weights it
     starts from. model: the network, where it is not the one asked for, see `model_of`. history: frames remembered while
@@ -152,7 +152,7 @@ HODOR_3 = Table(
     "DAVIS 2017 val",
     (
         Row("0", "as published", (77.5, 74.7, 80.2), WARPED),
-        Row("1", "single foreground instance", (71.5, 69.2, 73.9), {**WARPED, "data.most": 1}, {"joint": False}),
+        Row("1", "single foreground instance", (71.5, 69.2, 73.9), {**WARPED, "data.max_objects": 1}, {"joint": False}),
         Row("2", "no masking in encoder", (74.4, 71.5, 77.2), WARPED, {"conditioning": "none"}),
         Row("3", "hard masking in encoder", (74.5, 71.8, 77.1), WARPED, {"conditioning": "hard"}),
         Row("4", "no encoder layer, an MLP", (72.8, 70.5, 75.2), WARPED, {"encoder_layers": 0, **PLAIN}),
@@ -171,7 +171,7 @@ HODOR_3 = Table(
 STEPS = {"T": "all", "2": "two", "1": "one"}
 """Steps of the way back -> the recipe's field `back`."""
 
-JUMP = {"data.walk": "onward", "data.jump": (5, 10, 15, 20, 25, 5), "data.jump_at": (0.0, 0.1, 0.2, 0.3, 0.4, 0.8)}
+JUMP = {"data.frame_order": "forward", "data.jump": (5, 10, 15, 20, 25, 5), "data.jump_at": (0.0, 0.1, 0.2, 0.3, 0.4, 0.8)}
 """Section 4.1's D, of STCN; those of XMem and Cutie are not told."""
 
 

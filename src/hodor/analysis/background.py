@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from hodor.analysis import plots
-from hodor.analysis.views import Picture, Remembers, after_reference, heat, shrunk, walk
+from hodor.analysis.views import Picture, Remembers, after_reference, follow, heat, shrunk
 from hodor.masks import Labels, fit_labels
 from hodor.models.base import Network, Prediction
 from hodor.tracking import Tracker
@@ -40,7 +40,7 @@ class Responses:
     video: str
     frame: str
     picture: Picture
-    truth: Labels
+    ground_truth: Labels
     found: Labels
     maps: npt.NDArray[np.float32]
     names: tuple[str, ...]
@@ -52,9 +52,9 @@ class Responses:
         the other pixels of objects and on the other pixels of background (None where there are none); for a cell also the
         share of its sum that lies inside it, and that cell's share of the picture."""
         size = self.maps.shape[1], self.maps.shape[2]
-        truth = fit_labels(self.truth, size)
-        near = _grown(outline(truth), max(1, round(NEAR * min(size))))
-        zones = {"near_outlines": near, "on_objects": (truth > 0) & ~near, "on_background": (truth == 0) & ~near}
+        ground_truth = fit_labels(self.ground_truth, size)
+        near = _grown(outline(ground_truth), max(1, round(NEAR * min(size))))
+        zones = {"near_outlines": near, "on_objects": (ground_truth > 0) & ~near, "on_background": (ground_truth == 0) & ~near}
         winner = self.maps.argmax(0)
         channels = []
         for number, (name, response) in enumerate(zip(self._all_names(), self.maps, strict=True)):
@@ -86,11 +86,11 @@ def respond(
     """The responses of all channels on evenly spaced frames after the first given one.
 
     response: "softmax", a pixel's shares, which sum to one over the channels; "sigmoid" of each logit alone. Tracking gives
-    what the network remembers when it sees the frame (`views.walk`). Raises ValueError as `views.after_reference`.
+    what the network remembers when it sees the frame (`views.follow`). Raises ValueError as `views.after_reference`.
     """
     chosen = after_reference(video, frames)
     seen = []
-    for visit in walk(Tracker(network, history=history, size=size), video, chosen, remembers, progress=progress):
+    for visit in follow(Tracker(network, history=history, size=size), video, chosen, remembers, progress=progress):
         features = visit.tracked._features
         with torch.inference_mode():
             prediction, _ = network.segment(visit.memory, features)
@@ -101,7 +101,7 @@ def respond(
                 video.name,
                 video.frames[visit.index],
                 visit.picture,
-                visit.truth,
+                visit.ground_truth,
                 visit.tracked.labels,
                 maps[0].float().cpu().numpy(),
                 names,
@@ -156,19 +156,19 @@ Panel = tuple[str, Picture]
 def _panels(one: Responses, most: int, colours: Any, *, softmax: bool) -> list[list[Panel | None]]:
     """Rows of panels: the left column, the grid, the objects."""
 
-    def warm(name: str, response: npt.NDArray[np.float32], truth: Labels) -> Panel:
+    def warm(name: str, response: npt.NDArray[np.float32], ground_truth: Labels) -> Panel:
         mean = f"{response.mean():.1%} of the picture" if softmax else f"mean {response.mean():.2f}"
-        return f"{name}: {mean}", heat(small, response, truth, colours)
+        return f"{name}: {mean}", heat(small, response, ground_truth, colours)
 
     small = shrunk(one.picture, WIDTH)
-    truth, found = (fit_labels(labels, small.shape[:2]) for labels in (one.truth, one.found))
-    whole = (truth > 0).astype(np.uint8)
+    ground_truth, found = (fit_labels(labels, small.shape[:2]) for labels in (one.ground_truth, one.found))
+    whole = (ground_truth > 0).astype(np.uint8)
     others = len(one.names) - one.grid**2
-    left = [("true masks", overlay(small, truth)), ("masks found", overlay(small, found))]
+    left = [("true masks", overlay(small, ground_truth)), ("masks found", overlay(small, found))]
     left += [warm(name, response, whole) for name, response in zip(one.names[:others], one.maps, strict=False)]
     cells = [warm(n, m, whole) for n, m in zip(one.names[others:], one.maps[others : len(one.names)], strict=True)]
     planes = zip(one.objects[:most], one.maps[len(one.names) :], strict=False)
-    objects = [warm(f"object {i}", response, (truth == i).astype(np.uint8)) for i, response in planes]
+    objects = [warm(f"object {i}", response, (ground_truth == i).astype(np.uint8)) for i, response in planes]
     down = max(len(left), one.grid)
     rows: list[list[Panel | None]] = []
     for number in range(down):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.analysis import plots
-from hodor.analysis.views import Picture, Remembers, after_reference, heat, reference, shrunk, truth_of, walk
+from hodor.analysis.views import Picture, Remembers, after_reference, follow, heat, reference, shrunk, truth_of
 from hodor.masks import Labels, fit_labels
 from hodor.models.base import Network
 from hodor.tracking import Tracker
@@ -31,14 +31,14 @@ class Found:
     at the picture's own size.
 
     j: Jaccard index of the pixels that the object won. best_j: of the pixels above `threshold`, the best of all thresholds
-    for this frame, which needs the truth. centre_j: the same for a spot in the middle of the picture, its radius the best for
-    this frame: what knowing nothing but the truth's size gives. All are 0 where the object is absent and something was found,
+    for this frame, which needs the ground truth. centre_j: the same for a spot in the middle of the picture, its radius the best for
+    this frame: what knowing nothing but the ground truth's size gives. All are 0 where the object is absent and something was found,
     j is 1 where nothing is and nothing was.
     """
 
     frame: str
     picture: Picture
-    truth: Labels
+    ground_truth: Labels
     soft: npt.NDArray[np.float32]
     j: float
     best_j: float
@@ -53,7 +53,7 @@ class Row:
     video: str
     start: str
     picture: Picture
-    truth: Labels
+    ground_truth: Labels
     frames: tuple[Found, ...]
 
 
@@ -75,8 +75,8 @@ def find(
     start, chosen = reference(video), after_reference(video, frames)
     tracker = Tracker(network, history=history, size=size, hold_lost=False)
     found = []
-    for visit in walk(tracker, video, chosen, remembers, empty=True, progress=progress):
-        true, soft = visit.truth > 0, visit.tracked.soft()[0]
+    for visit in follow(tracker, video, chosen, remembers, empty=True, progress=progress):
+        true, soft = visit.ground_truth > 0, visit.tracked.soft()[0]
         best, threshold = best_jaccard(soft, true)
         picture = shrunk(visit.picture, WIDTH)
         small = picture.shape[0], picture.shape[1]
@@ -93,9 +93,9 @@ def find(
             )
         )
     first = video.pictures([start])[0]
-    truth = (truth_of(video, start, first) > 0).astype(np.uint8)
+    ground_truth = (truth_of(video, start, first) > 0).astype(np.uint8)
     first = shrunk(first, WIDTH)
-    return Row(video.name, video.frames[start], first, fit_labels(truth, first.shape[:2]), tuple(found))
+    return Row(video.name, video.frames[start], first, fit_labels(ground_truth, first.shape[:2]), tuple(found))
 
 
 def jaccard(found: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float:
@@ -160,18 +160,18 @@ def draw(path: Path, rows: Sequence[Row], data: Mapping[str, Any]) -> None:
     size = width * across + 0.2, (2 * (width * ratio + 0.28) + 0.35) * len(rows)
     with plots.page(path, data, size) as figure:
         for part, row in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-            title = f"{row.video}: the first mask empty. White: the truth; green: the soft mask at its best threshold"
+            title = f"{row.video}: the first mask empty. White: the ground truth; green: the soft mask at its best threshold"
             part.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold")
             axes = part.subplots(2, across, squeeze=False)
             for axis in axes.flat:
                 plots.bare(axis)
-            _panel(axes[0, 0], overlay(row.picture, row.truth), f"frame {row.start}, true mask")
+            _panel(axes[0, 0], overlay(row.picture, row.ground_truth), f"frame {row.start}, true mask")
             _panel(axes[1, 0], np.zeros_like(row.picture), "the mask given: empty")
             for column, one in enumerate(row.frames, 1):
-                _panel(axes[0, column], overlay(one.picture, one.truth), f"frame {one.frame}, true mask")
+                _panel(axes[0, column], overlay(one.picture, one.ground_truth), f"frame {one.frame}, true mask")
                 peak = max(float(one.soft.max()), 1e-6)
                 title = f"J {one.j:.2f}, best {one.best_j:.2f}, middle {one.centre_j:.2f}; peak {peak:.2g}"
-                shown = heat(one.picture, one.soft / peak, one.truth, colours)
+                shown = heat(one.picture, one.soft / peak, one.ground_truth, colours)
                 shown[outline((one.soft >= one.threshold).astype(np.uint8)) & (shown != 255).any(2)] = GREEN
                 _panel(axes[1, column], shown, title, 7)
 

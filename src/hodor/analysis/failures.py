@@ -230,32 +230,32 @@ def _chance(high: NDArray[Any], low: NDArray[Any]) -> float:
 
 
 def draw(chosen: Sequence[tuple[VideoFiles, Seen]], data: dict[str, Any], path: Path) -> None:
-    """A row a failure: the frame with the part that is shown beside it; prediction, truth and confidence of that part."""
+    """A row a failure: the frame with the part that is shown beside it; prediction, ground truth and confidence of that part."""
     images = [video.pictures([frame.index])[0] for video, frame in chosen]
     titles = [_title(video, frame) for video, frame in chosen]
     aspects = [image.shape[0] / image.shape[1] for image in images]
-    heads = ("frame", "prediction", "truth", "confidence (dark: unsure)")
+    heads = ("frame", "prediction", "ground_truth", "confidence (dark: unsure)")
     with plots.strips(path, data, titles, aspects, 4, heads) as rows:
         for axes, image, (video, frame) in zip(rows, images, chosen, strict=True):
             _draw_row(axes, image, video.labels(frame.frame), frame)
 
 
 def _title(video: VideoFiles, frame: Seen) -> str:
-    truth = set(np.unique(video.labels(frame.frame)).tolist())
+    ground_truth = set(np.unique(video.labels(frame.frame)).tolist())
     ids = sorted(frame.j, key=lambda i: frame.j[i] + frame.f[i])
     words = []
     for i in ids[:4]:
         name = f"object\u00a0{i}: " if len(ids) > 1 else ""  # not to be torn apart by the end of a line
-        gone = "" if i in truth else " (it is not there)"
+        gone = "" if i in ground_truth else " (it is not there)"
         sure = "called lost" if i in frame.lost else f"confidence {100 * frame.confidence[i]:.0f}"
         words.append(f"{name}J {100 * frame.j[i]:.0f}, F {100 * frame.f[i]:.0f}, {sure}{gone}")
     more = [f"{len(ids) - 4} better ones"] if len(ids) > 4 else []
     return f"{video.name}, frame {frame.frame}:  {';  '.join(words + more)}"
 
 
-def _draw_row(axes: Sequence[Axes], image: NDArray[np.uint8], truth: NDArray[Any], frame: Seen) -> None:
+def _draw_row(axes: Sequence[Axes], image: NDArray[np.uint8], ground_truth: NDArray[Any], frame: Seen) -> None:
     labels, sure = frame.labels(), frame.sure()
-    box = _part((truth != 0) | (labels != 0))
+    box = _part((ground_truth != 0) | (labels != 0))
     top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
     whole, found, wanted, certain = axes
     plots.picture(whole, image, aspect="auto")
@@ -265,7 +265,7 @@ def _draw_row(axes: Sequence[Axes], image: NDArray[np.uint8], truth: NDArray[Any
         whole.plot(across, down, color="black", linewidth=2.4)
         whole.plot(across, down, color="white", linewidth=1.1)
         whole.axis(limits)
-    for axis, mine in ((found, labels[box]), (wanted, truth[box])):
+    for axis, mine in ((found, labels[box]), (wanted, ground_truth[box])):
         plots.picture(axis, plots.tinted(image[box], mine, 0.25), aspect="auto")
         for i in frame.j:
             plots.outline(axis, mine == i, plots.object_colour(i))

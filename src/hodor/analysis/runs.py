@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Scored:
     """One video, followed and scored by the rule of DAVIS 2017.
 
-    objects: of each judged object the means of J and F over its frames, in [0, 1]. frames: frames that were followed. fps:
+    objects: of each supervised object the means of J and F over its frames, in [0, 1]. frames: frames that were followed. fps:
     frames a second, of the median frame once the memory is full; waiting for the picture is in it, scoring is not.
     """
 
@@ -61,8 +61,8 @@ def scored(network: Network, video: VideoFiles, *, history: int | None = None, s
         if followed.frame in wanted:
             labels[followed.frame] = followed.labels
         began = time.perf_counter()
-    truth = {frame: video.labels(frame) for frame in video.frames if frame in wanted}
-    (told,) = evaluate({video.name: labels}, {video.name: truth}).to_json()["sequences"]
+    ground_truth = {frame: video.labels(frame) for frame in video.frames if frame in wanted}
+    (told,) = evaluate({video.name: labels}, {video.name: ground_truth}).to_json()["sequences"]
     objects = {item["object"]: (item["summary"]["J"], item["summary"]["F"]) for item in told["objects"]}
     full = seconds[(network.history if history is None else history) + 1 :] or seconds[1:] or seconds
     return Scored(video.name, objects, len(seconds), 1 / float(np.median(full)))

@@ -23,7 +23,7 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class Cell:
-    """One frame of a row: its name, the picture with its labels, J&F where the truth is known."""
+    """One frame of a row: its name, the picture with its labels, J&F where the ground truth is known."""
 
     frame: str
     image: NDArray[np.uint8]

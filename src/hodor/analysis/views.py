@@ -30,11 +30,11 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Visit:
-    """A frame of a walk. truth: its true labels at the picture's size. memory: what spoke for the objects on it."""
+    """A frame of a walk. ground truth: its true labels at the picture's size. memory: what spoke for the objects on it."""
 
     index: int
     picture: Picture
-    truth: Labels
+    ground_truth: Labels
     memory: Memory
     tracked: Tracked
 
@@ -57,11 +57,11 @@ def blocks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
 def masked(video: VideoFiles) -> list[int]:
     """The indices of the frames that have a mask file.
 
-    Raises ValueError: "video bear has no masks: a figure needs the truth".
+    Raises ValueError: "video bear has no masks: a figure needs the ground truth".
     """
     found = [index for index, frame in enumerate(video.frames) if frame in video.masks]
     if not found:
-        raise ValueError(f"video {video.name} has no masks: a figure needs the truth")
+        raise ValueError(f"video {video.name} has no masks: a figure needs the ground truth")
     return found
 
 
@@ -103,7 +103,7 @@ def after_reference(video: VideoFiles, count: int) -> list[int]:
     return [later[(i + 1) * len(later) // count - 1] for i in range(count)] if count < len(later) else later
 
 
-def walk(
+def follow(
     tracker: Tracker,
     video: VideoFiles,
     chosen: Sequence[int],
@@ -160,8 +160,8 @@ def shrunk(picture: Picture, width: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def heat(picture: Picture, response: npt.NDArray[np.floating[Any]], truth: Labels, colours: Any) -> Picture:
-    """The picture in dim grey, the response [h, w] in [0, 1] over it in `colours` (a colour map), white outlines of `truth`.
+def heat(picture: Picture, response: npt.NDArray[np.floating[Any]], ground_truth: Labels, colours: Any) -> Picture:
+    """The picture in dim grey, the response [h, w] in [0, 1] over it in `colours` (a colour map), white outlines of `ground_truth`.
 
     The weaker the response, the more of the picture shows through.
     """
@@ -173,6 +173,6 @@ def heat(picture: Picture, response: npt.NDArray[np.floating[Any]], truth: Label
     grey = picture.mean(2, keepdims=True) * 0.45
     share = 0.25 + 0.75 * full
     out = grey * (1 - share) + colours(full[..., 0])[..., :3] * 255 * share
-    out[outline(truth)] = 255
+    out[outline(ground_truth)] = 255
     made: Picture = out.round().astype(np.uint8)
     return made

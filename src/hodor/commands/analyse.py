@@ -80,7 +80,7 @@ class History:
 
 @dataclass(frozen=True)
 class Failures:
-    """Draw the worst frames of the worst sequences: picture, prediction, truth, confidence; and J against confidence.
+    """Draw the worst frames of the worst sequences: picture, prediction, ground truth, confidence; and J against confidence.
 
     The second figure is named after the first: failures-confidence.png.
     """

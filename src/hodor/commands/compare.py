@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Compare:
     """Compare results files that `hodor evaluate --json` wrote: differences to the first, with 95 % intervals.
 
-    All must be scored by one profile against one truth.
+    All must be scored by one profile against one ground truth.
     """
 
     files: Positional[tuple[Path, ...]]

@@ -117,7 +117,7 @@ def _previewer(named: Any) -> type[Any]:
 
     @dataclass(frozen=True)
     class Preview:
-        """Draw clips as a training of the recipe would see them: one a row, objects coloured, what is not judged hatched."""
+        """Draw clips as a training of the recipe would see them: one a row, objects coloured, what is not supervised hatched."""
 
         out: Path
         """The PNG to write."""

@@ -145,14 +145,14 @@ class EvaluateDataset(SegmentDataset):
             Console().print(table(report))
             for note in report.notes:
                 say(note)
-        results = {**report.to_json(), "predictions": str(self.out), "truth": str(layout.root), "run": run.to_json()}
+        results = {**report.to_json(), "predictions": str(self.out), "ground_truth": str(layout.root), "run": run.to_json()}
         write_json(self.out / SCORES, results)
         write_json(self.json, results)
         if self.csv:
             result_files.write_csv(results, self.csv)
         if self.html:
-            masks, truth = written(layout, self.out), Masks(layout)
-            result_files.write_html(results, self.html, predictions=masks, truth=truth, images=layout.picture)
+            masks, ground_truth = written(layout, self.out), Masks(layout)
+            result_files.write_html(results, self.html, predictions=masks, ground_truth=ground_truth, images=layout.picture)
         return 0
 
 

@@ -213,9 +213,9 @@ class Background:
 
 @dataclass(frozen=True)
 class Coarse:
-    """Draw the masks that a network finds when its first mask is empty: soft masks beside the truth, with J.
+    """Draw the masks that a network finds when its first mask is empty: soft masks beside the ground truth, with J.
 
-    The empty mask is one object; the truth is all objects together. Four sequences are drawn unless --sequences names them.
+    The empty mask is one object; the ground truth is all objects together. Four sequences are drawn unless --sequences names them.
     """
 
     dataset: Positional[Path]

@@ -1,4 +1,4 @@
-"""`hodor evaluate`: scores of masks against the truth."""
+"""`hodor evaluate`: scores of masks against the ground truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from hodor.commands.options import parse
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score masks against the truth by the rule of a benchmark: J, F, J&F; default DAVIS 2017, or 2016 for masks of 0/255.
+    """Score masks against the ground truth by the rule of a benchmark: J, F, J&F; default DAVIS 2017, or 2016 for masks of 0/255.
 
     Both are a folder of sequences, one sequence, a zip file of either, SA-V folders, or COCO or YouTube-VIS JSON. Everything
     that would make a number meaningless is told at once, and ends with exit code 2.
     """
 
     predictions: Positional[Path]
-    truth: Positional[Path]
+    ground_truth: Positional[Path]
     profile: Literal["davis2016", "davis2017", "davis2017-unsupervised", "youtube-vos", "vos-benchmark", "lvos", "mose"] = (
         "davis2017"
     )
@@ -27,13 +27,13 @@ class Evaluate:
     compat: bool = False
     """The official tool's numbers, its bugs included."""
     sequences: tuple[str, ...] = ()
-    """Score only these, in this order; default: all of the truth's."""
+    """Score only these, in this order; default: all of the ground truth's."""
     list: Path | None = None
     """Score only the sequences named in this file, one a line, such as DAVIS/ImageSets/2017/val.txt."""
     late_objects: bool = False
     """Also score objects that appear after the first frame, from the frame after their first."""
     ends: Literal["neither", "first", "last", "both"] | None = None
-    """Which of the first and the last frame, of the video or the object, are judged; default: as the profile has it."""
+    """Which of the first and the last frame, of the video or the object, are evaluated; default: as the profile has it."""
     every: int | None = None
     """Judge only every so many frames, by their numbers; default: as the profile has it."""
     meta: Path | None = None
@@ -62,7 +62,7 @@ class Evaluate:
         with progress("scored") as show:
             report = evaluate(
                 self.predictions,
-                self.truth,
+                self.ground_truth,
                 self._profile(),
                 self._sequences(),
                 compat=self.compat,
@@ -88,7 +88,9 @@ class Evaluate:
             if self.csv:
                 result_files.write_csv(results, self.csv)
             if self.html:
-                result_files.write_html(results, self.html, predictions=self.predictions, truth=self.truth, images=self.images)
+                result_files.write_html(
+                    results, self.html, predictions=self.predictions, ground_truth=self.ground_truth, images=self.images
+                )
         return 0
 
     def _profile(self) -> Any:

@@ -15,7 +15,7 @@ class Clip:
 
     frames_BTCHW: RGB in [0, 1]. masks_BTNHW: {0, 1}, one plane an object, zero where the frame is not labelled.
     labelled_BT: frames whose masks are known. objects_BN: planes that hold an object; the rest pad the batch.
-    valid_BTHW: pixels that show the image; what a warp brought in from outside is not judged.
+    valid_BTHW: pixels that show the image; what a warp brought in from outside is not supervised.
     """
 
     frames_BTCHW: Tensor

@@ -44,11 +44,11 @@ class Data:
     """How often each root is drawn; none given: all alike."""
     gap: tuple[int, ...] = ()
     """How far a clip's other frames may be from its first, one number a root; none given: the kind's own (7 or 15)."""
-    walk: Literal["around", "onward"] = "around"
-    """A video's frames. around: within `gap` of the first (HODOR). onward: in the order of time, each at most a jump from the
+    frame_order: Literal["window", "forward"] = "window"
+    """A video's frames. around: within `gap` of the first (HODOR). forward: in the order of time, each at most a jump from the
     one before (STCN, XMem, Cutie); clips with labels "first" then never run backwards."""
     jump: tuple[int, ...] = ()
-    """Of walk "onward": the largest jump in frames of the film, one number for each stage of the training; none given: `gap`,
+    """Of frame_order "forward": the largest jump in frames of the film, one number for each stage of the training; none given: `gap`,
     or 5."""
     jump_at: tuple[float, ...] = ()
     """Where each stage begins, as a share of all steps: 0 first."""
@@ -68,10 +68,10 @@ class Data:
     frames are never opened."""
     annotated: Literal["all", "first", "middle"] = "all"
     """Of a video's masks, which exist for training: all, or one alone, its first or its middle one."""
-    most: int = 4
+    max_objects: int = 4
     """Most objects of a clip."""
     count: Literal["equal", "any"] = "equal"
-    """equal: as many clips of one object as of two, ... `most` (the released rule). any: each image as it comes."""
+    """equal: as many clips of one object as of two, ... `max_objects` (the released rule). any: each image as it comes."""
     min_area: int = 2000
     """Least area of an object in its first frame, in pixels of the file."""
     min_side: int = 20
@@ -84,12 +84,12 @@ class Data:
     """Share of clips that are put together from cut-outs."""
     cutouts: tuple[Path, ...] = ()
     """Where cut-outs come from: folders of pictures with alpha, or roots of images with masks."""
-    pasted: int = 8
+    max_pasted: int = 8
     """Most objects of a clip put together from cut-outs; 1 to this many, all alike."""
-    absent: float = 0.0
+    cut: float = 0.0
     """Share of clips into which another picture comes, for one or more frames on which no object is: what a cut, or a body that
     passes before the camera, does to a video."""
-    visitor: float = 0.0
+    distractor: float = 0.0
     """Share of clips before which a cut-out passes for some frames, which is no object and hides what is behind it: from a
     later frame on a stranger comes into view; in the first frame it hides parts of the objects that show themselves later."""
     scene: Scene = field(default_factory=Scene)
@@ -102,7 +102,7 @@ class Data:
     @property
     def planes(self) -> int:
         """The most objects that a clip can have, cut-outs included."""
-        return max(self.most, self.pasted) if self.paste else self.most
+        return max(self.max_objects, self.max_pasted) if self.paste else self.max_objects
 
 
 class Stream:
@@ -148,9 +148,9 @@ class Stream:
             except DamagedFileError:
                 continue
             made = self._made(source, taken, rng)
-            if self.data.visitor and self.frames > 1 and chance(self.data.visitor, rng):
+            if self.data.distractor and self.frames > 1 and chance(self.data.distractor, rng):
                 self._visited(made, rng)
-            if self.data.absent and self.frames > 1 and chance(self.data.absent, rng):
+            if self.data.cut and self.frames > 1 and chance(self.data.cut, rng):
                 self._interrupted(made, source, chosen[0], rng)
             return made
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
@@ -171,7 +171,7 @@ class Stream:
         "equal": the number of objects is drawn first, then an image among those that have as many; so every image with k
         objects or more is as likely as any other for k.
         """
-        most = self.data.most
+        most = self.data.max_objects
         want = 1 + below(most, rng) if self.data.count == "equal" else 1
         best: tuple[int, list[int]] | None = None
         for _ in range(TRIES):
@@ -207,7 +207,7 @@ class Stream:
     def _pasted(self, source: Source, rng: torch.Generator) -> Clip:
         """Cut-outs before an image of the root. Raises DamagedFileError."""
         background = source.background(source.pick(rng))
-        count = 1 + below(self.data.pasted, rng)
+        count = 1 + below(self.data.max_pasted, rng)
         chosen = [self._cutout(rng) for _ in range(count)]
         made = compose(background, chosen, self.data.size, self.frames, self.data.scene, rng)
         number = max(1, int(made.owner[0].max()))
@@ -332,7 +332,7 @@ def open_root(root: Path, data: Data, frames: int, shelf: Shelf, gap: int | None
         return Stills(root, kind, stills, shelf, data.size)
     layout = open_videos(root, data)
     single = data.motion != "video" or all(len(video.frames) == 1 for video in layout.videos)
-    return Videos(layout, shelf, data.size, 1 if single else frames, data.labels, gap, data.reverse, data.walk)
+    return Videos(layout, shelf, data.size, 1 if single else frames, data.labels, gap, data.reverse, data.frame_order)
 
 
 def open_videos(root: Path, data: Data) -> Layout:
@@ -372,19 +372,19 @@ def _check(data: Data, frames: int, batch: int) -> None:
             raise ValueError(f"{len(given)} {name} for {roots} roots: want one each")
     if data.share and (min(data.share) < 0 or not math.isfinite(sum(data.share)) or sum(data.share) <= 0):
         raise ValueError(f"shares {data.share}: want numbers from 0 on, one above 0")
-    for name, value in (("frames", frames), ("batch", batch), ("most", data.most), ("size", min(data.size))):
+    for name, value in (("frames", frames), ("batch", batch), ("max_objects", data.max_objects), ("size", min(data.size))):
         if value < 1:
             raise ValueError(f"{name} {value}: want 1 or more")
-    if (data.jump or data.jump_at) and data.walk == "around":
-        raise ValueError("jumps of a clip that goes around: want --data.walk onward")
+    if (data.jump or data.jump_at) and data.frame_order == "window":
+        raise ValueError("jumps of a clip that goes around: want --data.frame_order forward")
     if len(data.jump) != len(data.jump_at) or list(data.jump_at) != sorted({0.0, *data.jump_at} if data.jump else ()):
         raise ValueError(f"{len(data.jump)} jumps at {data.jump_at}: want a rising share of the steps for each, the first 0")
     if min((1, *data.jump, *data.interval)) < 1:
         raise ValueError(f"jumps {data.jump}, intervals {data.interval}: want 1 or more")
-    for name, share in (("paste", data.paste), ("visitor", data.visitor)):
+    for name, share in (("paste", data.paste), ("distractor", data.distractor)):
         if share and not data.cutouts:
             raise ValueError(f"{name} {share} without cut-outs: want --data.cutouts, folders of them")
-    for name in ("paste", "visitor", "absent", "damaged", "reverse"):
+    for name in ("paste", "distractor", "cut", "damaged", "reverse"):
         share = getattr(data, name)
         if not 0 <= share <= 1:
             raise ValueError(f"{name} {share}: want a share in 0 .. 1")

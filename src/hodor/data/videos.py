@@ -36,7 +36,7 @@ numbers for YouTube-VOS and DAVIS are the released code's."""
 INTERVALS = {"youtube-vos": 5}
 """Frames of the film from one picture to the next, where it is not 1: jumps of a curriculum are divided by it."""
 JUMP = 5
-"""How far a frame of a clip that goes onward may be from the one before, where nothing is said."""
+"""How far a frame of a clip that goes forward may be from the one before, where nothing is said."""
 
 
 class Videos:
@@ -47,7 +47,7 @@ class Videos:
     follow the first in time, sorted, or precede it in `reverse` of the clips. labels "first": only the first frame's mask
     is read, distances count all frames, and the others lie on one side of it, before or after, unsorted.
 
-    walk "onward" instead: the frames follow one another in time, each at most a jump from the one before; where only the
+    frame_order "forward" instead: the frames follow one another in time, each at most a jump from the one before; where only the
     first is labelled, never backwards.
     """
 
@@ -60,16 +60,16 @@ class Videos:
         labels: Literal["all", "first"] = "all",
         gap: int | None = None,
         reverse: float = 0.0,
-        walk: Literal["around", "onward"] = "around",
+        frame_order: Literal["window", "forward"] = "window",
     ) -> None:
         self.root, self.layout = layout.root, layout
         self.kind: str = layout.kind
         self.moving = frames > 1
-        self.frames, self.labels, self.walk = frames, labels, walk
-        self.onward = walk == "onward"
-        self.back = reverse if labels == "all" else 0.0 if self.onward else 0.5
-        self.gap = gap or (JUMP if self.onward else GAPS[layout.kind][labels == "first"])
-        if self.gap < frames - 1 and not self.onward:
+        self.frames, self.labels, self.frame_order = frames, labels, frame_order
+        self.forward = frame_order == "forward"
+        self.back = reverse if labels == "all" else 0.0 if self.forward else 0.5
+        self.gap = gap or (JUMP if self.forward else GAPS[layout.kind][labels == "first"])
+        if self.gap < frames - 1 and not self.forward:
             raise ValueError(f"a gap of {self.gap} leaves no room for {frames} frames: want {frames - 1} or more")
         self._shelf, self._want = shelf, want
         self._orders = {video.name: self._order(video) for video in layout.videos}
@@ -134,7 +134,7 @@ class Videos:
         return self._seen(*self.place(item))
 
     def take(self, item: int, ids: Sequence[int], rng: torch.Generator, jump: int | None = None) -> Taken:
-        """jump: of a clip that goes onward, instead of `gap`. Raises DamagedFileError."""
+        """jump: of a clip that goes forward, instead of `gap`. Raises DamagedFileError."""
         video, first = self.place(item)
         chosen = [first, *self._others(video, first, rng, jump or self.gap)]
         read = chosen if self.labels == "all" else chosen[:1]
@@ -163,7 +163,7 @@ class Videos:
         if (before if back else after) < need:
             back = not back
         room = before if back else after
-        if self.onward:
+        if self.forward:
             steps = [0]
             for left in reversed(range(need)):
                 steps.append(steps[-1] + 1 + below(min(jump, room - steps[-1] - left), rng))

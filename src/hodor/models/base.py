@@ -11,9 +11,11 @@ padded frame, as `Prediction.soft` returns them); `Features.fit` tells the two a
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -183,30 +185,30 @@ class Entry:
     """What one frame leaves in the memory.
 
     per_object: B N ..., one row an object (HODOR: descriptors). shared: B ..., what belongs to the frame (HODOR: the
-    background's descriptors). known_BN: the objects this frame speaks for. given_BN: of those, the ones whose mask came from
+    background's descriptors). valid_BN: the objects this frame speaks for. given_BN: of those, the ones whose mask came from
     the caller and not from the network. complete_B: whether `shared` speaks too; it does not for a frame on which only some
     of the objects are known yet.
     """
 
     per_object: Tensor
     shared: Tensor
-    known_BN: Tensor
+    valid_BN: Tensor
     given_BN: Tensor
     complete_B: Tensor
 
     def select(self, planes: Sequence[int | None]) -> Entry:
         """The entry for another list of objects: plane i is today's plane planes[i], or an unknown object where None."""
-        index = torch.tensor([0 if p is None else p for p in planes], device=self.known_BN.device, dtype=torch.long)
-        known = torch.tensor([p is not None for p in planes], device=self.known_BN.device, dtype=torch.bool)
-        if self.known_BN.shape[1] == 0:
-            batch = self.known_BN.shape[0]
-            empty = self.known_BN.new_zeros(batch, len(planes))
+        index = torch.tensor([0 if p is None else p for p in planes], device=self.valid_BN.device, dtype=torch.long)
+        known = torch.tensor([p is not None for p in planes], device=self.valid_BN.device, dtype=torch.bool)
+        if self.valid_BN.shape[1] == 0:
+            batch = self.valid_BN.shape[0]
+            empty = self.valid_BN.new_zeros(batch, len(planes))
             rows = self.per_object.new_zeros(batch, len(planes), *self.per_object.shape[2:])
-            return replace(self, per_object=rows, known_BN=empty, given_BN=empty)
+            return replace(self, per_object=rows, valid_BN=empty, given_BN=empty)
         return replace(
             self,
             per_object=self.per_object[:, index],
-            known_BN=self.known_BN[:, index] & known,
+            valid_BN=self.valid_BN[:, index] & known,
             given_BN=self.given_BN[:, index] & known,
         )
 
@@ -268,6 +270,8 @@ class Network(nn.Module):
     name: str = ""
     size: int = 480
     settings: Mapping[str, Any] = {}
+    renamed_settings: ClassVar[Mapping[str, str]] = {}
+    """Settings that files written earlier know by another name: old -> new."""
     calibration: tuple[float, float] = (1.0, 0.0)
     backbone: Backbone
     folded: bool = False
@@ -276,12 +280,34 @@ class Network(nn.Module):
     sees_given: bool = True
     recurrent: bool = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let `settings` hold the arguments that the network is made with, defaults included, from its first line on."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in cls.__dict__:
+            return
+        make, signature = cls.__init__, inspect.signature(cls.__init__)
+
+        @functools.wraps(make)
+        def recorded(self: Network, *args: Any, **arguments: Any) -> None:
+            if type(self) is cls:
+                bound = signature.bind(self, *args, **arguments)
+                bound.apply_defaults()
+                self.settings = dict(list(bound.arguments.items())[1:])
+            make(self, *args, **arguments)
+
+        cls.__init__ = recorded  # type: ignore[assignment]
+
+    @classmethod
+    def current_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as a file has them -> by the names of today."""
+        return {cls.renamed_settings.get(name, name): value for name, value in settings.items()}
+
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> what is in these pictures."""
         raise NotImplementedError
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         """The memory with frame `index` in it, its objects where the soft masks say."""
         raise NotImplementedError

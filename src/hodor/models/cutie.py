@@ -12,9 +12,10 @@ they are made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -106,8 +107,8 @@ class Sharp(Prediction):
 class Cutie(PixelMemory):
     """Cutie as one class.
 
-    backbone: a name in `BACKBONES`, used up to stride 16. width: channels of values, sensory memory and transformer. key:
-    channels of keys. heads, queries, blocks, hidden: of the object transformer. mask_encoder: "resnet18", or "light", four
+    backbone: a name in `BACKBONES`, used up to stride 16. width: channels of values, sensory memory and transformer.
+    key_width: channels of keys. heads, queries, blocks, feedforward_width: of the object transformer. mask_encoder: "resnet18", or "light", four
     strided convolutions. normed: normalise the backbone's maps (for EfficientNet-Lite). mem_every: frames between two that
     are remembered, when a video is followed. top_k: how many of all remembered cells speak for a cell; in training all do.
     deep_update: how often, in training, remembering a predicted mask also moves the sensory memory on; elsewhere it always
@@ -125,6 +126,11 @@ class Cutie(PixelMemory):
 
     history = 5
     recurrent = True
+    renamed_settings: ClassVar[dict[str, str]] = {
+        "key": "key_width",
+        "hidden": "feedforward_width",
+        "long_term": "max_prototypes",
+    }
     auxiliary: bool = False
 
     def __init__(
@@ -132,36 +138,43 @@ class Cutie(PixelMemory):
         *,
         backbone: str = "resnet50",
         width: int = 256,
-        key: int = 64,
+        key_width: int = 64,
         heads: int = 8,
         queries: int = 16,
         blocks: int = 3,
-        hidden: int = 2048,
+        feedforward_width: int = 2048,
         mask_encoder: str = "resnet18",
         normed: bool = False,
         mem_every: int = 5,
         top_k: int = 30,
         deep_update: float = 0.2,
-        long_term: bool = False,
+        prototypes: int = lasting.PROTOTYPES,
+        max_prototypes: int = 0,
     ) -> None:
-        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(backbone, mem_every)
-        self.settings = settings
         self.width, self.queries = width, queries
-        self.top_k, self.deep_update, self.long_term = top_k, deep_update, long_term
-        if long_term:
+        self.top_k, self.deep_update = top_k, deep_update
+        self.prototypes, self.max_prototypes = prototypes, max_prototypes
+        if max_prototypes:
             self.history = 10
         fine, middle, coarse = self.backbone.channels
         self.levels = Levels(self.backbone.channels, normed)
         self.pixel = nn.Conv2d(coarse, width, 1)
         self.key_reduce = nn.Conv2d(coarse, width, 1)
-        self.keys = KeyProjection(width, key, shrinkage=True, selection=True)
+        self.keys = KeyProjection(width, key_width, shrinkage=True, selection=True)
         self.mask_encoder = MaskEncoder(width, mask_encoder)
         self.summarizer = Summarizer(width, queries)
         self.pixel_fuser = PixelFuser(width)
-        self.transformer = ObjectTransformer(width, heads, hidden, queries, blocks)
+        self.transformer = ObjectTransformer(width, heads, feedforward_width, queries, blocks)
         self.decoder = Decoder(width, fine, middle)
         self.sensory_head = nn.Conv2d(width, width + 1, 1)
+
+    @classmethod
+    def current_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        current = super().current_settings(settings)
+        if isinstance(current.get("max_prototypes"), bool):  # long_term was a switch
+            current["max_prototypes"] = lasting.MOST if current["max_prototypes"] else 0
+        return current
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1] of any size -> five maps of the frame padded with black, on all sides, to multiples of 16: the
@@ -175,7 +188,7 @@ class Cutie(PixelMemory):
         return Features(maps, _size(frames_BCHW), _size(frames), offset)
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         """The frame's values and keys become an entry; summaries add up, and the sensory memory is moved on from what the
         values saw (in training not always, see `deep_update`). A mask that is given anew takes the place of the summaries
@@ -186,19 +199,19 @@ class Cutie(PixelMemory):
         deep = not self.training or bool(given_BN.any()) or float(torch.rand(())) < self.deep_update
         value, sensory = self.mask_encoder(image, pixel, masks, state["sensory"], deep)
         last = F.avg_pool2d(masks, 16)
-        summary = self.summarizer(last, value) * known_BN[..., None, None]
+        summary = self.summarizer(last, value) * valid_BN[..., None, None]
         given = state["given"] + summary * given_BN[..., None, None]
         summaries = torch.where(given_BN[..., None, None], given, state["summaries"] + summary)
-        sensory = torch.where(known_BN[..., None, None, None], sensory, state["sensory"])
+        sensory = torch.where(valid_BN[..., None, None, None], sensory, state["sensory"])
         state = {"sensory": sensory, "last_mask": last, "summaries": summaries, "given": given}
-        entry = Entry(value, keys, known_BN, given_BN & known_BN, torch.ones_like(known_BN[:, :1].any(1)))
+        entry = Entry(value, keys, valid_BN, given_BN & valid_BN, torch.ones_like(valid_BN[:, :1].any(1)))
         return replace(memory.add(index, entry), state=state)
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
         """Logits aggregated at stride 4. The sensory memory and the last mask move on, whether `remember` follows or not."""
         _, fine, middle, pixel, keys = features.maps
-        known_BN = _known(list(memory.frames.values()), pixel, len(memory.objects)).any(0)
-        planes = known_BN.any(0).nonzero().flatten().tolist()
+        valid_BN = _known(list(memory.frames.values()), pixel, len(memory.objects)).any(0)
+        planes = valid_BN.any(0).nonzero().flatten().tolist()
         if not planes:
             logits = fine.new_full((len(fine), 1 + len(memory.objects), *fine.shape[2:]), UNKNOWN)
             logits[:, 0] = 0
@@ -207,7 +220,7 @@ class Cutie(PixelMemory):
         memory, read_BNDP = self._read(memory, planes, keys)
         whole = self._state(memory, pixel)
         sensory, last, summaries = (whole[name][:, planes] for name in ("sensory", "last_mask", "summaries"))
-        some_BN = known_BN[:, planes]
+        some_BN = valid_BN[:, planes]
         fused = self.pixel_fuser(pixel, read_BNDP.unflatten(3, pixel.shape[-2:]), sensory, last, same_BNN)
         auxiliary = self.training or self.auxiliary
         objects_BNDHW, levels = self.transformer(fused, summaries, same_BNN, some_BN, auxiliary)
@@ -215,7 +228,7 @@ class Cutie(PixelMemory):
 
         def told(raw_BNHW: Tensor) -> Tensor:
             soft = raw_BNHW.float().sigmoid() * some_BN[..., None, None]
-            return _spread(matching.aggregate(soft), planes, known_BN)
+            return _spread(matching.aggregate(soft), planes, valid_BN)
 
         aux = {}
         if auxiliary:
@@ -224,14 +237,14 @@ class Cutie(PixelMemory):
         prediction = Sharp(told(raw), 1, features.size, features.padded, features.offset, aux)
         last = F.avg_pool2d(prediction.soft(), 16).to(pixel.dtype)
         moved = whole["sensory"].index_copy(1, torch.tensor(planes, device=moved.device), moved)
-        moved = torch.where(known_BN[..., None, None, None], moved, whole["sensory"])
+        moved = torch.where(valid_BN[..., None, None, None], moved, whole["sensory"])
         return prediction, replace(memory, state={**whole, "sensory": moved, "last_mask": last})
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
         """The latest `history` - 1 frames, and with pin_first each object's first given frame and its latest; a frame that
         only stays for some objects speaks for those alone. Without pin_first, the latest `history`."""
-        if self.long_term:
-            return lasting.keep(memory, history, pin_first)
+        if self.max_prototypes:
+            return lasting.keep(memory, history, pin_first, prototypes=self.prototypes, most=self.max_prototypes)
         indices = list(memory.frames)
         if not pin_first:
             return memory.only(indices[-history:])
@@ -245,9 +258,9 @@ class Cutie(PixelMemory):
         for index in indices:
             entry = memory.frames[index]
             if index in pinned:
-                spoken = torch.zeros_like(entry.known_BN)
+                spoken = torch.zeros_like(entry.valid_BN)
                 spoken[:, pinned[index]] = True
-                frames[index] = replace(entry, known_BN=entry.known_BN & spoken, given_BN=entry.given_BN & spoken)
+                frames[index] = replace(entry, valid_BN=entry.valid_BN & spoken, given_BN=entry.given_BN & spoken)
             elif index in latest:
                 frames[index] = entry
         return replace(memory, frames=frames)
@@ -264,10 +277,10 @@ class Cutie(PixelMemory):
         query, _, selection = lasting.parts(keys_BDHW)
         if len(planes) < len(memory.objects):
             values, known = values[:, planes], known[:, planes]
-        top = None if self.training else self.top_k
+        top_k = None if self.training else self.top_k
         heard = matching.Tokens(key, values, known)
-        readout, use = matching.recall(heard, query, shrinkage_BM=shrinkage, selection_BDP=selection, top=top)
-        return (lasting.count(memory, use) if self.long_term else memory), readout
+        readout, use = matching.recall(heard, query, shrinkage_BM=shrinkage, selection_BDP=selection, top_k=top_k)
+        return (lasting.count(memory, use) if self.max_prototypes else memory), readout
 
     def _state(self, memory: Memory, pixel_BDHW: Tensor) -> dict[str, Tensor]:
         """The memory's state, or zeros before the first frame."""
@@ -292,24 +305,24 @@ class Cutie(PixelMemory):
 def _known(entries: Sequence[Entry], like: Tensor, objects: int) -> Tensor:
     """-> bool E B N, which entry speaks for which object; one that speaks for nobody if there is none."""
     none_BN = torch.zeros(len(like), objects, dtype=torch.bool, device=like.device)
-    return torch.stack([e.known_BN for e in entries] or [none_BN])
+    return torch.stack([e.valid_BN for e in entries] or [none_BN])
 
 
 def _together(memory: Memory, like: Tensor) -> Tensor:
     """-> bool B N N, the objects whose memory begins with the same frame. The released engine keeps them apart from all
     others up to the decoder, and so do we."""
-    known_EBN = _known([e for i, e in memory.frames.items() if i >= 0], like, len(memory.objects))
-    first_BN = torch.where(known_EBN.any(0), known_EBN.int().argmax(0), -1)
+    valid_EBN = _known([e for i, e in memory.frames.items() if i >= 0], like, len(memory.objects))
+    first_BN = torch.where(valid_EBN.any(0), valid_EBN.int().argmax(0), -1)
     return first_BN[:, :, None] == first_BN[:, None]
 
 
-def _spread(logits_BKHW: Tensor, planes: Sequence[int], known_BN: Tensor) -> Tensor:
+def _spread(logits_BKHW: Tensor, planes: Sequence[int], valid_BN: Tensor) -> Tensor:
     """Logits of the background and of some planes -> of all planes, UNKNOWN for objects that are not known."""
-    if len(planes) < known_BN.shape[1]:
-        shape = (len(logits_BKHW), 1 + known_BN.shape[1], *logits_BKHW.shape[2:])
+    if len(planes) < valid_BN.shape[1]:
+        shape = (len(logits_BKHW), 1 + valid_BN.shape[1], *logits_BKHW.shape[2:])
         where = torch.tensor([0, *(1 + p for p in planes)], device=logits_BKHW.device)
         logits_BKHW = logits_BKHW.new_zeros(shape).index_copy(1, where, logits_BKHW)
-    return torch.cat([logits_BKHW[:, :1], logits_BKHW[:, 1:].masked_fill(~known_BN[..., None, None], UNKNOWN)], 1)
+    return torch.cat([logits_BKHW[:, :1], logits_BKHW[:, 1:].masked_fill(~valid_BN[..., None, None], UNKNOWN)], 1)
 
 
 class MaskEncoder(nn.Module):

@@ -186,7 +186,7 @@ class Block(nn.Module):
         pixel_place_XPD: Tensor,
         blocked_XRP: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """-> queries and pixels. Places are added where likeness is measured, not to what is read."""
+        """-> queries and pixels. Places are added where similarity is measured, not to what is read."""
         pixels_XPD = tokens(pixels_XDHW)
         placed_XPD = pixels_XPD + pixel_place_XPD
         query = self.norm1(query_XQD)
@@ -213,7 +213,7 @@ class ObjectTransformer(nn.Module):
         self.masks = nn.ModuleList([nn.Conv2d(width, 1, 1) for _ in range(blocks + 1)])
 
     def forward(
-        self, pixels_BNDHW: Tensor, summaries_BNQE: Tensor, same_BNN: Tensor, known_BN: Tensor, every: bool = True
+        self, pixels_BNDHW: Tensor, summaries_BNQE: Tensor, same_BNN: Tensor, valid_BN: Tensor, every: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
         """-> BNDHW and the mask logits BNHW before the first block and after each, `every` False: but the last.
 
@@ -230,7 +230,7 @@ class ObjectTransformer(nn.Module):
         place_XPD = tokens(self.pixel_place(read_XDHW)) + place_PD
         logits = [self.masks[0](F.relu(pixels)).squeeze(1).unflatten(0, shape)]
         for block, mask in zip(self.blocks, self.masks[1:], strict=True):
-            seen = foreground(logits[-1].flatten(2), same_BNN, known_BN).flatten(0, 1)
+            seen = foreground(logits[-1].flatten(2), same_BNN, valid_BN).flatten(0, 1)
             blocked_XRP = torch.stack([~seen, seen], 1)
             blocked_XRP = blocked_XRP & ~blocked_XRP.all(-1, keepdim=True)  # who would see nothing sees all
             query, pixels = block(query, pixels, query_place, place_XPD, blocked_XRP)
@@ -240,9 +240,9 @@ class ObjectTransformer(nn.Module):
 
 
 @torch.no_grad()
-def foreground(logits_BNP: Tensor, same_BNN: Tensor, known_BN: Tensor) -> Tensor:
+def foreground(logits_BNP: Tensor, same_BNN: Tensor, valid_BN: Tensor) -> Tensor:
     """-> bool BNP, where no object of the same group, nor the background that they leave, is likelier than the object."""
-    soft_BNP = logits_BNP.float().sigmoid() * known_BN[..., None]
+    soft_BNP = logits_BNP.float().sigmoid() * valid_BN[..., None]
     pairs_BNNP = soft_BNP[:, None] * same_BNN[..., None]
     rest_BNP = (1 - pairs_BNNP).prod(2).clamp(1e-7, 1 - 1e-7)
     soft_BNP = soft_BNP.clamp(1e-7, 1 - 1e-7)

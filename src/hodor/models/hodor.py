@@ -57,7 +57,7 @@ class HODOR(Network):
     released; "soft", the mean weighted by the mask, through which gradients flow to features and mask. encoder_positions:
     sine positions in the encoder's keys (released: no), decoder_positions: in the decoder's queries (released: yes; the
     paper has neither). Whether gradients flow through masks from frame to frame is the training plan's choice
-    (`plans.Step.handoff`), not the network's.
+    (`plans.Step.mask_feedback`), not the network's.
 
     For small budgets, off in the release: feature_positions adds learned multiples of the sine positions to F8 itself, so
     that descriptors know where things are. start_pooled lets every residual branch begin at zero and every projection of
@@ -90,15 +90,13 @@ class HODOR(Network):
         fine_conv: bool = True,
         dropout: float = 0.1,
     ) -> None:
-        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
         for name, words in WORDS.items():
-            if settings[name] not in words:
+            if self.settings[name] not in words:
                 *others, last = (f'"{word}"' for word in words)
-                raise ValueError(f"{name} is {settings[name]!r}, want {', '.join(others)} or {last}")
-        self.settings = settings
+                raise ValueError(f"{name} is {self.settings[name]!r}, want {', '.join(others)} or {last}")
         self.width, self.grid, self.joint, self.pooling, self.barebones = width, grid, joint, pooling, barebones
         self.backbone = BACKBONES[backbone]()
         self.pyramid = FPN(self.backbone.channels, width, smooth=(fine_conv, True))
@@ -140,7 +138,7 @@ class HODOR(Network):
                 recompute(self.decoder.catch_all)
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         """The memory with descriptors of frame `index` in it: of the known objects, and of the rest as background.
 
@@ -150,25 +148,25 @@ class HODOR(Network):
         background is cut into cells at the resolution of the masks where all are given, else at stride 8, as released.
         """
         coarse = features.maps[1]
-        masks_BNHW = masks_BNHW * known_BN[..., None, None]
-        exact = bool((given_BN | ~known_BN).all())
+        masks_BNHW = masks_BNHW * valid_BN[..., None, None]
+        exact = bool((given_BN | ~valid_BN).all())
         if self.joint:
-            objects, background = self._describe(features, masks_BNHW, known_BN, exact)
+            objects, background = self._describe(features, masks_BNHW, valid_BN, exact)
         else:
-            batch, count = known_BN.shape
+            batch, count = valid_BN.shape
             one = replace(features, maps=(coarse, coarse.repeat_interleave(count, 0)))
-            alone, rest = self._describe(one, masks_BNHW.flatten(0, 1)[:, None], known_BN.flatten()[:, None], exact)
+            alone, rest = self._describe(one, masks_BNHW.flatten(0, 1)[:, None], valid_BN.flatten()[:, None], exact)
             objects = torch.cat([alone, rest], 1).unflatten(0, (batch, count))
             background = objects.new_zeros(batch, 0, self.width)
-        elsewhere_BN = torch.zeros_like(known_BN)
+        elsewhere_BN = torch.zeros_like(valid_BN)
         for i, other in memory.frames.items():
             if i != index:
-                elsewhere_BN = elsewhere_BN | other.known_BN
-        complete_B = (known_BN | ~elsewhere_BN).all(1)
-        entry = Entry(objects, background, known_BN, given_BN & known_BN, complete_B)
+                elsewhere_BN = elsewhere_BN | other.valid_BN
+        complete_B = (valid_BN | ~elsewhere_BN).all(1)
+        entry = Entry(objects, background, valid_BN, given_BN & valid_BN, complete_B)
         return memory.add(index, entry)
 
-    def _describe(self, features: Features, masks_BNHW: Tensor, known_BN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    def _describe(self, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
         """-> descriptors of objects BND and of background cells BKD."""
         coarse = features.maps[1]
         inner = int(coarse.shape[2]), int(coarse.shape[3])
@@ -184,8 +182,8 @@ class HODOR(Network):
         pool = pool_hard if self.pooling == "hard" else pool_soft
         tokens_BMD = pool(pixels_BPD, masks_BMP, cells)
         if not self.barebones:
-            known_BM = torch.cat([known_BN.new_ones(len(known_BN), cells), known_BN], 1)
-            tokens_BMD = self.encoder(tokens_BMD, coarse, masks_BMP, known_BM)
+            valid_BM = torch.cat([valid_BN.new_ones(len(valid_BN), cells), valid_BN], 1)
+            tokens_BMD = self.encoder(tokens_BMD, coarse, masks_BMP, valid_BM)
         return tokens_BMD[:, cells:], tokens_BMD[:, :cells]
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
@@ -201,31 +199,31 @@ class HODOR(Network):
         entries = list(memory.frames.values())
         objects = torch.stack([e.per_object for e in entries], 1)
         shared = torch.stack([e.shared for e in entries], 1)
-        known_BTN = torch.stack([e.known_BN for e in entries], 1)
+        valid_BTN = torch.stack([e.valid_BN for e in entries], 1)
         complete_BT = torch.stack([e.complete_B for e in entries], 1)
         if self.joint:
-            logits = self._find(features, objects, shared, known_BTN, complete_BT)
-            return self._prediction(logits, features, logits.shape[1] - known_BTN.shape[-1]), memory
+            logits = self._find(features, objects, shared, valid_BTN, complete_BT)
+            return self._prediction(logits, features, logits.shape[1] - valid_BTN.shape[-1]), memory
         # one object at a time: each against its own background, whose best logit becomes the common zero
-        batch, _, count = known_BTN.shape
+        batch, _, count = valid_BTN.shape
         alone = replace(features, maps=tuple(m.repeat_interleave(count, 0) for m in features.maps))
         own = objects.transpose(1, 2).flatten(0, 1)
-        known = known_BTN.transpose(1, 2).flatten(0, 1)
+        known = valid_BTN.transpose(1, 2).flatten(0, 1)
         logits = self._find(alone, own[:, :, :1], own[:, :, 1:], known[..., None], known)
         relative = (logits[:, -1] - logits[:, :-1].amax(1)).unflatten(0, (batch, count))
-        relative = relative.masked_fill(~known_BTN.any(1)[..., None, None], UNKNOWN)
+        relative = relative.masked_fill(~valid_BTN.any(1)[..., None, None], UNKNOWN)
         return self._prediction(torch.cat([torch.zeros_like(relative[:, :1]), relative], 1), features, 1), memory
 
     def _find(
-        self, features: Features, objects_BTND: Tensor, cells_BTKD: Tensor, known_BTN: Tensor, complete_BT: Tensor
+        self, features: Features, objects_BTND: Tensor, cells_BTKD: Tensor, valid_BTN: Tensor, complete_BT: Tensor
     ) -> Tensor:
         fine, coarse = features.maps
-        known_BTK = complete_BT[..., None].expand(-1, -1, cells_BTKD.shape[2])
+        valid_BTK = complete_BT[..., None].expand(-1, -1, cells_BTKD.shape[2])
         if not self.barebones:
             embed = self.encoder.object_embed, self.encoder.cell_embed
-            return self.decoder(fine, coarse, objects_BTND, cells_BTKD, known_BTN, known_BTK, *embed)  # type: ignore[no-any-return]
+            return self.decoder(fine, coarse, objects_BTND, cells_BTKD, valid_BTN, valid_BTK, *embed)  # type: ignore[no-any-return]
         map_BDHW = double(coarse)
-        cells, objects = dot_max(map_BDHW, cells_BTKD, known_BTK), dot_max(map_BDHW, objects_BTND, known_BTN)
+        cells, objects = dot_max(map_BDHW, cells_BTKD, valid_BTK), dot_max(map_BDHW, objects_BTND, valid_BTN)
         return torch.cat([cells, objects], 1)
 
     def _prediction(self, logits_BKHW: Tensor, features: Features, backgrounds: int) -> Prediction:
@@ -273,7 +271,7 @@ class Encoder(nn.Module):
                 Linear(width, width), nn.ReLU(), Linear(width, width), nn.ReLU(), Linear(width, width)
             )  # fmt: skip
 
-    def forward(self, tokens_BMD: Tensor, coarse_BDHW: Tensor, masks_BMP: Tensor, known_BM: Tensor) -> Tensor:
+    def forward(self, tokens_BMD: Tensor, coarse_BDHW: Tensor, masks_BMP: Tensor, valid_BM: Tensor) -> Tensor:
         if not self.layers:
             mlp: Tensor = self.mlp(tokens_BMD)
             return mlp
@@ -286,7 +284,7 @@ class Encoder(nn.Module):
         objects = tokens_BMD.shape[1] - len(self.cell_embed)
         embed_MD = torch.cat([self.cell_embed, self.object_embed.expand(objects, -1)])
         for layer in self.layers:
-            tokens_BMD = layer(tokens_BMD, embed_MD, keys_BPD, values_BPD, masks_BMP, known_BM)
+            tokens_BMD = layer(tokens_BMD, embed_MD, keys_BPD, values_BPD, masks_BMP, valid_BM)
         return tokens_BMD
 
     def start_at_identity(self) -> None:
@@ -316,11 +314,11 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x_BMD: Tensor, embed_MD: Tensor, keys_BPD: Tensor, values_BPD: Tensor, masks_BMP: Tensor, known_BM: Tensor
+        self, x_BMD: Tensor, embed_MD: Tensor, keys_BPD: Tensor, values_BPD: Tensor, masks_BMP: Tensor, valid_BM: Tensor
     ) -> Tensor:
         named = x_BMD + embed_MD
         # the mask only where it is needed: without one, attention takes its quick path
-        unknown = None if bool(known_BM.all()) else ~known_BM
+        unknown = None if bool(valid_BM.all()) else ~valid_BM
         talk, _ = self.self_attn(named, named, x_BMD, key_padding_mask=unknown, need_weights=False)
         x_BMD = self.norm1(x_BMD + self.dropout(talk))
         x_BMD = self.norm2(x_BMD + self.dropout(self.cross_attn(x_BMD, keys_BPD, values_BPD, masks_BMP)))
@@ -367,8 +365,8 @@ class Decoder(nn.Module):
         coarse_BDHW: Tensor,
         objects_BTND: Tensor,
         cells_BTKD: Tensor,
-        known_BTN: Tensor,
-        known_BTK: Tensor,
+        valid_BTN: Tensor,
+        valid_BTK: Tensor,
         object_embed_D: Tensor,
         cell_embed_KD: Tensor,
     ) -> Tensor:
@@ -379,8 +377,8 @@ class Decoder(nn.Module):
             if self.positions:
                 here = sine_positions(*x_BDHW.shape[-2:], self.width, x_BDHW.device).to(x_BDHW.dtype)
                 here = here.flatten(1).t()
-            known_BS = torch.cat([known_BTN.flatten(1), known_BTK.flatten(1)], 1)
-            blind_BS = None if bool(known_BS.all()) else known_BS
+            valid_BS = torch.cat([valid_BTN.flatten(1), valid_BTK.flatten(1)], 1)
+            blind_BS = None if bool(valid_BS.all()) else valid_BS
             objects, cells = objects_BTND.flatten(1, 2), cells_BTKD.flatten(1, 2)
             named_objects = (objects_BTND + object_embed_D).flatten(1, 2)
             named_cells = (cells_BTKD + cell_embed_KD).flatten(1, 2)
@@ -390,8 +388,8 @@ class Decoder(nn.Module):
             x_BDHW = self.convs(x_BDHW)
         map_BDHW = self.refine(x_BDHW, fine_BDHW)
         channels = [
-            dot_max(map_BDHW, self.cell_proj(cells_BTKD), known_BTK),
-            dot_max(map_BDHW, self.object_proj(objects_BTND), known_BTN),
+            dot_max(map_BDHW, self.cell_proj(cells_BTKD), valid_BTK),
+            dot_max(map_BDHW, self.object_proj(objects_BTND), valid_BTN),
         ]
         if self.catch_all is not None:
             channels.insert(0, self.catch_all(map_BDHW))
@@ -445,7 +443,7 @@ class DecoderLayer(nn.Module):
         cells_BSD: Tensor,
         named_objects_BSD: Tensor,
         named_cells_BSD: Tensor,
-        known_BS: Tensor | None,
+        valid_BS: Tensor | None,
     ) -> Tensor:
         x_BDHW = x_BDHW + self.conv_norm(F.relu(self.conv(x_BDHW)))
         height, width = x_BDHW.shape[-2:]
@@ -453,7 +451,7 @@ class DecoderLayer(nn.Module):
         q = split_heads(self.q_proj(x_BPD if here_PD is None else x_BPD + here_PD), self.heads)
         k = split_heads(torch.cat([self.k_objects(named_objects_BSD), self.k_cells(named_cells_BSD)], 1), self.heads)
         v = split_heads(torch.cat([self.v_objects(objects_BSD), self.v_cells(cells_BSD)], 1), self.heads)
-        seen = None if known_BS is None else known_BS[:, None, None]
+        seen = None if valid_BS is None else valid_BS[:, None, None]
         found = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
         x_BPD = self.norm1(x_BPD + self.dropout(found))
         x_BPD = self.norm2(x_BPD + self.dropout(self.ffn(x_BPD)))

@@ -71,7 +71,7 @@ def consolidate(memory: Memory, indices: Sequence[int], prototypes: int) -> Memo
     the object, weighted as a read with the prototype for a query would (the softmax over all tokens); so is its shrinkage,
     over all tokens. A prototype knows the objects that its own frame knew.
     """
-    old = {i: memory.frames[i] for i in indices if bool(memory.frames[i].known_BN.any())}
+    old = {i: memory.frames[i] for i in indices if bool(memory.frames[i].valid_BN.any())}
     use_BM = torch.cat([_use(memory, i) for i in old], 1) if old else torch.zeros(1, 0)
     memory = _tidy(replace(memory, frames={i: e for i, e in memory.frames.items() if i not in indices}))
     if not old:
@@ -82,19 +82,19 @@ def consolidate(memory: Memory, indices: Sequence[int], prototypes: int) -> Memo
     sizes = torch.tensor([_tokens(e) for e in entries], device=use_BM.device)
     shared_BDM = torch.cat([e.shared.flatten(2) for e in entries], 2)
     values_BNDM = torch.cat([e.per_object.flatten(3) for e in entries], 3)
-    known_NM = torch.stack([e.known_BN[0] for e in entries], 1).repeat_interleave(sizes, 1)
+    valid_NM = torch.stack([e.valid_BN[0] for e in entries], 1).repeat_interleave(sizes, 1)
     chosen_P = use_BM[0].topk(min(prototypes, use_BM.shape[1])).indices.sort().values
     key, shrinkage, selection = parts(shared_BDM)
     alike_MP = similarity(key, key[..., chosen_P], shrinkage, selection[..., chosen_P])[0].float()
     mean_P = (shrinkage[0].float() @ alike_MP.softmax(0)).to(shrinkage.dtype)
     shared_DP = torch.cat([key[0, :, chosen_P], mean_P[None], selection[0, :, chosen_P]])
     read_NDP = torch.zeros_like(values_BNDM[0, :, :, chosen_P])
-    for knows_M in known_NM.unique(dim=0):
-        planes = (known_NM == knows_M).all(1).nonzero().flatten()
+    for knows_M in valid_NM.unique(dim=0):
+        planes = (valid_NM == knows_M).all(1).nonzero().flatten()
         if bool(knows_M.any()):
             weights_MP = alike_MP[knows_M].softmax(0).to(values_BNDM.dtype)
             read_NDP[planes] = values_BNDM[0][planes][..., knows_M] @ weights_MP
-    pattern_PN = known_NM[:, chosen_P].t()
+    pattern_PN = valid_NM[:, chosen_P].t()
     for pattern_N in pattern_PN.unique(dim=0):
         mine_P = (pattern_PN == pattern_N).all(1)
         values_NDP = read_NDP[..., mine_P] * pattern_N[:, None, None]
@@ -119,13 +119,13 @@ def forget_least_used(memory: Memory, most: int) -> Memory:
     return _tidy(replace(memory, frames=frames, tally=tally))
 
 
-def _append(memory: Memory, known_BN: Tensor, values_BNDP: Tensor, shared_BDP: Tensor) -> Memory:
+def _append(memory: Memory, valid_BN: Tensor, values_BNDP: Tensor, shared_BDP: Tensor) -> Memory:
     """Prototypes added to the entry that knows these very objects, or to a new one before all others."""
-    same = [i for i, e in memory.frames.items() if i < 0 and bool((e.known_BN == known_BN).all())]
+    same = [i for i, e in memory.frames.items() if i < 0 and bool((e.valid_BN == valid_BN).all())]
     if not same:
         index = min([0, *memory.frames]) - 1
-        sure_B = torch.ones(len(known_BN), dtype=torch.bool, device=known_BN.device)
-        entry = Entry(values_BNDP, shared_BDP, known_BN, torch.zeros_like(known_BN), sure_B)
+        confidence_B = torch.ones(len(valid_BN), dtype=torch.bool, device=valid_BN.device)
+        entry = Entry(values_BNDP, shared_BDP, valid_BN, torch.zeros_like(valid_BN), confidence_B)
         return replace(memory, frames={index: entry, **memory.frames})
     index, entry = same[0], memory.frames[same[0]]
     tally = dict(memory.tally)
@@ -151,7 +151,7 @@ def _given(memory: Memory, frames: Sequence[int]) -> set[int]:
 
 def _tidy(memory: Memory) -> Memory:
     """Without prototypes that know nobody, and without counts of what is no longer there."""
-    frames = {i: e for i, e in memory.frames.items() if i >= 0 or (bool(e.known_BN.any()) and _tokens(e))}
+    frames = {i: e for i, e in memory.frames.items() if i >= 0 or (bool(e.valid_BN.any()) and _tokens(e))}
     names = {_name(i) for i in frames}
     tally = {name: t for name, t in memory.tally.items() if name in names or not name.startswith("used.")}
     return replace(memory, frames=frames, tally=tally)

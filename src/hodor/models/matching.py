@@ -24,11 +24,11 @@ megabyte, for each size of a product that it has met, and a long-term memory has
 
 class Tokens(NamedTuple):
     """A memory's frames, one after another: keys_BDM (all channels of `Entry.shared`), values_BNCM (each token's channels
-    side by side in storage, as `read` likes them), known_BNM (whether the token speaks for the object)."""
+    side by side in storage, as `read` likes them), valid_BNM (whether the token speaks for the object)."""
 
     keys_BDM: Tensor
     values_BNCM: Tensor
-    known_BNM: Tensor
+    valid_BNM: Tensor
 
 
 def tokens(memory: Memory) -> Tokens:
@@ -41,7 +41,7 @@ def tokens(memory: Memory) -> Tokens:
         raise ValueError("the memory holds no frame")
     keys = [e.shared.flatten(2) for e in entries]
     values = [e.per_object.flatten(3).transpose(2, 3) for e in entries]
-    known = [e.known_BN[..., None].expand(-1, -1, k.shape[-1]) for e, k in zip(entries, keys, strict=True)]
+    known = [e.valid_BN[..., None].expand(-1, -1, k.shape[-1]) for e, k in zip(entries, keys, strict=True)]
     return Tokens(torch.cat(keys, 2), torch.cat(values, 2).transpose(2, 3), torch.cat(known, 2))
 
 
@@ -79,33 +79,33 @@ def similarity(
 
 
 def read(
-    similarity_BMP: Tensor, values_BNCM: Tensor, known_BNM: Tensor | None = None, top: int | None = None
+    similarity_BMP: Tensor, values_BNCM: Tensor, valid_BNM: Tensor | None = None, top_k: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """-> readout B N C P, what each query cell reads for each object; use B M, what weight each token had, over all cells.
 
-    A softmax over M weighs the tokens; with `top` only that many largest speak (all, where there are fewer). known_BNM:
+    A softmax over M weighs the tokens; with `top_k` only that many largest speak (all, where there are fewer). valid_BNM:
     which tokens speak for which object, None: all for all. Objects that the same tokens know share their weights; an object
     that none knows reads zeros. use is the mean over the objects that some token knows, so it sums to P, or to 0.
     """
-    if known_BNM is None or not known_BNM.shape[1] or bool(known_BNM.all()):
-        return _read(similarity_BMP, values_BNCM, None, top)
-    rows, group_N = torch.unique(known_BNM.transpose(0, 1).flatten(1), dim=0, return_inverse=True)
+    if valid_BNM is None or not valid_BNM.shape[1] or bool(valid_BNM.all()):
+        return _read(similarity_BMP, values_BNCM, None, top_k)
+    rows, group_N = torch.unique(valid_BNM.transpose(0, 1).flatten(1), dim=0, return_inverse=True)
     if len(rows) == 1:
-        readout, use = _read(similarity_BMP, values_BNCM, known_BNM[:, 0], top)
+        readout, use = _read(similarity_BMP, values_BNCM, valid_BNM[:, 0], top_k)
     else:
         batch, objects, width, _ = values_BNCM.shape
         readout = values_BNCM.new_zeros(batch, objects, width, similarity_BMP.shape[2])
         use = similarity_BMP.new_zeros(similarity_BMP.shape[:2])
         for group in range(len(rows)):
             planes = (group_N == group).nonzero()[:, 0]
-            known_BM = known_BNM[:, planes[0]]
-            if not bool(known_BM.any()):
+            valid_BM = valid_BNM[:, planes[0]]
+            if not bool(valid_BM.any()):
                 continue
-            part, used = _read(similarity_BMP, values_BNCM[:, planes], known_BM, top)
+            part, used = _read(similarity_BMP, values_BNCM[:, planes], valid_BM, top_k)
             readout = readout.index_copy(1, planes, part)
             use = use + used * len(planes)
-        known_B1 = known_BNM.any(2).sum(1, keepdim=True)
-        use = use / known_B1.clamp(min=1)
+        valid_B1 = valid_BNM.any(2).sum(1, keepdim=True)
+        use = use / valid_B1.clamp(min=1)
     return readout, use
 
 
@@ -115,7 +115,7 @@ def recall(
     *,
     shrinkage_BM: Tensor | None = None,
     selection_BDP: Tensor | None = None,
-    top: int | None = None,
+    top_k: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`similarity` and `read` in one, a chunk of query cells at a time, so that its memory does not grow with both sides.
 
@@ -132,7 +132,7 @@ def recall(
         here = slice(start, start + step)
         chosen = None if selection_BDP is None else selection_BDP[..., here]
         alike_BMP = similarity(keys_BDM, query_BDP[..., here], shrinkage_BM, chosen)[:, :count]
-        parts.append(read(alike_BMP, memory.values_BNCM, memory.known_BNM, top))
+        parts.append(read(alike_BMP, memory.values_BNCM, memory.valid_BNM, top_k))
     if len(parts) == 1:
         return parts[0]
     return torch.cat([readout for readout, _ in parts], 3), torch.stack([use for _, use in parts]).sum(0)
@@ -160,20 +160,20 @@ def others(masks_BNHW: Tensor) -> Tensor:
     return masks_BNHW.sum(1, keepdim=True) - masks_BNHW
 
 
-def _read(similarity_BMP: Tensor, values_BNCM: Tensor, known_BM: Tensor | None, top: int | None) -> tuple[Tensor, Tensor]:
+def _read(similarity_BMP: Tensor, values_BNCM: Tensor, valid_BM: Tensor | None, top_k: int | None) -> tuple[Tensor, Tensor]:
     """`read` for objects that the same tokens know."""
     alike_BPM = similarity_BMP.transpose(1, 2)
-    if known_BM is not None:
+    if valid_BM is not None:
         # far below all others and yet finite: what nobody knows gets equal weights, and then none
-        alike_BPM = alike_BPM.masked_fill(~known_BM[:, None], torch.finfo(alike_BPM.dtype).min)
+        alike_BPM = alike_BPM.masked_fill(~valid_BM[:, None], torch.finfo(alike_BPM.dtype).min)
     batch, objects, width, count = values_BNCM.shape
     values_BNMC = values_BNCM.transpose(2, 3)
-    if top is None or (top >= count and known_BM is None):
-        weights_BPM = _speaking(alike_BPM.softmax(2), known_BM)
+    if top_k is None or (top_k >= count and valid_BM is None):
+        weights_BPM = _speaking(alike_BPM.softmax(2), valid_BM)
         mixed_BPX = weights_BPM.to(values_BNMC.dtype) @ values_BNMC.transpose(1, 2).reshape(batch, count, objects * width)
         return mixed_BPX.unflatten(2, (objects, width)).permute(0, 2, 3, 1), weights_BPM.sum(1)
-    best_BPK, index_BPK = alike_BPM.topk(min(top, count), 2, sorted=False)
-    weights_BPK = _speaking(best_BPK.softmax(2), known_BM)
+    best_BPK, index_BPK = alike_BPM.topk(min(top_k, count), 2, sorted=False)
+    weights_BPK = _speaking(best_BPK.softmax(2), valid_BM)
     use_BM = torch.zeros_like(alike_BPM[:, 0]).scatter_add(1, index_BPK.flatten(1), weights_BPK.flatten(1))
     start_BN11 = torch.arange(batch * objects, device=index_BPK.device).view(batch, objects, 1, 1) * count
     bags = (index_BPK[:, None] + start_BN11).flatten(0, 2)
@@ -182,6 +182,6 @@ def _read(similarity_BMP: Tensor, values_BNCM: Tensor, known_BM: Tensor | None, 
     return mixed.view(batch, objects, -1, width).transpose(2, 3), use_BM
 
 
-def _speaking(weights_BPX: Tensor, known_BM: Tensor | None) -> Tensor:
+def _speaking(weights_BPX: Tensor, valid_BM: Tensor | None) -> Tensor:
     """No weight at all in a clip where no token knows the object."""
-    return weights_BPX if known_BM is None else weights_BPX * known_BM.any(1)[:, None, None]
+    return weights_BPX if valid_BM is None else weights_BPX * valid_BM.any(1)[:, None, None]

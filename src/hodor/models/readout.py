@@ -40,12 +40,12 @@ def pool_soft(pixels_BPD: Tensor, masks_BMP: Tensor, cells: int) -> Tensor:
     return masks_BMP @ pixels_BPD / masks_BMP.sum(-1, keepdim=True).clamp(min=1e-3)
 
 
-def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, known_BTM: Tensor) -> Tensor:
+def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, valid_BTM: Tensor) -> Tensor:
     """-> B M H W: each descriptor's scaled product with the map, maximum over the T frames that know it, else UNKNOWN."""
     batch, frames, count, width = tokens_BTMD.shape
     height, columns = map_BDHW.shape[-2:]
     logits = tokens_BTMD.flatten(1, 2) / math.sqrt(width) @ map_BDHW.flatten(2)
     logits = logits.view(batch, frames, count, height * columns)
-    if not bool(known_BTM.all()):
-        logits = logits.masked_fill(~known_BTM[..., None], UNKNOWN)
+    if not bool(valid_BTM.all()):
+        logits = logits.masked_fill(~valid_BTM[..., None], UNKNOWN)
     return logits.amax(1).view(batch, count, height, columns)

@@ -1,15 +1,17 @@
-"""STCN (Cheng, Tai and Tang, 2021): pixels of remembered frames, found again by the likeness of their keys.
+"""STCN (Cheng, Tai and Tang, 2021): pixels of remembered frames, found again by the similarity of their keys.
 
     network = weights.build("stcn")                             # or "stcn-lite"
     features = network.encode(frames)                           # keys, from the picture alone
     memory = network.remember(Memory((7,)), 0, features, ...)   # a value for each object and cell
     prediction, memory = network.segment(memory, features)      # read by key, decoded object by object, brought together
 
-The key of a cell comes from the picture alone, so that likeness is worked out once for all objects; its value from the
+The key of a cell comes from the picture alone, so that similarity is worked out once for all objects; its value from the
 picture, the object's mask and the sum of the other objects' masks. The name of a tensor ends in its axes; see `base`.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -48,19 +50,20 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
 
 class STCN(PixelMemory):
     """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width: channels of keys and values; the
-    decoder works at value_width at stride 16, at half of it from stride 8 on. masks: "resnet18" or "light", what turns a
+    decoder works at value_width at stride 16, at half of it from stride 8 on. mask_encoder: "resnet18" or "light", what turns a
     picture and its masks into values; mask_bias gives the former's convolutions biases, as in the release. mem_every: while a
-    video is followed, predicted masks are remembered every so many frames. top: how many tokens speak for a cell, outside
+    video is followed, predicted masks are remembered every so many frames. top_k: how many tokens speak for a cell, outside
     training; in training all do.
 
     Followed through a video the released network remembers without bound; here the last 20 remembered frames stay, and for
     each object the first and the latest given one (`Tracker(history=...)`).
 
-    Raises ValueError: "mem_every is 0, want at least 1", the same for `top`; "no backbone 'x': want swin-t, ..."; "mask encoder
+    Raises ValueError: "mem_every is 0, want at least 1", the same for `top_k`; "no backbone 'x': want swin-t, ..."; "mask encoder
     'x' is not one of resnet18, light".
     """
 
     history = 20
+    renamed_settings: ClassVar[dict[str, str]] = {"top": "top_k", "masks": "mask_encoder"}
 
     def __init__(
         self,
@@ -68,21 +71,20 @@ class STCN(PixelMemory):
         backbone: str = "resnet50",
         key_width: int = 64,
         value_width: int = 512,
-        masks: str = "resnet18",
+        mask_encoder: str = "resnet18",
         mask_bias: bool = True,
         mem_every: int = 5,
-        top: int = 20,
+        top_k: int = 20,
     ) -> None:
-        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(backbone, mem_every)
-        for name in ("mem_every", "top"):
-            if settings[name] < 1:
-                raise ValueError(f"{name} is {settings[name]}, want at least 1")
-        self.settings, self.top = settings, top
+        for name in ("mem_every", "top_k"):
+            if self.settings[name] < 1:
+                raise ValueError(f"{name} is {self.settings[name]}, want at least 1")
+        self.top_k = top_k
         fine, middle, coarse = self.backbone.channels
         self.keys = KeyProjection(coarse, key_width)
         self.thin = nn.Conv2d(coarse, value_width, 3, padding=1)
-        self.values = ValueEncoder(masks, coarse, value_width, bias=mask_bias)
+        self.values = ValueEncoder(mask_encoder, coarse, value_width, bias=mask_bias)
         self.decoder = Decoder(value_width, middle, fine)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
@@ -96,24 +98,24 @@ class STCN(PixelMemory):
         return Features(maps, size, whole, offset)  # type: ignore[arg-type]
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         """The memory with this frame's key and, for each object, its value."""
         picture, _, _, coarse, key, _ = features.maps
         masks_BNHW = features.fit(masks_BNHW.to(picture.dtype), features.padded)
         value_BNCHW = self.values(picture, masks_BNHW, coarse)
         whole_B = torch.ones(len(key), dtype=torch.bool, device=key.device)
-        return memory.add(index, Entry(value_BNCHW, key, known_BN, given_BN, whole_B))
+        return memory.add(index, Entry(value_BNCHW, key, valid_BN, given_BN, whole_B))
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
         """-> logits of background and objects at the padded frame's size; an object that no frame knows wins nowhere."""
         _, fine, middle, _, key, thin = features.maps
         kept = tokens(memory)
-        readout_BNCP, _ = recall(kept, key.flatten(2), top=None if self.training else self.top)
+        readout_BNCP, _ = recall(kept, key.flatten(2), top_k=None if self.training else self.top_k)
         readout_BNCHW = readout_BNCP.unflatten(3, key.shape[-2:])
         logits_BNHW = self.decoder(readout_BNCHW, thin, middle, fine).float()
         soft_BNHW = F.interpolate(logits_BNHW, scale_factor=4.0, mode="bilinear", align_corners=False).sigmoid()
-        logits_BKHW = aggregate(soft_BNHW * kept.known_BNM.any(2)[..., None, None])
+        logits_BKHW = aggregate(soft_BNHW * kept.valid_BNM.any(2)[..., None, None])
         return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
 
     def checkpoint_activations(self) -> None:

@@ -58,11 +58,18 @@ MODELS: dict[str, Preset] = {
     "cutie-small": Preset(Cutie, {"backbone": "resnet18"}, 480),
     "cutie-lite": Preset(
         Cutie,
-        {"backbone": "efficientnet-lite1", "width": 128, "heads": 4, "hidden": 512, "mask_encoder": "light", "normed": True},
+        {
+            "backbone": "efficientnet-lite1",
+            "width": 128,
+            "heads": 4,
+            "feedforward_width": 512,
+            "mask_encoder": "light",
+            "normed": True,
+        },
         352,
     ),
     "stcn": Preset(STCN, {}, 480),
-    "stcn-lite": Preset(STCN, {"backbone": "efficientnet-lite1", "value_width": 128, "masks": "light"}, 352),
+    "stcn-lite": Preset(STCN, {"backbone": "efficientnet-lite1", "value_width": 128, "mask_encoder": "light"}, 352),
     "xmem": Preset(XMem, {}, 480),
     "xmem-lite": Preset(
         XMem,
@@ -70,7 +77,7 @@ MODELS: dict[str, Preset] = {
             "backbone": "efficientnet-lite1",
             "value_width": 128,
             "decoder_width": 128,
-            "masks": "light",
+            "mask_encoder": "light",
             "normed": True,
             "context": True,
             "mem_every": 3,
@@ -257,6 +264,8 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(about)
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
         raise ValueError(f"{path} does not say which network it holds: want a file written by hodor")
+    if isinstance(about["settings"], dict) and about["model"] in list(MODELS):
+        about["settings"] = MODELS[about["model"]].network.current_settings(about["settings"])
     return about, state
 
 

@@ -13,6 +13,7 @@ authors' released code. The name of a tensor ends in its axes; see `base`.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -61,25 +62,31 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
 
 class XMem(PixelMemory):
     """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. context: not ended there, its map at stride 32 is added
-    to that of stride 16. key_width, value_width, hidden_width: channels of keys, values and sensory memory. decoder_width: of
-    the decoder at stride 16; half of it from stride 8 on. masks: "resnet18" or "light", what turns a picture and its masks
+    to that of stride 16. key_width, value_width, sensory_width: channels of keys, values and sensory memory. decoder_width: of
+    the decoder at stride 16; half of it from stride 8 on. mask_encoder: "resnet18" or "light", what turns a picture and its masks
     into values. normed: normalise the backbone's maps (for EfficientNet-Lite).
 
-    mem_every: while a video is followed, predicted masks are remembered every so many frames. top: how many tokens speak for
+    mem_every: while a video is followed, predicted masks are remembered every so many frames. top_k: how many tokens speak for
     a cell, outside training; in training all do. deep_update: in training, the share of remembered predictions that update
-    the state deeply; given masks always do, and outside training all do. prototypes, long_term: what one consolidation leaves
-    at most, and the bound of all (P and LT_max); long_term 0 forgets old frames instead.
+    the state deeply; given masks always do, and outside training all do. prototypes, max_prototypes: what one consolidation leaves
+    at most, and the bound of all (P and LT_max); max_prototypes 0 forgets old frames instead.
 
     On a frame that a `Tracker` remembers the deep update takes the place of the decoder's, as released; in training, where
     it is drawn by chance, both happen, one after the other.
 
-    Raises ValueError: "mem_every is 0, want at least 1", the same for `top`; "prototypes is -1, want at least 0", the same for
-    `long_term`; "deep_update is 2, want a share in [0, 1]"; "no backbone 'x': want swin-t, ..."; "mask encoder 'x' is not one
+    Raises ValueError: "mem_every is 0, want at least 1", the same for `top_k`; "prototypes is -1, want at least 0", the same for
+    `max_prototypes`; "deep_update is 2, want a share in [0, 1]"; "no backbone 'x': want swin-t, ..."; "mask encoder 'x' is not one
     of resnet18, light".
     """
 
     history = 10
     recurrent = True
+    renamed_settings: ClassVar[dict[str, str]] = {
+        "top": "top_k",
+        "masks": "mask_encoder",
+        "hidden_width": "sensory_width",
+        "long_term": "max_prototypes",
+    }
 
     def __init__(
         self,
@@ -87,32 +94,31 @@ class XMem(PixelMemory):
         backbone: str = "resnet50",
         key_width: int = 64,
         value_width: int = 512,
-        hidden_width: int = 64,
+        sensory_width: int = 64,
         decoder_width: int = 512,
-        masks: str = "resnet18",
+        mask_encoder: str = "resnet18",
         normed: bool = False,
         context: bool = False,
         mem_every: int = 5,
-        top: int = 30,
+        top_k: int = 30,
         deep_update: float = 0.2,
         prototypes: int = PROTOTYPES,
-        long_term: int = MOST,
+        max_prototypes: int = MOST,
     ) -> None:
-        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(backbone, mem_every, last=32 if context else 16)
-        for name, least in (("mem_every", 1), ("top", 1), ("prototypes", 0), ("long_term", 0)):
-            if settings[name] < least:
-                raise ValueError(f"{name} is {settings[name]}, want at least {least}")
+        for name, least in (("mem_every", 1), ("top_k", 1), ("prototypes", 0), ("max_prototypes", 0)):
+            if self.settings[name] < least:
+                raise ValueError(f"{name} is {self.settings[name]}, want at least {least}")
         if not 0 <= deep_update <= 1:
             raise ValueError(f"deep_update is {deep_update}, want a share in [0, 1]")
-        self.settings, self.top, self.deep_update = settings, top, deep_update
-        self.prototypes, self.long_term, self.hidden_width = prototypes, long_term, hidden_width
+        self.top_k, self.deep_update = top_k, deep_update
+        self.prototypes, self.max_prototypes, self.sensory_width = prototypes, max_prototypes, sensory_width
         fine, middle, coarse = self.backbone.channels[:3]
         self.levels = Levels(self.backbone.channels, normed)
         self.keys = KeyProjection(coarse, key_width, shrinkage=True, selection=True)
-        self.values = ValueEncoder(masks, coarse, value_width, frame_first=True)
-        self.deep = GatedState(value_width, hidden_width)
-        self.decoder = Decoder(value_width + hidden_width, hidden_width, decoder_width, (fine, middle, coarse))
+        self.values = ValueEncoder(mask_encoder, coarse, value_width, frame_first=True)
+        self.deep = GatedState(value_width, sensory_width)
+        self.decoder = Decoder(value_width + sensory_width, sensory_width, decoder_width, (fine, middle, coarse))
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """RGB in [0, 1], any size -> the normalised picture, padded with zeros around to multiples of 16; the backbone's maps
@@ -126,20 +132,20 @@ class XMem(PixelMemory):
         return Features(maps, size, whole, offset)  # type: ignore[arg-type]
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, known_BN: Tensor, given_BN: Tensor
+        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
     ) -> Memory:
         """The memory with this frame's key and, for each object, its value, and the state of the known objects updated deeply
         (in training of predicted masks: by chance)."""
         picture, _, _, coarse, keys = features.maps
-        masks_BNHW = features.fit(masks_BNHW.to(picture.dtype), features.padded) * known_BN[..., None, None]
+        masks_BNHW = features.fit(masks_BNHW.to(picture.dtype), features.padded) * valid_BN[..., None, None]
         value_BNCHW = self.values(picture, masks_BNHW, coarse)
         whole_B = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
-        memory = memory.add(index, Entry(value_BNCHW, keys, known_BN, given_BN & known_BN, whole_B))
-        given = bool((given_BN | ~known_BN).all())
+        memory = memory.add(index, Entry(value_BNCHW, keys, valid_BN, given_BN & valid_BN, whole_B))
+        given = bool((given_BN | ~valid_BN).all())
         if self.training and not given and float(torch.rand(())) >= self.deep_update:
             return memory
         state_BNCHW = self._state(memory, value_BNCHW)
-        moved_BNCHW = torch.where(known_BN[..., None, None, None], self.deep(value_BNCHW, state_BNCHW), state_BNCHW)
+        moved_BNCHW = torch.where(valid_BN[..., None, None, None], self.deep(value_BNCHW, state_BNCHW), state_BNCHW)
         return replace(memory, state={**memory.state, "hidden": moved_BNCHW})
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
@@ -157,7 +163,7 @@ class XMem(PixelMemory):
             query_BDP,
             shrinkage_BM=shrinkage_BM,
             selection_BDP=selection_BDP,
-            top=None if self.training else self.top,
+            top_k=None if self.training else self.top_k,
         )
         if not self.training:
             memory = count(memory, use_BM)
@@ -165,13 +171,13 @@ class XMem(PixelMemory):
         state_BNCHW = self._state(memory, readout_BNCHW)
         logits_BNHW, moved_BNCHW = self.decoder(readout_BNCHW, state_BNCHW, coarse, middle, fine, not remembered)
         soft_BNHW = F.interpolate(logits_BNHW.float(), scale_factor=4.0, mode="bilinear", align_corners=False).sigmoid()
-        logits_BKHW = aggregate(soft_BNHW * kept.known_BNM.any(2)[..., None, None])
+        logits_BKHW = aggregate(soft_BNHW * kept.valid_BNM.any(2)[..., None, None])
         memory = replace(memory, state={**memory.state, "hidden": moved_BNCHW})
         return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
         """history: T_max, with the first frame; half of it is T_min. See `long_term.keep`."""
-        return keep(memory, history, pin_first, prototypes=self.prototypes, most=self.long_term)
+        return keep(memory, history, pin_first, prototypes=self.prototypes, most=self.max_prototypes)
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()
@@ -183,7 +189,7 @@ class XMem(PixelMemory):
         batch, count, _, *size = like_BNCHW.shape
         state = memory.state.get("hidden")
         if state is None:
-            return like_BNCHW.new_zeros(batch, count, self.hidden_width, *size)
+            return like_BNCHW.new_zeros(batch, count, self.sensory_width, *size)
         if list(state.shape[3:]) == size:
             return state
         return rows(F.interpolate(state.flatten(0, 1), size=size, mode="bilinear", align_corners=False), state)

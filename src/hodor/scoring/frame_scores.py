@@ -26,17 +26,17 @@ Labels = NDArray[Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence to score. `name` is the truth's name for it, `source` the predictions'.
+    """One sequence to score. `name` is the ground truth's name for it, `source` the predictions'.
 
-    `frames` are the true ones in order, `judged` those of them to look at: judged for some object, and predicted.
-    `opening` are the ids of the first true frame. `single`: the truth knows only 0 and 255, which is object 1. `objects`
+    `frames` are the true ones in order, `evaluated` those of them to look at: evaluated for some object, and predicted.
+    `opening` are the ids of the first true frame. `single`: the ground truth knows only 0 and 255, which is object 1. `objects`
     are the ones to score where that is known before, else None.
     """
 
     name: str
     source: str
     frames: tuple[str, ...]
-    judged: tuple[str, ...]
+    evaluated: tuple[str, ...]
     opening: tuple[int, ...]
     single: bool
     objects: tuple[int, ...] | None
@@ -45,11 +45,11 @@ class Job:
 
     def cost(self, task: "Task") -> int:
         """How long a task of this job takes, roughly."""
-        return min(FRAMES, len(self.judged) - task.start) * (1 + len(self.objects or self.opening))
+        return min(FRAMES, len(self.evaluated) - task.start) * (1 + len(self.objects or self.opening))
 
 
 class Task(NamedTuple):
-    """A chunk of a job: FRAMES judged frames from place `start` on."""
+    """A chunk of a job: FRAMES evaluated frames from place `start` on."""
 
     job: int
     start: int
@@ -78,18 +78,18 @@ def plan(
     if rule.objects == "listed" and not listed:
         return None, Findings((f"{name}: the meta file does not list it",))
     if rule.span == "listed":
-        wanted = {frame for one in listed.values() for frame in judged_of(one, rule)}
+        wanted = {frame for one in listed.values() for frame in evaluated_frames(one, rule)}
         if gone := sorted(wanted - set(names)):
-            return None, Findings((f"{name}: the truth lacks {len(gone)} frames of the meta file ({some(gone)})",))
-        judged = [frame for frame in names if frame in wanted]
+            return None, Findings((f"{name}: the ground truth lacks {len(gone)} frames of the meta file ({some(gone)})",))
+        evaluated = [frame for frame in names if frame in wanted]
     else:
-        judged = frames[0 if rule.first else 1 : None if rule.last else -1]
-    if not judged:
+        evaluated = frames[0 if rule.first else 1 : None if rule.last else -1]
+    if not evaluated:
         between = "" if rule.first and rule.last else " between the first and the last" if not rule.last else " after the first"
         return None, Findings((f"{name}: {len(frames)} true frames, nothing to judge{between}",))
-    findings = checks.match(name, names, judged, found, dense=rule.every > 1)
+    findings = checks.match(name, names, evaluated, found, dense=rule.every > 1)
     there = set(found)
-    looked = tuple(frame for frame in judged if frame in there)
+    looked = tuple(frame for frame in evaluated if frame in there)
     opening: tuple[int, ...] = ()
     single, unread = False, ""
     if rule.objects in ("first", "any") or rule.span == "object":
@@ -101,15 +101,15 @@ def plan(
     return Job(name, source, tuple(names), looked, opening, single, objects, listed, unread), findings
 
 
-def judged_of(one: Listed, rule: Profile) -> tuple[str, ...]:
-    """The frames of a listed object that are judged."""
+def evaluated_frames(one: Listed, rule: Profile) -> tuple[str, ...]:
+    """The frames of a listed object that are evaluated."""
     return one.frames[0 if rule.first else 1 : None if rule.last else -1]
 
 
 def look_at(ours: Store, true: Store, rule: Profile, jobs: Sequence[Job], task: Task) -> list[Look]:
     """Look at the frames of a task."""
     job = jobs[task.job]
-    frames = job.judged[task.start : task.start + FRAMES]
+    frames = job.evaluated[task.start : task.start + FRAMES]
     return [_look(ours, true, rule, job, frame, task.only_check) for frame in frames]
 
 
@@ -180,18 +180,18 @@ def _look(ours: Store, true: Store, rule: Profile, job: Job, frame: str, only_ch
 
 
 def _look_at_planes(
-    truth: Mapping[int, Labels], masks: Mapping[int, Labels], rule: Profile, job: Job, frame: str, only_check: bool
+    ground_truth: Mapping[int, Labels], masks: Mapping[int, Labels], rule: Profile, job: Job, frame: str, only_check: bool
 ) -> Look:
     """A look at objects that have a mask each and may overlap."""
-    shown, predicted = (tuple(sorted(i for i, plane in side.items() if plane.any())) for side in (truth, masks))
-    some_true, some_mask = (next(iter(side.values()), None) for side in (truth, masks))
+    shown, predicted = (tuple(sorted(i for i, plane in side.items() if plane.any())) for side in (ground_truth, masks))
+    some_true, some_mask = (next(iter(side.values()), None) for side in (ground_truth, masks))
     if some_true is not None and some_mask is not None and some_true.shape != some_mask.shape:
         return Look(frame, shown, predicted, size=_sizes(frame, some_mask, some_true))
     if only_check:
         return Look(frame, shown, predicted)
     empty = np.zeros_like(some_mask if some_true is None else some_true)
     ids = _scored({*shown, *predicted}, job, rule, False)
-    return Look(frame, shown, predicted, {i: _pair_scores(masks.get(i, empty), truth.get(i, empty), rule) for i in ids})
+    return Look(frame, shown, predicted, {i: _pair_scores(masks.get(i, empty), ground_truth.get(i, empty), rule) for i in ids})
 
 
 def _scored(ids: set[int], job: Job, rule: Profile, eight_bits: bool) -> set[int]:
@@ -201,17 +201,17 @@ def _scored(ids: set[int], job: Job, rule: Profile, eight_bits: bool) -> set[int
     return ids - {VOID} if eight_bits and rule.void != "object" else ids
 
 
-def _pair_scores(mask: Labels, truth: Labels, rule: Profile) -> tuple[float, ...]:
+def _pair_scores(mask: Labels, ground_truth: Labels, rule: Profile) -> tuple[float, ...]:
     """J and F, or J, F and F_new, of one object's masks."""
     if rule.formulae == "davis":
-        return jaccard(mask, truth), boundary_f(mask, truth)
-    new, old = mose_f(mask, truth)
-    return mose_j(mask, truth), old, new
+        return jaccard(mask, ground_truth), boundary_f(mask, ground_truth)
+    new, old = mose_f(mask, ground_truth)
+    return mose_j(mask, ground_truth), old, new
 
 
-def _sizes(frame: str, mask: Labels, truth: Labels) -> str:
-    sizes = ["x".join(map(str, array.shape)) for array in (mask, truth)]
-    return f"prediction {frame} is {sizes[0]}, the truth {sizes[1]}"
+def _sizes(frame: str, mask: Labels, ground_truth: Labels) -> str:
+    sizes = ["x".join(map(str, array.shape)) for array in (mask, ground_truth)]
+    return f"prediction {frame} is {sizes[0]}, the ground truth {sizes[1]}"
 
 
 def _proposals(

@@ -28,7 +28,7 @@ from hodor.scoring.stores.base import frame_order
 
 METRICS = ("J&F", "J", "F")
 TIE = 1e-12  # differences below it are rounding
-FEW = 5  # sequences; below, an interval holds the truth clearly less often than 95 times in 100 (docs/reports.md)
+FEW = 5  # sequences; below, an interval holds the ground truth clearly less often than 95 times in 100 (docs/reports.md)
 CHUNK = 20_000_000  # numbers held at once
 
 Array = NDArray[np.float64]
@@ -149,15 +149,15 @@ def _matched(tables: Sequence[Mapping[Key, ObjectScores]], names: Sequence[str],
     odd = sorted(every - set(keys))
     some = ", ".join(f"{sequence} {i}" for sequence, i in odd[:4]) + (", ..." if odd[4:] else "")
     if not keys:
-        raise ValueError(f"{' and '.join(names)} have no object in common ({some}): wanted scores of one truth")
+        raise ValueError(f"{' and '.join(names)} have no object in common ({some}): wanted scores of one ground truth")
     if odd and not common:
         many = f"{len(odd)} objects are" if odd[1:] else "1 object is"
         raise ValueError(f"{many} not in all results ({some}): --common compares the others")
     for key in keys:
         for table, name in zip(tables[1:], names[1:], strict=True):
             if table[key].frames != tables[0][key].frames:
-                where = f"{key[0]}, object {key[1]} was judged on other frames in {name} than in {names[0]}"
-                raise ValueError(f"{where}: compare scores of one truth")
+                where = f"{key[0]}, object {key[1]} was evaluated on other frames in {name} than in {names[0]}"
+                raise ValueError(f"{where}: compare scores of one ground truth")
     return keys, odd
 
 
@@ -187,8 +187,10 @@ def _notes(
         ours = float(np.mean([rows[0, group].mean() for group in groups]))
         if own is not None and not left_out and abs(own - ours) > 1e-6:
             notes.append(f"{name}: the profile gives {own:.4f}, averaged otherwise; the mean over objects is {ours:.4f}")
-        if one.truth != scores[0].truth:
-            notes.append(f"{name} was scored against {one.truth or 'an unnamed truth'}, {names[0]} against {scores[0].truth}")
+        if one.ground_truth != scores[0].ground_truth:
+            notes.append(
+                f"{name} was scored against {one.ground_truth or 'an unnamed ground_truth'}, {names[0]} against {scores[0].ground_truth}"
+            )
     return tuple(notes)
 
 
@@ -268,7 +270,7 @@ def _rows(
 
 
 def _on_one_clock(objects: Sequence[ObjectScores]) -> list[Array]:
-    """-> J&F, J and F of a sequence's objects, each [objects, T], nan where an object is not judged."""
+    """-> J&F, J and F of a sequence's objects, each [objects, T], nan where an object is not evaluated."""
     names = clock(objects)
     place = {name: t for t, name in enumerate(names)}
     table = np.full((len(METRICS), len(objects), len(names)), np.nan)
@@ -278,7 +280,7 @@ def _on_one_clock(objects: Sequence[ObjectScores]) -> list[Array]:
 
 
 def clock(objects: Sequence[ObjectScores]) -> list[str]:
-    """All frames on which any of the objects is judged, in order of time."""
+    """All frames on which any of the objects is evaluated, in order of time."""
     longest = max((one.frames for one in objects), key=len, default=())
     every = {frame for one in objects for frame in one.frames}
     if len(every) == len(longest):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hodor.masks import VOID
 from hodor.scoring.assignment import assign
 from hodor.scoring.checks import first_of, ids, strangers
-from hodor.scoring.frame_scores import Job, Look, judged_of
+from hodor.scoring.frame_scores import Job, Look, evaluated_frames
 from hodor.scoring.metrics import statistics
 from hodor.scoring.profiles import MOST_PROPOSALS, Profile, Terms
 from hodor.scoring.reports import ObjectScore
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def merge(job: Job, looks: Sequence[Look], terms: Terms, only_check: bool) -> Outcome:
-    """The outcome of a sequence from the looks at its judged frames, in order of time."""
+    """The outcome of a sequence from the looks at its evaluated frames, in order of time."""
     rule, compat = terms.rule, terms.compat
     shown = {i for look in looks for i in look.shown}
     predicted = {i for look in looks for i in look.predicted}
@@ -50,9 +50,9 @@ def merge(job: Job, looks: Sequence[Look], terms: Terms, only_check: bool) -> Ou
         if empty := [score.object for score in scores if not score.frames]:
             scores = [score for score in scores if score.frames]
             if scores:
-                notes.append(f"the truth's {ids(empty)} have no judged frame: not scored")
+                notes.append(f"the ground truth's {ids(empty)} have no evaluated frame: not scored")
             else:
-                problems.append("objects appear only in the last judged frame, none is judged")
+                problems.append("objects appear only in the last evaluated frame, none is evaluated")
     notes += _notes(job, objects, shown, predicted, rule, compat)
     told = ([f"{job.name}: {text}" for text in texts] for texts in (problems, notes))
     return Outcome(job.name, tuple(scores), *map(tuple, told))
@@ -60,7 +60,7 @@ def merge(job: Job, looks: Sequence[Look], terms: Terms, only_check: bool) -> Ou
 
 def _objects(job: Job, shown: set[int], rule: Profile) -> tuple[int, ...]:
     """The objects where only the looks tell them."""
-    return tuple(sorted(shown if rule.objects == "judged" else shown | set(job.opening)))
+    return tuple(sorted(shown if rule.objects == "evaluated" else shown | set(job.opening)))
 
 
 def _id_problems(
@@ -94,22 +94,22 @@ def _notes(job: Job, objects: Sequence[int], shown: set[int], predicted: set[int
     known = {*objects, *shown, *({VOID} if job.single else ())}
     if rule.objects in ("first", "listed") and (late := shown - set(objects)):
         where = "appear after its first frame" if rule.objects == "first" else "are not in the meta file"
-        notes.append(f"the truth's {ids(late)} {where}: not scored")
+        notes.append(f"the ground truth's {ids(late)} {where}: not scored")
     if rule.objects == "one":
         if len(predicted) > 2:
             notes.append(f"the predictions hold {len(predicted)} different values: all but 0 count as the object")
     elif rule.match == "id" and (strange := predicted - known):
-        notes.append(f"the predictions' {ids(strange)} are not in the truth: taken as background")
+        notes.append(f"the predictions' {ids(strange)} are not in the ground truth: taken as background")
     elif rule.match == "proposals" and VOID in predicted:
         notes.append("the predictions' 255 is no proposal: taken as background")
     if not predicted:
-        notes.append("all judged predictions are empty")
+        notes.append("all evaluated predictions are empty")
     if rule.objects == "first" and not job.single:
         phantoms = set(range(1, max(objects, default=0))) - set(job.opening)
         if phantoms:
             verb = "are scored as objects, as the official tool does" if compat else "would be objects for the official tool"
             notes.append(f"the {ids(phantoms)}, not in the first true frame, {verb}")
-    if rule.objects == "judged" and VOID in objects and len(objects) > 1:
+    if rule.objects == "evaluated" and VOID in objects and len(objects) > 1:
         notes.append("255 is an object here, as it is for the official tool")
     return notes
 
@@ -120,7 +120,7 @@ def _frames(i: int, job: Job, looks: Sequence[Look], rule: Profile) -> Iterable[
         first = next((n for n, look in enumerate(looks) if i in look.shown or i in look.predicted), len(looks))
         return looks[first:]
     if rule.span == "listed":
-        wanted = set(judged_of(job.listed[i], rule))
+        wanted = set(evaluated_frames(job.listed[i], rule))
         return [look for look in looks if look.frame in wanted]
     if rule.span == "object" and i not in job.opening:
         first = next((n for n, look in enumerate(looks) if i in look.shown), len(looks))

@@ -59,22 +59,22 @@ class FrameScores(NamedTuple):
     f: NDArray[np.float64]
 
 
-def jaccard(prediction: ArrayLike, truth: ArrayLike, void: ArrayLike | None = None) -> float:
+def jaccard(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None = None) -> float:
     """J of two masks: the pixels in both over the pixels in either, in [0, 1].
 
     Masks are bool [H, W]; other types count as "not zero". Pixels of `void` belong to neither. Two empty masks agree
     (1); one empty mask does not (0). Raises ValueError on sizes:
-    "prediction is 4x5, truth is 4x6: masks must have the same size".
+    "prediction is 4x5, ground truth is 4x6: masks must have the same size".
     """
-    mask, wanted = _pair(prediction, truth, void)
+    mask, wanted = _pair(prediction, ground_truth, void)
     return float(_ratio(np.count_nonzero(mask & wanted), np.count_nonzero(mask | wanted)))
 
 
-def boundary_f(prediction: ArrayLike, truth: ArrayLike, void: ArrayLike | None = None, bound: float = BOUND) -> float:
+def boundary_f(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None = None, bound: float = BOUND) -> float:
     """F of two masks: how well their boundaries agree, in [0, 1].
 
     A boundary pixel is matched if a boundary pixel of the other mask lies within r pixels (Euclidean). Precision is the
-    matched share of the prediction's boundary, recall that of the truth's, F their harmonic mean. r is `bound` times
+    matched share of the prediction's boundary, recall that of the ground truth's, F their harmonic mean. r is `bound` times
     the diagonal, rounded up; a `bound` of 1 or more is r itself, in pixels.
 
     Masks are bool [H, W]; other types count as "not zero". `void` is cut out of both masks before the boundary is
@@ -83,7 +83,7 @@ def boundary_f(prediction: ArrayLike, truth: ArrayLike, void: ArrayLike | None =
 
     Raises ValueError on sizes, as `jaccard`, and "bound is -1: it must be 0 or more".
     """
-    mask, wanted = _pair(prediction, truth, void)
+    mask, wanted = _pair(prediction, ground_truth, void)
     return _f_of_masks(mask, wanted, disk(_radius(mask.shape, bound), mask.shape))
 
 
@@ -100,24 +100,24 @@ def boundary(mask: ArrayLike) -> Bools:
 
 
 def frame_scores(
-    prediction: Labels, truth: Labels, ids: Sequence[int], void: ArrayLike | None = None, bound: float = BOUND
+    prediction: Labels, ground_truth: Labels, ids: Sequence[int], void: ArrayLike | None = None, bound: float = BOUND
 ) -> FrameScores:
     """J and F of every object of a frame at once, from two label maps; equal to one call per object, and faster.
 
-    `prediction` and `truth` are integer [H, W]. `ids` are the objects to score; every other label, 255 too, is
+    `prediction` and `ground_truth` are integer [H, W]. `ids` are the objects to score; every other label, 255 too, is
     background. `void` and `bound` as in `boundary_f`.
 
     Raises ValueError on sizes, as `jaccard`; "ids are [1, 1]: they must be different and above 0"; "labels are float32,
     from 0.0: they must be integers, 0 or more".
     """
-    prediction, truth = _label_pair(prediction, truth, (ids,), void)
-    radius = _radius(truth.shape, bound)
+    prediction, ground_truth = _label_pair(prediction, ground_truth, (ids,), void)
+    radius = _radius(ground_truth.shape, bound)
     scores = np.ones((2, len(ids)))
     # Outside the box of all labels, one pixel of background added, nothing is counted and nothing has a boundary.
-    box = _box(prediction, truth)
+    box = _box(prediction, ground_truth)
     if box is None:
         return FrameScores(*scores)
-    maps = prediction[box], truth[box]
+    maps = prediction[box], ground_truth[box]
     reach = disk(radius, maps[0].shape)
     some = max(1, CACHED // maps[0].size)  # as many objects at once as stay in the processor's cache
     for start in range(0, len(ids), some):
@@ -129,7 +129,7 @@ def frame_scores(
 
 def pair_scores(
     prediction: Labels,
-    truth: Labels,
+    ground_truth: Labels,
     proposals: Sequence[int],
     ids: Sequence[int],
     void: ArrayLike | None = None,
@@ -138,16 +138,16 @@ def pair_scores(
     """J and F of every proposal with every object of a frame: each float64 [P, N], P `proposals`, N `ids`.
 
     What the unsupervised task of DAVIS 2017 (Caelles et al., 2019) matches on. Equal to `jaccard` and `boundary_f` of
-    `prediction == proposals[p]` and `truth == ids[n]`, but each label's boundary is taken and grown once, not once a
+    `prediction == proposals[p]` and `ground truth == ids[n]`, but each label's boundary is taken and grown once, not once a
     pair. Arguments and errors as in `frame_scores`.
     """
-    prediction, truth = _label_pair(prediction, truth, (proposals, ids), void)
-    radius = _radius(truth.shape, bound)
+    prediction, ground_truth = _label_pair(prediction, ground_truth, (proposals, ids), void)
+    radius = _radius(ground_truth.shape, bound)
     scores = np.ones((2, len(proposals), len(ids)))
-    box = _box(prediction, truth)
+    box = _box(prediction, ground_truth)
     if box is None or not scores.size:
         return FrameScores(*scores)
-    maps = prediction[box], truth[box]
+    maps = prediction[box], ground_truth[box]
     reach = disk(radius, maps[0].shape)
     layers = np.concatenate([layers_of(labels, part) for labels, part in zip(maps, (proposals, ids), strict=True)])
     found = slice(0, len(proposals))
@@ -164,16 +164,16 @@ def pair_scores(
     return FrameScores(*scores)
 
 
-def mose_j(prediction: ArrayLike, truth: ArrayLike) -> float:
-    """J of MOSEv2: (|P & G| + 1) / (|P | G| + 1), so small objects are judged more gently; 1 where both are empty.
+def mose_j(prediction: ArrayLike, ground_truth: ArrayLike) -> float:
+    """J of MOSEv2: (|P & G| + 1) / (|P | G| + 1), so small objects are evaluated more gently; 1 where both are empty.
 
     Source: the released scorer of MOSEv2 (tools/metricsv2.py). Masks and errors as in `jaccard`.
     """
-    mask, wanted = _pair(prediction, truth, None)
+    mask, wanted = _pair(prediction, ground_truth, None)
     return float((np.count_nonzero(mask & wanted) + 1) / (np.count_nonzero(mask | wanted) + 1))
 
 
-def mose_f(prediction: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
+def mose_f(prediction: ArrayLike, ground_truth: ArrayLike) -> tuple[float, float]:
     """F of MOSEv2 -> (its new F, its old F); the new one's tolerance shrinks with the object.
 
     r = ceil(0.1 sqrt(|G|)), but at most 0.008 times the diagonal, and that limit is not rounded. Where r is under the
@@ -185,7 +185,7 @@ def mose_f(prediction: ArrayLike, truth: ArrayLike) -> tuple[float, float]:
     on the pixel, so a pixel is matched by those at (dy, dx) with (dy + o)^2 + (dx + o)^2 <= r^2. That is repeated here;
     at 480x854, r = 7.837, o is 0.163 and the disk has 191 pixels. Masks and errors as in `jaccard`.
     """
-    mask, wanted = _pair(prediction, truth, None)
+    mask, wanted = _pair(prediction, ground_truth, None)
     limit = BOUND * float(np.linalg.norm(mask.shape))
     radius = min(limit, math.ceil(0.1 * math.sqrt(np.count_nonzero(wanted)))) if wanted.any() else limit
     new = _f_of_masks(mask, wanted, skewed_disk(radius))
@@ -234,15 +234,15 @@ def _mask(mask: ArrayLike, name: str) -> Bools:
     return array.astype(bool, copy=False)
 
 
-def _same_size(prediction: Labels, truth: Labels, name: str = "prediction") -> None:
-    if prediction.ndim != 2 or prediction.shape != truth.shape:
-        sizes = ["x".join(map(str, array.shape)) for array in (prediction, truth)]
-        raise ValueError(f"{name} is {sizes[0]}, truth is {sizes[1]}: masks must have the same size")
+def _same_size(prediction: Labels, ground_truth: Labels, name: str = "prediction") -> None:
+    if prediction.ndim != 2 or prediction.shape != ground_truth.shape:
+        sizes = ["x".join(map(str, array.shape)) for array in (prediction, ground_truth)]
+        raise ValueError(f"{name} is {sizes[0]}, ground truth is {sizes[1]}: masks must have the same size")
 
 
-def _pair(prediction: ArrayLike, truth: ArrayLike, void: ArrayLike | None) -> tuple[Bools, Bools]:
+def _pair(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None) -> tuple[Bools, Bools]:
     """The two masks without the void pixels, their sizes checked."""
-    mask, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
+    mask, wanted = _mask(prediction, "prediction"), _mask(ground_truth, "ground_truth")
     _same_size(mask, wanted)
     if void is None:
         return mask, wanted
@@ -263,29 +263,29 @@ def _radius(size: tuple[int, ...], bound: float) -> float:
 
 
 def _label_pair(
-    prediction: ArrayLike, truth: ArrayLike, ids: Sequence[Sequence[int]], void: ArrayLike | None
+    prediction: ArrayLike, ground_truth: ArrayLike, ids: Sequence[Sequence[int]], void: ArrayLike | None
 ) -> tuple[Labels, Labels]:
     """The two label maps without the void pixels, they and the ids checked."""
-    prediction, truth = np.asarray(prediction), np.asarray(truth)
-    _same_size(prediction, truth)
-    for labels in (prediction, truth):
+    prediction, ground_truth = np.asarray(prediction), np.asarray(ground_truth)
+    _same_size(prediction, ground_truth)
+    for labels in (prediction, ground_truth):
         if labels.dtype.kind not in "bu" and (labels.dtype.kind != "i" or labels.min(initial=0) < 0):
             raise ValueError(f"labels are {labels.dtype}, from {labels.min()}: they must be integers, 0 or more")
     for some in ids:
         if len(set(some)) < len(some) or any(i <= 0 for i in some):
             raise ValueError(f"ids are {list(some)}: they must be different and above 0")
     if void is None:
-        return prediction, truth
+        return prediction, ground_truth
     keep = ~_mask(void, "void")
-    _same_size(keep, truth, "void")
-    return prediction * keep, truth * keep
+    _same_size(keep, ground_truth, "void")
+    return prediction * keep, ground_truth * keep
 
 
-def _box(prediction: Labels, truth: Labels) -> tuple[slice, slice] | None:
+def _box(prediction: Labels, ground_truth: Labels) -> tuple[slice, slice] | None:
     """The bounding box of what is not zero in either and, where the frame has them, one pixel more; None: all zero."""
-    if prediction.dtype != truth.dtype:
-        prediction, truth = prediction != 0, truth != 0
-    either = prediction | truth
+    if prediction.dtype != ground_truth.dtype:
+        prediction, ground_truth = prediction != 0, ground_truth != 0
+    either = prediction | ground_truth
     columns = np.flatnonzero(np.bitwise_or.reduce(either, axis=0))
     if not columns.size:
         return None
@@ -305,22 +305,22 @@ def _j_and_f(found: Words, wanted: Words, width: int, reach: Reach) -> NDArray[n
     """J and F [2, N] of layers [N, H, S] whose rows hold `width` pixels.
 
     Matches lie in the box of an object's two boundaries, so only these boxes are grown: all of them in one stream, those
-    of the prediction before those of the truth.
+    of the prediction before those of the ground truth.
     """
     j = _ratio(bit_count(found & wanted), bit_count(found | wanted))
     edges = edges_of(np.concatenate([found, wanted]), width).reshape(2, *found.shape)
     points = bit_count(edges)
     f = (points[0] == points[1]).astype(np.float64)
-    judged = np.flatnonzero(points.all(axis=0))
-    if judged.size:
-        stream, starts = stream_of([cropped(edges[:, place]) for place in judged], reach)
+    evaluated = np.flatnonzero(points.all(axis=0))
+    if evaluated.size:
+        stream, starts = stream_of([cropped(edges[:, place]) for place in evaluated], reach)
         grown = grown_by(stream, reach)
         hits = np.add.reduceat(ones_in(stream & grown[::-1]).sum(axis=2, dtype=np.int64), starts, axis=1)
-        f[judged] = _f(*hits, *points[:, judged])
+        f[evaluated] = _f(*hits, *points[:, evaluated])
     return np.stack([j, f])
 
 
 def _f(hits: Any, recalled: Any, found: Any, wanted: Any) -> Any:
-    """F from the matched boundary pixels of prediction and truth and from all of them; no set is empty."""
+    """F from the matched boundary pixels of prediction and ground truth and from all of them; no set is empty."""
     precision, recall = hits / found, recalled / wanted
     return 2 * precision * recall / np.where(hits + recalled, precision + recall, 1)

@@ -20,12 +20,12 @@ class Profile:
     """The choices of one benchmark."""
 
     name: str
-    objects: Literal["one", "first", "judged", "any", "listed"]
-    """Which are scored: all that is not 0 as one; the ids of the first true frame; those of any judged true frame; those
+    objects: Literal["one", "first", "evaluated", "any", "listed"]
+    """Which are scored: all that is not 0 as one; the ids of the first true frame; those of any evaluated true frame; those
     of any true frame; those that the meta file lists."""
     span: Literal["video", "sighted", "object", "listed"] = "video"
-    """An object's frames: all of the video's; those from the first judged one in which truth or prediction shows it;
-    those from the first that the truth shows it in; those that the meta file lists for it."""
+    """An object's frames: all of the video's; those from the first evaluated one in which ground truth or prediction shows it;
+    those from the first that the ground truth shows it in; those that the meta file lists for it."""
     first: bool = False
     """Judge the first frame of the span: the video's, or the object's own."""
     last: bool = False
@@ -33,9 +33,9 @@ class Profile:
     every: int = 1
     """Judge only true frames whose number is a multiple of this."""
     void: Literal["background", "ignored", "object"] = "background"
-    """What 255 in an 8-bit truth is: background; pixels that count for nobody; an id like others."""
+    """What 255 in an 8-bit ground truth is: background; pixels that count for nobody; an id like others."""
     match: Literal["id", "proposals"] = "id"
-    """Predicted ids are the truth's, or proposals to be assigned to the true objects, the best way there is."""
+    """Predicted ids are the ground truth's, or proposals to be assigned to the true objects, the best way there is."""
     formulae: Literal["davis", "mose"] = "davis"
     """J and F of DAVIS, or of MOSE v2: (intersection + 1) / (union + 1), and F_new with a tolerance by area."""
     groups: Literal["none", "category", "video"] = "none"
@@ -64,7 +64,7 @@ PROFILES: Mapping[str, Profile] = {
             short_decay=True,
         ),
         Profile("youtube-vos", objects="any", span="object", last=True, every=5, groups="category"),
-        Profile("vos-benchmark", objects="judged", span="sighted", void="object"),
+        Profile("vos-benchmark", objects="evaluated", span="sighted", void="object"),
         Profile("lvos", objects="listed", span="listed", groups="video", spread=True),
         Profile("mose", objects="any", formulae="mose"),
     )

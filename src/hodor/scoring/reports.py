@@ -24,7 +24,7 @@ HALVES = (
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """One object of one sequence. `frames` are the judged ones, in order of time; `j_frames` and `f_frames` its scores there.
+    """One object of one sequence. `frames` are the evaluated ones, in order of time; `j_frames` and `f_frames` its scores there.
 
     `j` and `f` sum these up. `category` and `seen` are what the meta file and the lists say, None where they do not. `more`
     are numbers of the profile's own (V; F_new, disappear_J, ...), `more_frames` rows of its own (F_new).
@@ -88,7 +88,7 @@ class Report:
     """A whole dataset. J and F are means over all objects of all sequences, each object counting once.
 
     `profile` and `options` say by which rule, `compat` whether as the official tool has it, bugs included; `predictions` and
-    `truth` what was compared. `notes` are facts that may surprise, one sentence each. `run` says how the predictions were
+    `ground_truth` what was compared. `notes` are facts that may surprise, one sentence each. `run` says how the predictions were
     made, if known.
     """
 
@@ -98,7 +98,7 @@ class Report:
     compat: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     predictions: str = ""
-    truth: str = ""
+    ground_truth: str = ""
     run: Mapping[str, Any] | None = None
 
     @property
@@ -127,7 +127,7 @@ class Report:
 
     @property
     def frame_objects(self) -> int:
-        """How many masks were judged: the judged frames of every object, added up."""
+        """How many masks were evaluated: the evaluated frames of every object, added up."""
         return sum(len(score.frames) for score in self.objects)
 
     def to_json(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Report:
             "compat": self.compat,
             "options": dict(self.options),
             "predictions": self.predictions,
-            "truth": self.truth,
+            "ground_truth": self.ground_truth,
             "summary": self.summary,
             "sequences": [sequence.to_json() for sequence in self.sequences],
             "frame_objects": self.frame_objects,

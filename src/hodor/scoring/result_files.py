@@ -2,7 +2,7 @@
 
     results = read("scores.json")                                     # `hodor evaluate ... --json scores.json`
     write_csv(results, "scores.csv")
-    write_html(results, "scores.html", predictions="predictions", truth="truth", images="frames")
+    write_html(results, "scores.html", predictions="predictions", ground truth="ground truth", images="frames")
     comparison = compare([read("a.json"), read("b.json")], ["a", "b"])
     write_comparison(comparison, "compared.html")
 
@@ -70,19 +70,19 @@ def write_html(
     path: str | os.PathLike[str],
     *,
     predictions: Any = None,
-    truth: Any = None,
+    ground_truth: Any = None,
     images: "Images" = None,
     worst: int = 12,
 ) -> None:
     """Write one HTML file that holds everything: tables that sort, curves over time, the worst frames, how it was run.
 
-    It needs no network and no other file. `predictions` and `truth`: the masks that were scored, anything that
+    It needs no network and no other file. `predictions` and `ground_truth`: the masks that were scored, anything that
     hodor.scoring.stores.open.open_store takes; with both, the `worst` frames are shown as pictures. `images`: the folder of the
     frames, <images>/<sequence>/<frame>.jpg or .png, or for one sequence <images>/<frame>.jpg, or a function (sequence,
-    frame) -> uint8 RGB [H, W, 3] or None; without it pictures are grey. About 90 kB a worst frame and 15 bytes a judged
+    frame) -> uint8 RGB [H, W, 3] or None; without it pictures are grey. About 90 kB a worst frame and 15 bytes a evaluated
     mask; above 300 000 of these the curves leave frames out, and the page says so. Whole or not at all.
 
-    Raises ValueError as `parse`; "predictions without truth: pictures need both"; "worst -1: wanted 0 or more"; "images
+    Raises ValueError as `parse`; "predictions without ground truth: pictures need both"; "worst -1: wanted 0 or more"; "images
     FOLDER is no folder: wanted one with <sequence>/<frame>.jpg", "images FOLDER holds none of the pictures ..."; what
     the stores raise.
     """
@@ -92,14 +92,14 @@ def write_html(
     scores = parse(results)
     if worst < 0:
         raise ValueError(f"worst {worst}: wanted 0 or more")
-    if (predictions is None) != (truth is None):
-        names = ("truth", "predictions") if predictions is None else ("predictions", "truth")
+    if (predictions is None) != (ground_truth is None):
+        names = ("ground_truth", "predictions") if predictions is None else ("predictions", "ground_truth")
         raise ValueError(f"{names[0]} without {names[1]}: pictures need both")
     frames = pictures.worst_frames(scores, worst)
     shown = None
     if predictions is not None:
         whole, proposals = scores.options.get("objects") == "one", scores.options.get("match") == "proposals"
-        shown = pictures.draw(frames, predictions, truth, images, whole, proposals)
+        shown = pictures.draw(frames, predictions, ground_truth, images, whole, proposals)
     text = page.scores_page(scores, frames, shown)
     with written_whole(path) as file:
         file.write(text.encode())
@@ -121,8 +121,8 @@ def compare(
 
     Raises ValueError as `parse`; "1 results to compare: wanted two or more"; "b was scored by lvos, a by davis2017: score
     both by one profile"; "b was scored with compat True, a with False: ..."; "b was scored with the options ...";
-    "2 objects are not in all results (bear 2, bike 1): --common compares the others"; "bear, object 1 was judged on other
-    frames in b than in a: compare scores of one truth".
+    "2 objects are not in all results (bear 2, bike 1): --common compares the others"; "bear, object 1 was evaluated on other
+    frames in b than in a: compare scores of one ground truth".
     """
     from hodor.scoring import intervals
 

@@ -50,7 +50,7 @@ class Scores:
     compat: bool
     options: dict[str, Any]
     predictions: str
-    truth: str
+    ground_truth: str
     summary: Summary
     sequences: tuple[SequenceScores, ...]
     frame_objects: int
@@ -80,7 +80,7 @@ def parse(results: Mapping[str, Any], name: str = "results") -> Scores:
             compat=bool(results.get("compat")),
             options=dict(results.get("options") or {}),
             predictions=str(results.get("predictions") or ""),
-            truth=str(results.get("truth") or ""),
+            ground_truth=str(results.get("ground_truth") or ""),
             summary=_summary(results["summary"]),
             sequences=tuple(_sequence(s, name) for s in results["sequences"]),
             frame_objects=int(results.get("frame_objects") or 0),

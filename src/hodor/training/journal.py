@@ -23,7 +23,7 @@ from hodor.data.clip import Clip
 from hodor.masks import palette, written_whole
 from hodor.models.attention import SoftMaskedAttention
 from hodor.models.weights import write_atomically
-from hodor.training.plans import Judged
+from hodor.training.plans import Supervised
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Journal:
         with written_whole(self.out / "pictures" / f"{step:07d}.png") as file:
             Image.fromarray(image).save(file, "PNG")
         if self.board is not None:
-            self.board.add_image("judged", image, step, dataformats="HWC")
+            self.board.add_image("supervised", image, step, dataformats="HWC")
 
     def close(self) -> None:
         if self.out is not None:
@@ -142,13 +142,13 @@ WAY_BACK = ("copied", "empty", "rebuilt")
 
 
 @torch.no_grad()
-def way_back(last: Judged, clip: Clip) -> Tensor:
+def way_back(last: Supervised, clip: Clip) -> Tensor:
     """Of a scheme that goes back from a predicted mask, by the last prediction that it judges; means over the clips of means
     over their objects, float [3]:
 
-    copied: Jaccard index of the mask that the way back began with and the true mask of the judged frame; near 1 where objects
+    copied: Jaccard index of the mask that the way back began with and the true mask of the supervised frame; near 1 where objects
     move, the network copies what it was given. empty: share of objects without a pixel in that mask. rebuilt: Jaccard index of
-    the prediction and the truth. Zeros for other schemes.
+    the prediction and the ground truth. Zeros for other schemes.
     """
     if last.began_BNHW is None:
         return last.masks_BNHW.new_zeros(len(WAY_BACK))
@@ -168,20 +168,20 @@ def _jaccard(one_BNHW: Tensor, two_BNHW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw(frames_BTCHW: Tensor, judged: Sequence[Judged], most: int = 4) -> npt.NDArray[np.uint8]:
-    """-> uint8 RGB: for each of the first `most` clips two rows, truth above, prediction below; a column for each judged
+def draw(frames_BTCHW: Tensor, supervised: Sequence[Supervised], most: int = 4) -> npt.NDArray[np.uint8]:
+    """-> uint8 RGB: for each of the first `most` clips two rows, ground truth above, prediction below; a column for each supervised
     frame, objects in the palette's colours, half over the picture."""
     colours = torch.from_numpy(palette())
     rows = []
     for b in range(min(most, len(frames_BTCHW))):
-        truth, found = [], []
-        for j in judged:
+        ground_truth, found = [], []
+        for j in supervised:
             picture = (frames_BTCHW[b, j.target].float().cpu() * 255).clamp(0, 255).byte()
             plane = j.masks_BNHW[b].cpu()
             labels = torch.where(plane.amax(0) > 0.5, plane.argmax(0) + 1, 0)
-            truth.append(_over(picture, labels, colours))
+            ground_truth.append(_over(picture, labels, colours))
             found.append(_over(picture, j.prediction.logits()[b].argmax(0).cpu(), colours))
-        rows += [torch.cat(truth, 2), torch.cat(found, 2)]
+        rows += [torch.cat(ground_truth, 2), torch.cat(found, 2)]
     image: npt.NDArray[np.uint8] = torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()
     return image
 

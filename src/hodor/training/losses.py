@@ -1,7 +1,7 @@
-"""What a prediction is judged by: cross-entropy and Dice, each the mean over the clips of a batch.
+"""What a prediction is supervised by: cross-entropy and Dice, each the mean over the clips of a batch.
 
-Every clip is judged by itself and the batch is the plain mean, so that the mean over processes, or over the parts of an
-accumulated batch, is the loss of the whole batch. Over the judged frames of a clip HODOR's losses are means, those of STCN,
+Every clip is supervised by itself and the batch is the plain mean, so that the mean over processes, or over the parts of an
+accumulated batch, is the loss of the whole batch. Over the supervised frames of a clip HODOR's losses are means, those of STCN,
 XMem and Cutie sums, each as its authors have it.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models.base import Prediction, leader_of
-from hodor.training.plans import Judged
+from hodor.training.plans import Supervised
 
 Loss = Literal["released", "object-dice", "cross-entropy", "bootstrapped", "bootstrapped-dice", "points"]
 """Which terms are added up. "released": cross-entropy and one Dice of all objects and predictions of a clip together, as the
@@ -71,35 +71,39 @@ class Losses(NamedTuple):
 
 
 def hodor_losses(
-    judged: Sequence[Judged],
+    supervised: Sequence[Supervised],
     kind: Loss = "released",
     share: float = 1.0,
     points: Points | None = None,
     rngs: Sequence[torch.Generator] = (),
 ) -> Losses:
-    """Cross-entropy and Dice of what a rollout judged, means over the clips.
+    """Cross-entropy and Dice of what a rollout supervised, means over the clips.
 
     share: of the pixels, for the bootstrapped losses. points, and rngs, one generator a clip (none given: alike ones): for loss
-    "points". Which points a clip is judged at must not depend on the clips beside it.
+    "points". Which points a clip is supervised at must not depend on the clips beside it.
 
     Background channels are merged by max before either. Pixels outside the image (`Clip.valid_BTHW`) do not count; the
     released code counts them as background. Planes that only pad the batch (`Judged.objects_BN`) do not count either, so
     that a clip's loss does not depend on the clips beside it.
     """
     if kind == "points":
-        return _at_points(judged, points or Points(), rngs)
-    logits = [j.prediction.logits() for j in judged]
-    truths = [_truth(j) for j in judged]
+        return _at_points(supervised, points or Points(), rngs)
+    logits = [j.prediction.logits() for j in supervised]
+    ground_truths = [_truth(j) for j in supervised]
     soft_BSNHW = torch.stack([x.softmax(1)[:, 1:] for x in logits], 1)
-    truth_BSNHW = torch.stack([t[:, 1:] for t in truths], 1)
-    objects_BN = _objects(judged[0])
-    counted_BSNHW = torch.stack([j.valid_BHW for j in judged], 1)[:, :, None] & objects_BN[:, None, :, None, None]
+    truth_BSNHW = torch.stack([t[:, 1:] for t in ground_truths], 1)
+    objects_BN = _objects(supervised[0])
+    counted_BSNHW = torch.stack([j.valid_BHW for j in supervised], 1)[:, :, None] & objects_BN[:, None, :, None, None]
     if kind in ("bootstrapped", "bootstrapped-dice"):
-        hardest = [_hardest(x.float(), t, j.valid_BHW, share) for x, t, j in zip(logits, truths, judged, strict=True)]
+        hardest = [
+            _hardest(x.float(), t, j.valid_BHW, share) for x, t, j in zip(logits, ground_truths, supervised, strict=True)
+        ]
         frames = zip(soft_BSNHW.split(1, 1), truth_BSNHW.split(1, 1), counted_BSNHW.split(1, 1), strict=True)
         dice = torch.stack([object_dice(*frame) for frame in frames]).sum()
         return Losses(torch.stack(hardest).sum(), dice, 1.0 if kind == "bootstrapped-dice" else 0.0)
-    entropy = torch.stack([_cross_entropy(x, t, j.valid_BHW) for x, t, j in zip(logits, truths, judged, strict=True)])
+    entropy = torch.stack(
+        [_cross_entropy(x, t, j.valid_BHW) for x, t, j in zip(logits, ground_truths, supervised, strict=True)]
+    )
     if kind == "object-dice":
         dice = object_dice(soft_BSNHW, truth_BSNHW, counted_BSNHW)
     else:
@@ -108,16 +112,16 @@ def hodor_losses(
     return Losses(entropy.mean(), dice, 0.0 if kind == "cross-entropy" else 1.0)
 
 
-def _truth(judged: Judged) -> Tensor:
+def _truth(supervised: Supervised) -> Tensor:
     """-> B(1+N)HW in {0, 1}, background first."""
-    return torch.cat([1 - judged.masks_BNHW.amax(1, keepdim=True), judged.masks_BNHW], 1)
+    return torch.cat([1 - supervised.masks_BNHW.amax(1, keepdim=True), supervised.masks_BNHW], 1)
 
 
-def _objects(judged: Judged) -> Tensor:
+def _objects(supervised: Supervised) -> Tensor:
     """-> BN, the planes that count."""
-    if judged.objects_BN is not None:
-        return judged.objects_BN
-    return torch.ones_like(judged.masks_BNHW[:, :, 0, 0], dtype=torch.bool)
+    if supervised.objects_BN is not None:
+        return supervised.objects_BN
+    return torch.ones_like(supervised.masks_BNHW[:, :, 0, 0], dtype=torch.bool)
 
 
 def _hardest(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor, share: float) -> Tensor:
@@ -133,18 +137,18 @@ def _hardest(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor, share: 
     return ((sorted_BP * (ranks_P < taken_B1)).sum(1, keepdim=True) / taken_B1).mean()
 
 
-def _at_points(judged: Sequence[Judged], points: Points, rngs: Sequence[torch.Generator]) -> Losses:
+def _at_points(supervised: Sequence[Supervised], points: Points, rngs: Sequence[torch.Generator]) -> Losses:
     clips = []
-    for b in range(len(judged[0].masks_BNHW)):
+    for b in range(len(supervised[0].masks_BNHW)):
         rng = rngs[b] if rngs else torch.Generator()
-        truth_SKHW = torch.stack([_truth(j)[b] for j in judged])
-        valid_S1HW = torch.stack([j.valid_BHW[b] for j in judged])[:, None].to(truth_SKHW.dtype)
-        objects_N = _objects(judged[0])[b]
-        full = torch.stack([j.prediction.logits()[b] for j in judged])
+        truth_SKHW = torch.stack([_truth(j)[b] for j in supervised])
+        valid_S1HW = torch.stack([j.valid_BHW[b] for j in supervised])[:, None].to(truth_SKHW.dtype)
+        objects_N = _objects(supervised[0])[b]
+        full = torch.stack([j.prediction.logits()[b] for j in supervised])
         entropy, dice = _points_of(full, truth_SKHW, valid_S1HW, objects_N, points, rng)
         aux = torch.zeros_like(entropy)
-        for maps_SKHW in _additional([j.prediction for j in judged], b):
-            padded = judged[0].prediction
+        for maps_SKHW in _additional([j.prediction for j in supervised], b):
+            padded = supervised[0].prediction
             more = _points_of(maps_SKHW, truth_SKHW, valid_S1HW, objects_N, points, rng, padded)
             aux = aux + points.aux * (more[0] + more[1])
         clips.append(torch.stack([entropy, dice, aux]))
@@ -218,15 +222,15 @@ def _each_pixel(logits_BKHW: Tensor, truth_BKHW: Tensor, valid_BHW: Tensor) -> T
     return F.cross_entropy(logits_BKHW, classes_BHW, reduction="none") * valid_BHW
 
 
-def joint_dice(soft: Tensor, truth: Tensor, valid: Tensor, share_B: Tensor | float = 1.0) -> Tensor:
+def joint_dice(soft: Tensor, ground_truth: Tensor, valid: Tensor, share_B: Tensor | float = 1.0) -> Tensor:
     """Mean over the first axis of 1 - (2 mean(p g) + e) / (mean(p + g) + e), e = 1e-6; means over every other axis at once.
 
     Where p and g do not overlap at all the term is 0 and sends no gradient, as released: a total miss is left to the
-    cross-entropy. soft in [0, 1], truth in {0, 1}, valid broadcast against both. share_B: the share of the planes that are
+    cross-entropy. soft in [0, 1], ground truth in {0, 1}, valid broadcast against both. share_B: the share of the planes that are
     objects and not padding, over which alone the means are taken.
     """
-    both = 2 * (soft * truth * valid).flatten(1).mean(1) / share_B
-    each = ((soft + truth) * valid).flatten(1).mean(1) / share_B
+    both = 2 * (soft * ground_truth * valid).flatten(1).mean(1) / share_B
+    each = ((soft + ground_truth) * valid).flatten(1).mean(1) / share_B
     dice = 1 - (both + 1e-6) / (each + 1e-6)
     return torch.where(both <= 1e-6, torch.zeros_like(dice), dice).mean()
 

@@ -1,7 +1,7 @@
 """Training schemes as data: a plan names its steps, and one rollout plays any of them.
 
-plan = cyclic(3)                          # out and back, judged on the frame we started from
-played = rollout(network, clip, plan)     # what each step predicted, beside the truth
+plan = cyclic(3)                          # out and back, supervised on the frame we started from
+played = rollout(network, clip, plan)     # what each step predicted, beside the ground truth
 
 Plans with random parts (`propagate`, `one_shot`, `empty_reference`) draw them from a passed generator. docs/one-shot.md tells
 of every reading of the one-shot training paper.
@@ -20,7 +20,7 @@ from hodor.data.clip import Clip
 from hodor.data.sampling import below, some
 from hodor.models.base import Features, Memory, Network, Prediction
 
-Handoff = Literal["soft", "detached", "hard"]
+MaskFeedback = Literal["soft", "detached", "hard"]
 References = Literal["previous", "first-random", "random"]
 """Which frames a step of `propagate` reads: "previous", frame 0 and the one before (STCN); "first-random", frame 0 and others
 of the past (XMem); "random", any of the past, frame 0 like another (Cutie)."""
@@ -32,18 +32,18 @@ Back = Literal["two", "all", "one"]
 class Step:
     """Segment frame `target` from what frames `sources` left in the memory.
 
-    judged: the loss reads this prediction. grad: record gradients. handoff: how the predicted mask is remembered, "soft" with
+    supervised: the loss reads this prediction. grad: record gradients. mask_feedback: how the predicted mask is remembered, "soft" with
     gradients through it (the paper's claim), "detached" without (the released setting), "hard" rounded as well. restart:
     before the step, forget everything but the sources, and take their masks as if they had been given. blank: of a restart,
     take empty masks instead. present: of a restart, leave out the objects that no source shows on any pixel (above 0.5):
-    they are neither remembered nor judged from there on.
+    they are neither remembered nor supervised from there on.
     """
 
     sources: tuple[int, ...]
     target: int
-    judged: bool = True
+    supervised: bool = True
     grad: bool = True
-    handoff: Handoff = "detached"
+    mask_feedback: MaskFeedback = "detached"
     restart: bool = False
     blank: bool = False
     present: bool = False
@@ -53,10 +53,10 @@ Plan = tuple[Step, ...]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A prediction that the loss reads, and the truth of its frame: masks_BNHW without objects that no step could know.
+class Supervised:
+    """A prediction that the loss reads, and the ground truth of its frame: masks_BNHW without objects that no step could know.
 
-    objects_BN: planes that hold an object; the rest pad the batch and are not judged. None: all do. began_BNHW: the soft masks,
+    objects_BN: planes that hold an object; the rest pad the batch and are not supervised. None: all do. began_BNHW: the soft masks,
     at the frame's own size, that the last restart began with; None where there was none.
     """
 
@@ -73,29 +73,29 @@ def still() -> Plan:
     return (Step((0,), 0),)
 
 
-def chain(frames: int, handoff: Handoff = "detached") -> Plan:
+def chain(frames: int, mask_feedback: MaskFeedback = "detached") -> Plan:
     """Forward through the clip, each frame from the one before: duplicated or augmented stills (Table 1, rows 2 to 4)."""
-    return tuple(Step((t - 1,), t, handoff=handoff) for t in range(1, frames))
+    return tuple(Step((t - 1,), t, mask_feedback=mask_feedback) for t in range(1, frames))
 
 
-def dense(frames: int, handoff: Handoff = "detached") -> Plan:
+def dense(frames: int, mask_feedback: MaskFeedback = "detached") -> Plan:
     """Forward through an annotated clip, each frame from all before it (Table 1, row 6)."""
-    return tuple(Step(tuple(range(t)), t, handoff=handoff) for t in range(1, frames))
+    return tuple(Step(tuple(range(t)), t, mask_feedback=mask_feedback) for t in range(1, frames))
 
 
-def cyclic(frames: int, handoff: Handoff = "soft") -> Plan:
-    """Out to the last frame and back to the first; only the first is labelled and judged (Table 1, row 5)."""
-    out = [Step((t - 1,), t, judged=False, handoff=handoff) for t in range(1, frames)]
-    back = [Step((t + 1,), t, judged=t == 0, handoff=handoff) for t in range(frames - 2, -1, -1)]
+def cyclic(frames: int, mask_feedback: MaskFeedback = "soft") -> Plan:
+    """Out to the last frame and back to the first; only the first is labelled and supervised (Table 1, row 5)."""
+    out = [Step((t - 1,), t, supervised=False, mask_feedback=mask_feedback) for t in range(1, frames)]
+    back = [Step((t + 1,), t, supervised=t == 0, mask_feedback=mask_feedback) for t in range(frames - 2, -1, -1)]
     return tuple(out + back)
 
 
-def released(iteration: int, handoff: Handoff = "detached") -> Plan:
+def released(iteration: int, mask_feedback: MaskFeedback = "detached") -> Plan:
     """The released code's three chains over three frames: 0>0; 0>1>0; and, by the iteration's parity, 0>1>2>1>0 or its twin
     with two sources, 0>1, {0,1}>2>1, {1,2}>0. Six predictions, as the first step of the last two chains is one."""
     two = iteration % 2 == 1
     steps = [((0,), 0), ((0,), 1), ((1,), 0), ((0, 1) if two else (1,), 2), ((2,), 1), ((1, 2) if two else (1,), 0)]
-    return tuple(Step(sources, target, handoff=handoff) for sources, target in steps)
+    return tuple(Step(sources, target, mask_feedback=mask_feedback) for sources, target in steps)
 
 
 def propagate(
@@ -103,10 +103,10 @@ def propagate(
     references: References = "first-random",
     reads: int = 3,
     rng: torch.Generator | None = None,
-    handoff: Handoff = "soft",
+    mask_feedback: MaskFeedback = "soft",
 ) -> Plan:
     """Forward through an annotated clip as STCN, XMem and Cutie train: each frame from at most `reads` frames of the past
-    (all of it, while it is shorter), chosen as `references` says; "previous" reads two at most. Every prediction is judged.
+    (all of it, while it is shorter), chosen as `references` says; "previous" reads two at most. Every prediction is supervised.
 
     rng: what is random is drawn from it; None is a generator of its own, always the same. Raises ValueError: "a clip of 1
     frames has nothing to predict: want 2 or more".
@@ -114,7 +114,7 @@ def propagate(
     if frames < 2:
         raise ValueError(f"a clip of {frames} frames has nothing to predict: want 2 or more")
     rng = torch.Generator() if rng is None else rng
-    return tuple(Step(_past(t, references, reads, rng), t, handoff=handoff) for t in range(1, frames))
+    return tuple(Step(_past(t, references, reads, rng), t, mask_feedback=mask_feedback) for t in range(1, frames))
 
 
 def _past(t: int, references: References, reads: int, rng: torch.Generator) -> tuple[int, ...]:
@@ -133,23 +133,25 @@ def one_shot(
     references: References = "first-random",
     reads: int = 3,
     rng: torch.Generator | None = None,
-    handoff: Handoff = "soft",
+    mask_feedback: MaskFeedback = "soft",
     begin: Literal["soft", "hard"] = "soft",
     present: bool = False,
 ) -> Plan:
     """Out to the last frame T without gradient; then, from a memory that holds T and its predicted mask alone, back to frame
-    0, which alone is judged (one-shot training, Fig. 3).
+    0, which alone is supervised (one-shot training, Fig. 3).
 
     back "all": through every frame, T in the role of frame 0 (T-step). "two": T > T1 > 0 with T1 random, predicted anew from
-    T; frame 0 is read from {T, T1}. "one": straight from T to 0. references, reads: as in `propagate`, both ways. handoff: of
+    T; frame 0 is read from {T, T1}. "one": straight from T to 0. references, reads: as in `propagate`, both ways. mask_feedback: of
     the predictions on the way back. begin: the mask of T as it is, or rounded. present: see `Step`.
 
     Raises ValueError: "one step between 2 frames: want 3 frames or more to go back by two, or back one".
     """
     rng = torch.Generator() if rng is None else rng
-    out = [replace(s, judged=False, grad=False, handoff="detached") for s in propagate(frames, references, reads, rng)]
-    out[-1] = replace(out[-1], handoff="detached" if begin == "soft" else "hard")
-    return (*out, *_way_back(frames, back, references, reads, rng, handoff, present=present))
+    out = [
+        replace(s, supervised=False, grad=False, mask_feedback="detached") for s in propagate(frames, references, reads, rng)
+    ]
+    out[-1] = replace(out[-1], mask_feedback="detached" if begin == "soft" else "hard")
+    return (*out, *_way_back(frames, back, references, reads, rng, mask_feedback, present=present))
 
 
 def empty_reference(
@@ -158,16 +160,22 @@ def empty_reference(
     references: References = "first-random",
     reads: int = 3,
     rng: torch.Generator | None = None,
-    handoff: Handoff = "soft",
+    mask_feedback: MaskFeedback = "soft",
 ) -> Plan:
     """The way back of `one_shot` from an empty mask on the last frame, without the way out: what coarse masks a network learns
     that is told nothing (one-shot training, Fig. 1a and 6). Put the prediction there instead, and it is one-shot training."""
     rng = torch.Generator() if rng is None else rng
-    return _way_back(frames, back, references, reads, rng, handoff, blank=True)
+    return _way_back(frames, back, references, reads, rng, mask_feedback, blank=True)
 
 
 def _way_back(
-    frames: int, back: Back, references: References, reads: int, rng: torch.Generator, handoff: Handoff, **restart: Any
+    frames: int,
+    back: Back,
+    references: References,
+    reads: int,
+    rng: torch.Generator,
+    mask_feedback: MaskFeedback,
+    **restart: Any,
 ) -> Plan:
     last = frames - 1
     if back == "all":
@@ -180,16 +188,16 @@ def _way_back(
     else:
         between = 1 + below(last - 1, rng)
         steps = [Step((last,), between), Step((last, between), 0)]
-    steps = [replace(step, judged=step.target == 0, handoff=handoff) for step in steps]
+    steps = [replace(step, supervised=step.target == 0, mask_feedback=mask_feedback) for step in steps]
     return (replace(steps[0], restart=True, **restart), *steps[1:])
 
 
-def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
-    """Play the plan on a clip; -> what is judged, in order.
+def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Supervised]:
+    """Play the plan on a clip; -> what is supervised, in order.
 
     Frame 0 is the one whose masks are given; predictions of it are never remembered. A remembered object is one that some
-    source could show: the truth of an object that vanished before, and so cannot be known, is taken to be background. A
-    frame without labels is not judged, whatever the plan says; `check` finds clips of which nothing would be. Labels of frames
+    source could show: the ground truth of an object that vanished before, and so cannot be known, is taken to be background. A
+    frame without labels is not supervised, whatever the plan says; `check` finds clips of which nothing would be. Labels of frames
     that the plan does not judge are not looked at, but for frame 0's.
 
     A frame is encoded once, and without gradient where only steps without gradient see it. Every predicted frame that a later
@@ -200,7 +208,7 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
     """
     images = _encode(network, clip, plan)
     known = clip.objects_BN
-    looked_at = {0, *(step.target for step in plan if step.judged)}
+    looked_at = {0, *(step.target for step in plan if step.supervised)}
     visible = {t: clip.visible_BTN[:, t] if t in looked_at else torch.ones_like(known) for t in images}
     memory = Memory(objects=tuple(range(1, known.shape[1] + 1)))
     opening = _until_restart(plan)
@@ -211,7 +219,7 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
     given = {0}
     soft = {0: clip.masks_BTNHW[:, 0]}
     began: Tensor | None = None
-    judged = []
+    supervised = []
     for number, step in enumerate(plan):
         with torch.set_grad_enabled(step.grad and torch.is_grad_enabled()):
             if step.blank:
@@ -229,26 +237,26 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Judged]:
                 began = images[step.sources[0]].full(soft[step.sources[0]].detach())
             prediction, memory_after = network.segment(memory.only(step.sources), images[step.target])
             can_know = torch.stack([trackable[s] for s in step.sources]).any(0)
-            if step.judged:
-                truth = clip.masks_BTNHW[:, step.target] * can_know[..., None, None]
+            if step.supervised:
+                ground_truth = clip.masks_BTNHW[:, step.target] * can_know[..., None, None]
                 valid = clip.valid_BTHW[:, step.target] & clip.labelled_BT[:, step.target, None, None]
                 if known is not clip.objects_BN:
-                    valid = valid & ~(truth * ~known[..., None, None]).any(1)
-                    truth = truth * known[..., None, None]
-                judged.append(Judged(step.target, prediction, truth, valid, known, began))
+                    valid = valid & ~(ground_truth * ~known[..., None, None]).any(1)
+                    ground_truth = ground_truth * known[..., None, None]
+                supervised.append(Supervised(step.target, prediction, ground_truth, valid, known, began))
             memory = replace(memory, state=memory_after.state)
             if step.target in given:
                 continue
             mask = prediction.soft()
-            mask = mask if step.handoff == "soft" else mask.detach()
-            soft[step.target] = mask.round() if step.handoff == "hard" else mask
+            mask = mask if step.mask_feedback == "soft" else mask.detach()
+            soft[step.target] = mask.round() if step.mask_feedback == "hard" else mask
             trackable[step.target] = can_know & visible[step.target]
             later = _until_restart(plan[number + 1 :])
             if _read_later(later, step.target) or (network.recurrent and later):
                 memory = network.remember(
                     memory, step.target, images[step.target], soft[step.target], known, torch.zeros_like(known)
                 )
-    return judged
+    return supervised
 
 
 def _encode(network: Network, clip: Clip, plan: Sequence[Step]) -> dict[int, Features]:
@@ -283,12 +291,12 @@ def _shown(soft_BNHW: Tensor) -> Tensor:
 def check(plan: Sequence[Step], clip: Clip) -> None:
     """Raises ValueError for a clip of which the plan judges nothing: "the plan judges frames 1, 2, the clip is labelled on
     frame 0: want a plan that judges frame 0 (cyclic), or labels on the others"."""
-    judged = list(dict.fromkeys(step.target for step in plan if step.judged))
+    supervised = list(dict.fromkeys(step.target for step in plan if step.supervised))
     for labelled_T in clip.labelled_BT:
-        if not bool(labelled_T[judged].any()):
-            wanted = ", ".join(map(str, judged))
+        if not bool(labelled_T[supervised].any()):
+            wanted = ", ".join(map(str, supervised))
             have = ", ".join(map(str, labelled_T.nonzero().flatten().tolist()))
-            told = f"the plan judges {_plural(judged)} {wanted}, the clip is labelled on frame {have or 'none'}"
+            told = f"the plan judges {_plural(supervised)} {wanted}, the clip is labelled on frame {have or 'none'}"
             raise ValueError(f"{told}: want a plan that judges frame 0 (cyclic), or labels on the others")
 
 

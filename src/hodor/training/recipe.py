@@ -34,15 +34,15 @@ class Recipe:
     backbone: Path | None = None
     """A public checkpoint of the backbone to begin from (.pth), or a .safetensors file of ours, of whatever network, whose
     backbone is taken."""
-    start: Path | None = None
+    init: Path | None = None
     """A .safetensors file of ours to begin from."""
     data: Data = field(default_factory=Data)
     """Where clips come from."""
     scheme: Scheme = "dense"
-    """Which frames speak to which, and which are judged: see `plans`."""
+    """Which frames speak to which, and which are supervised: see `plans`."""
     frames: int = 3
     """T, frames of a clip."""
-    handoff: plans.Handoff | None = None
+    mask_feedback: plans.MaskFeedback | None = None
     """How predicted masks are remembered; None takes the scheme's own (cycles, propagate and ways back soft, the others
     detached)."""
     references: plans.References = "first-random"
@@ -69,7 +69,7 @@ class Recipe:
     accumulate: int = 1
     """Parts into which each process plays its share of a batch, one after another: less memory, the same gradient."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """cosine: up over `warmup` steps, then along half a cosine to `floor` of `lr`. steps: from 0 up over `warmup` steps, then
+    """cosine: up over `warmup` steps, then along half a cosine to `final_lr` of `lr`. steps: from 0 up over `warmup` steps, then
     constant, times `drop` at each of the `milestones`."""
     optimiser: Literal["adamw", "adam"] = "adamw"
     """adamw: weights decay by themselves. adam: the decay is added to the gradient."""
@@ -89,7 +89,7 @@ class Recipe:
     """Steps at which schedule "steps" drops the learning rate."""
     drop: float = 0.1
     """What schedule "steps" multiplies it by there."""
-    floor: float = 0.02
+    final_lr: float = 0.02
     """Where schedule "cosine" ends, as a share of `lr`."""
     clip_norm: float = 1.0
     """Longest gradient, over all weights; 0 does not clip."""
@@ -119,7 +119,7 @@ STREAM_OF_PLANS = (0, 0, 1)
 STREAM_OF_POINTS = (0, 2)
 """After (seed, step) and (seed, step, clip): what keeps these random numbers apart from those of clips and dropout."""
 
-FREE = ("accumulate", "checkpoint", "workers", "save_every", "pictures_every", "validation", "data.cache", "backbone", "start")
+FREE = ("accumulate", "checkpoint", "workers", "save_every", "pictures_every", "validation", "data.cache", "backbone", "init")
 """What may change when a run goes on: nothing here changes what is computed but for rounding. `steps`, too, with schedule
 "steps", whose past does not depend on its end."""
 
@@ -142,10 +142,10 @@ def plan_of(recipe: Recipe, step: int) -> plans.Plan:
         "one-shot": partial(plans.one_shot, frames, recipe.back, **past, begin=recipe.begin, present=recipe.present),
         "empty-reference": partial(plans.empty_reference, frames, recipe.back, **past),
     }
-    return made[recipe.scheme](**({"handoff": recipe.handoff} if recipe.handoff else {}))
+    return made[recipe.scheme](**({"mask_feedback": recipe.mask_feedback} if recipe.mask_feedback else {}))
 
 
-def judging(recipe: Recipe, step: int, first: int, clips: int) -> dict[str, Any]:
+def supervision(recipe: Recipe, step: int, first: int, clips: int) -> dict[str, Any]:
     """What the recipe's loss takes beside its name at this step, for clips `first`, `first` + 1, ... of the batch."""
     if recipe.loss in ("bootstrapped", "bootstrapped-dice"):
         return {"share": recipe.bootstrap.share(step)}
@@ -190,4 +190,4 @@ def rate_of(recipe: Recipe, step: int) -> float:
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
-    return recipe.floor + (1 - recipe.floor) * 0.5 * (1 + math.cos(math.pi * done))
+    return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * done))

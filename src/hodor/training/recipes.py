@@ -40,7 +40,7 @@ PAPER = Recipe(
 of it from 100,000 on, 250,000 steps, about 300,000 pixels a frame, one rate for all weights, no clipping, no averaging."""
 
 TUNED = replace(PAPER, steps=20_000, lr=1e-5, milestones=(), data=Data(size=(576, 1024)))
-"""On from there with video: 1e-5 after a rise of 10,000 steps, then constant for 10,000. Begin from images with --start."""
+"""On from there with video: 1e-5 after a rise of 10,000 steps, then constant for 10,000. Begin from images with --init."""
 
 SMALL = Recipe(
     model="hodor-lite",
@@ -122,7 +122,7 @@ STCN = Recipe(
     references="previous",
     loss="bootstrapped",
     frames=3,
-    data=Data(size=(384, 384), most=2, count="any", min_area=100, min_side=5, augment=CLIPS),
+    data=Data(size=(384, 384), max_objects=2, count="any", min_area=100, min_side=5, augment=CLIPS),
     steps=150_000,
     batch=8,
     schedule="steps",
@@ -145,7 +145,7 @@ XMEM = replace(
     references="first-random",
     loss="bootstrapped-dice",
     frames=8,
-    data=replace(STCN.data, most=3),
+    data=replace(STCN.data, max_objects=3),
     steps=110_000,
     optimiser="adamw",
     weight_decay=0.05,
@@ -208,13 +208,13 @@ def _laptop(base: Recipe) -> Recipe:
 def _on_one_label(base: Recipe, jump: tuple[tuple[int, ...], tuple[float, ...]]) -> Recipe:
     """One-shot training: of every video the first mask alone, frames in order with growing jumps between them."""
     sparse = {"motion": "video", "labels": "first", "annotated": "first"}
-    data = replace(base.data, walk="onward", jump=jump[0], jump_at=jump[1], **sparse)  # type: ignore[arg-type]
+    data = replace(base.data, frame_order="forward", jump=jump[0], jump_at=jump[1], **sparse)  # type: ignore[arg-type]
     return replace(base, scheme="one-shot", data=data)
 
 
 def _on_nothing(one_shot: Recipe, steps: int) -> Recipe:
     """The same from an empty mask on the last frame (Fig. 1a and 6): one object, as nothing tells which is which."""
-    data = replace(one_shot.data, most=1)
+    data = replace(one_shot.data, max_objects=1)
     return replace(one_shot, scheme="empty-reference", frames=3, steps=steps, milestones=(), data=data)
 
 
@@ -245,8 +245,8 @@ def _hodor_one_shot() -> dict[str, Recipe]:
     return made
 
 
-def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], most: int, **changes: Any) -> Recipe:
-    data = replace(video.data, most=most, size=(384, 384), augment=STILLS)
+def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], max_objects: int, **changes: Any) -> Recipe:
+    data = replace(video.data, max_objects=max_objects, size=(384, 384), augment=STILLS)
     return replace(video, steps=steps, batch=batch, milestones=milestones, data=data, **changes)
 
 
@@ -259,7 +259,7 @@ def _xmem_lite(video: Recipe) -> Recipe:
         shake_move=Move(translate=0.06, rotate=15.0, shear=10.0, scale=(0.8, 1.25)),
         colour=Colour(brightness=0.12, contrast=0.1, saturation=0.15, hue=0.03),
     )
-    data = replace(video.data, most=2, paste=0.1, pasted=3, visitor=0.12, absent=0.03, cache=6_000, augment=augment)
+    data = replace(video.data, max_objects=2, paste=0.1, max_pasted=3, distractor=0.12, cut=0.03, cache=6_000, augment=augment)
     data = replace(data, jump=(15, 10, 5), jump_at=(0.0, 0.3, 0.8))
     return replace(video, data=data, lr=2e-4, warmup=50, steps=2_600, bootstrap=Bootstrap(0, 1, 0.25), precision="bfloat16")
 

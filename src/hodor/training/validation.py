@@ -43,7 +43,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Row:
-    """J and F of one object over its judged frames, each in [0, 1]."""
+    """J and F of one object over its supervised frames, each in [0, 1]."""
 
     sequence: str
     object: int
@@ -54,7 +54,7 @@ class Row:
 def validate(network: Network, videos: Iterable[VideoFiles], history: int | None = None, size: int | None = None) -> list[Row]:
     """Follow every video with a folded copy of the network; -> one row an object.
 
-    An object is judged on every annotated frame after the one on which it was given, but the video's last, as DAVIS does.
+    An object is supervised on every annotated frame after the one on which it was given, but the video's last, as DAVIS does.
     """
     ready = copy.deepcopy(network).eval().requires_grad_(False)
     if not ready.folded:
@@ -79,9 +79,11 @@ def _rows(network: Network, video: VideoFiles, history: int | None, size: int | 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """-> {"J&F", "J", "F", "sequences": {name: J&F}}; every object counts once (DAVIS rule). Raises ValueError where there is
-    no row: "no object of the held-out videos could be judged: want sequences with masks after the first frame"."""
+    no row: "no object of the held-out videos could be supervised: want sequences with masks after the first frame"."""
     if not rows:
-        raise ValueError("no object of the held-out videos could be judged: want sequences with masks after the first frame")
+        raise ValueError(
+            "no object of the held-out videos could be supervised: want sequences with masks after the first frame"
+        )
     regions = average(statistics(np.array(row.j)) for row in rows).mean
     outlines = average(statistics(np.array(row.f)) for row in rows).mean
     each: dict[str, list[float]] = {}

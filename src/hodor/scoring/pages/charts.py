@@ -15,7 +15,7 @@ HEIGHT = 1000  # units of a chart: a thousandth of a score each
 
 
 def curves(sequence: SequenceScores, metric: str, every: int = 1) -> str:
-    """J or F of a sequence's objects over time: x the frame, counted from the first judged one, y the score.
+    """J or F of a sequence's objects over time: x the frame, counted from the first evaluated one, y the score.
 
     `every`: draw each so-many-th frame only. The path's own numbers are the data: the page's script reads the values
     under the pointer from them.

@@ -29,8 +29,8 @@ def scores_page(scores: Scores, worst: Sequence[Worst], panels: Sequence[Panels]
     """The page of one results file. `panels`: pictures of `worst`, one each; None if there are none to show."""
     title = f"{scores.predictions or 'Scores'}, by {scores.profile}"
     sequences, objects = len(scores.sequences), sum(1 for _ in scores.objects)
-    size = f"{_many(sequences, 'sequence')}, {_many(objects, 'object')}, {_many(scores.frame_objects, 'judged mask')}"
-    against = f" Truth: {escape(scores.truth)}." if scores.truth else ""
+    size = f"{_many(sequences, 'sequence')}, {_many(objects, 'object')}, {_many(scores.frame_objects, 'evaluated mask')}"
+    against = f" Ground truth: {escape(scores.ground_truth)}." if scores.ground_truth else ""
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{size}.{against} All numbers are per cent; decay is in points, lower is better.</p>',
@@ -182,14 +182,18 @@ def _worst(worst: Sequence[Worst], panels: Sequence[Panels] | None) -> str:
         if panels is not None:
             shown = panels[n]
             told += '<br><span class="soft">' + _shares(shown) + "</span>"
-            titles = ("truth", shown.truth), ("prediction", shown.prediction), (f"errors of object {one.object}", shown.errors)
+            titles = (
+                ("ground_truth", shown.ground_truth),
+                ("prediction", shown.prediction),
+                (f"errors of object {one.object}", shown.errors),
+            )
             pictures = "".join(
                 f'<figure><img src="{uri}" alt="{title}"><figcaption>{title}</figcaption></figure>' for title, uri in titles
             )
         rows.append(f'<div class="worst"><p>{told}</p><div class="panels">{pictures}</div></div>')
     text = "The lowest J&amp;F, worst first; of an object, frames close to one already shown are skipped. "
     if panels is None:
-        text += "Give the predictions and the truth to see pictures."
+        text += "Give the predictions and the ground truth to see pictures."
     else:
         keys = (("missed", MISSED), ("false", FALSE))
         text += "The errors are shown closer, the true outline in white: "
@@ -209,13 +213,13 @@ def _swatch(i: int, panels: Sequence[Panels] | None) -> str:
 
 def _shares(panels: Panels) -> str:
     if panels.missed is None or panels.false is None:
-        return "the truth shows nothing"
+        return "the ground truth shows nothing"
     return f"{100 * panels.missed:.0f} % missed, {100 * panels.false:.0f} % false"
 
 
 def _run(scores: Scores) -> str:
     rules = {"profile": scores.profile, "compat": scores.compat, **scores.options}
-    said = {"predictions": scores.predictions, "truth": scores.truth, **scores.run}
+    said = {"predictions": scores.predictions, "ground_truth": scores.ground_truth, **scores.run}
     told = f"<p>{escape(' '.join(sentences(scores.profile, scores.options)))}</p>{_definitions(rules)}"
     return f"<h2>How it was scored</h2>{told}<h2>How it was made</h2>{_definitions(said)}"
 

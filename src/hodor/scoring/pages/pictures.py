@@ -44,10 +44,10 @@ class Worst:
 class Panels:
     """Three JPEGs of a worst frame as data URIs, and the shares of the object's pixels that were missed and false.
 
-    Both shares are of the true object's pixels, `false` may be above 1; None where the truth has no pixel.
+    Both shares are of the true object's pixels, `false` may be above 1; None where the ground truth has no pixel.
     """
 
-    truth: str
+    ground_truth: str
     prediction: str
     errors: str
     missed: float | None
@@ -77,7 +77,7 @@ def worst_frames(scores: Scores, count: int) -> list[Worst]:
 
 
 def _from_the_worst(scores: Scores) -> list[tuple[float, int, int, ObjectScores]]:
-    """(J&F, number of the object, number of the frame, object) of all judged frames, the lowest first."""
+    """(J&F, number of the object, number of the frame, object) of all evaluated frames, the lowest first."""
     rows = [
         (float(value), s, t, one)
         for s, one in enumerate(scores.objects)
@@ -90,12 +90,12 @@ def _from_the_worst(scores: Scores) -> list[tuple[float, int, int, ObjectScores]
 def draw(
     worst: Sequence[Worst],
     predictions: Any,
-    truth: Any,
+    ground_truth: Any,
     images: Images,
     whole: bool = False,
     proposals: bool = False,
 ) -> list[Panels]:
-    """Pictures of the worst frames: the truth, the prediction, and the errors of the object, near by.
+    """Pictures of the worst frames: the ground truth, the prediction, and the errors of the object, near by.
 
     See `result_files.write_html` for the arguments. `whole`: all that is not 0 is one object (DAVIS 2016). `proposals`:
     predicted ids are no true ones; the one with the highest J on the frame is taken. Pictures without an image are grey.
@@ -106,7 +106,7 @@ def draw(
     """
     from hodor.scoring.stores.open import open_store
 
-    wanted, found = open_store(truth, "truth"), open_store(predictions, "predictions")
+    wanted, found = open_store(ground_truth, "ground_truth"), open_store(predictions, "predictions")
     look = _in_folder(Path(images), worst) if isinstance(images, str | os.PathLike) else images or (lambda *_: None)
     drawn = []
     for one in worst:
