@@ -1,4 +1,4 @@
-"""The scripts in benchmarks/ that measure networks and peers: small runs of each, evaluated by what they write."""
+"""The scripts in benchmarks/ that measure networks and baselines: small runs of each, checked by their output."""
 
 import importlib.util
 import json
@@ -69,17 +69,17 @@ def test_labels_spread_by_likeness_follow_what_moves(moving: Path, tmp_path: Pat
     common = ["--data", str(moving), "--sequences", "square"]
     spread = ["--network", "efficientnet-lite0", "--backbone", str(tmp_path / "features.pth"), "--size", "128", "--top", "3"]
     for peer, options in (("copy", []), ("spread", spread)):
-        command = [sys.executable, str(SCRIPTS / "peers.py"), peer, *common, "--out", str(tmp_path / peer), *options]
+        command = [sys.executable, str(SCRIPTS / "baselines.py"), peer, *common, "--out", str(tmp_path / peer), *options]
         subprocess.run(command, check=True, capture_output=True)
     assert overlap(tmp_path / "copy", moving) == 0
     assert overlap(tmp_path / "spread", moving) > 0.5
 
 
 def test_spread_says_what_it_needs(moving: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "peers.py"), "spread", "--data", str(moving), "--out", str(tmp_path / "out")]
+    command = [sys.executable, str(SCRIPTS / "baselines.py"), "spread", "--data", str(moving), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode
-    assert done.stderr.strip() == "peers.py: spread needs --backbone FILE, ImageNet weights of --network"
+    assert done.stderr.strip() == "baselines.py: spread needs --backbone FILE, ImageNet weights of --network"
     assert not (tmp_path / "out").exists()
 
 
@@ -173,7 +173,7 @@ def test_j_is_told_by_size_and_by_motion(tmp_path: Path) -> None:
             if name == "small":
                 found[15:] = 0
             write_labels(tmp_path / "found" / name / f"{t:05d}.png", found)
-    command = [sys.executable, str(SCRIPTS / "kinds.py"), str(tmp_path / "ground_truth"), str(tmp_path / "found")]
+    command = [sys.executable, str(SCRIPTS / "failure_modes.py"), str(tmp_path / "ground_truth"), str(tmp_path / "found")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     assert [line for line in done.stdout.splitlines() if "%" in line] == [

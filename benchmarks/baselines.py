@@ -1,8 +1,8 @@
 """Three peers that need no training, to know what a score is worth: masks in the layout that `hodor evaluate` reads.
 
-    python benchmarks/peers.py copy --data DAVIS --out copied     # the first mask on every frame
-    python benchmarks/peers.py flow --data DAVIS --out flowed     # the first mask carried along by optical flow
-    python benchmarks/peers.py spread --backbone FILE --data DAVIS --out spread    # by similarity of frozen ImageNet features
+    python benchmarks/baselines.py copy --data DAVIS --out copied     # the first mask on every frame
+    python benchmarks/baselines.py flow --data DAVIS --out flowed     # the first mask carried along by optical flow
+    python benchmarks/baselines.py spread --backbone FILE --data DAVIS --out spread    # by similarity of frozen ImageNet features
     hodor evaluate flowed DAVIS/Annotations                       # name the sequences if DAVIS holds more
 
 `spread` is the label propagation by which self-supervised features are supervised (Wang et al., CycleTime, 2019; Jabri et al.,

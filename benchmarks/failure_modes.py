@@ -1,6 +1,6 @@
 """Which objects come out badly: J by the size of an object and by how fast it moves.
 
-    python benchmarks/kinds.py DAVIS/Annotations runs/folds/*/scores          # masks as `hodor evaluate --dataset` leaves them
+    python benchmarks/failure_modes.py DAVIS/Annotations runs/folds/*/scores          # masks as `hodor evaluate --dataset` leaves them
 
 Each folder of results holds a folder of label PNGs a video, named as the true ones. Size is an object's share of the picture;
 motion is the Jaccard index of its true masks on this frame and the one before: 1 stands still, 0 has moved by its own length.
