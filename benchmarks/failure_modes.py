@@ -1,10 +1,15 @@
-"""Which objects come out badly: J by the size of an object and by how fast it moves.
+"""Report failure modes: J by the size of an object and by how fast it moves.
 
-    python benchmarks/failure_modes.py DAVIS/Annotations runs/folds/*/scores          # masks as `hodor evaluate --dataset` leaves them
+    python benchmarks/failure_modes.py DAVIS/Annotations runs/folds/*/scores    # masks that `hodor evaluate davis2016` wrote
 
-Each folder of results holds a folder of label PNGs a video, named as the true ones. Size is an object's share of the picture;
-motion is the Jaccard index of its true masks on this frame and the one before: 1 stands still, 0 has moved by its own length.
-Frames count as in DAVIS, without the first and the last; of an object that is away there is nothing to tell.
+The first argument is the folder of ground truth. Each further argument is a folder of results, with a folder of label PNGs
+for each video, named as in the ground truth. Size is the object's share of the picture. Motion is measured by the Jaccard
+index of the object's ground-truth masks on this frame and on the frame before: 1 if the object stands still, 0 if it has
+moved by its own length. Frames count as in DAVIS, without the first and the last. Frames without a ground-truth pixel of the
+object do not count.
+
+Prints two Markdown tables, by size and by motion: number of objects on frames, their mean J, and the share of them with J
+below 0.5.
 """
 
 from __future__ import annotations
@@ -24,32 +29,43 @@ from hodor.metrics import jaccard
 SIZES, MOTIONS = (0.0, 0.01, 0.03, 0.1, 1.0), (0.0, 0.5, 0.75, 0.9, 1.0)
 
 
-class Seen(NamedTuple):
-    """An object on a frame: its share of the picture, its overlap with itself a frame before, and J; all in [0, 1]."""
+class ObjectOnFrame(NamedTuple):
+    """An object on a frame. All values are in [0, 1].
+
+    Attributes:
+        size: share of the picture that the object covers.
+        motion: Jaccard index of its ground-truth mask and the one of the frame before.
+        j: Jaccard index of its predicted and its ground-truth mask.
+    """
 
     size: float
     motion: float
     j: float
 
 
-def seen(found: Path, ground_truth: Path) -> Iterator[Seen]:
-    """Raises FileNotFoundError: a frame that `found` lacks."""
+def objects_on_frames(results: Path, ground_truth: Path) -> Iterator[ObjectOnFrame]:
+    """Yield the objects of one video on all frames but the first and the last.
+
+    Raises:
+        FileNotFoundError: a frame is missing in `results`.
+    """
     frames = sorted(ground_truth.glob("[!.]*.png"))
     before = read_labels(frames[0])
     ids = objects_in(before)
     for path in frames[1:-1]:
-        true, mine = read_labels(path), read_labels(found / path.name)
-        if len(ids) == 1:  # 0 and 255 in DAVIS 2016, whatever the answer calls it
-            true, mine, before = (np.minimum(labels, 1) for labels in (true, mine, before))
+        true, predicted = read_labels(path), read_labels(results / path.name)
+        if len(ids) == 1:  # DAVIS 2016 has 0 and 255; a prediction has some id for the one object
+            true, predicted, before = (np.minimum(labels, 1) for labels in (true, predicted, before))
         for i in objects_in(before):
             mask = np.equal(true, i)
             if mask.any():
-                yield Seen(float(mask.mean()), jaccard(mask, np.equal(before, i)), jaccard(np.equal(mine, i), mask))
+                motion = jaccard(mask, np.equal(before, i))
+                yield ObjectOnFrame(float(mask.mean()), motion, jaccard(np.equal(predicted, i), mask))
         before = true
 
 
-def table(rows: Sequence[Seen], name: str, bounds: Sequence[float]) -> Iterator[str]:
-    """Lines of a table: J of the objects whose `name` lies between two bounds."""
+def table(rows: Sequence[ObjectOnFrame], name: str, bounds: Sequence[float]) -> Iterator[str]:
+    """Yield the lines of a table: J of the objects whose value of `name` is between two neighbouring bounds."""
     yield f"| {name} | objects on frames | mean J | J below 0.5 |"
     yield "|---|---|---|---|"
     for low, high in pairwise(bounds):
@@ -62,18 +78,21 @@ def table(rows: Sequence[Seen], name: str, bounds: Sequence[float]) -> Iterator[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ground_truth", type=Path)
-    parser.add_argument("found", type=Path, nargs="+")
-    given = parser.parse_args()
-    rows = []
+    parser.add_argument("ground_truth", type=Path, help="folder of ground truth, with a folder of label PNGs for each video")
+    parser.add_argument("results", type=Path, nargs="+", help="folders of predicted masks, with the same layout")
+    options = parser.parse_args()
+    rows: list[ObjectOnFrame] = []
     try:
-        for folder in given.found:
-            for video in sorted(path for path in folder.iterdir() if (given.ground_truth / path.name).is_dir()):
-                rows += seen(video, given.ground_truth / video.name)
+        for folder in options.results:
+            for video in sorted(path for path in folder.iterdir() if (options.ground_truth / path.name).is_dir()):
+                rows += objects_on_frames(video, options.ground_truth / video.name)
     except OSError as error:
         sys.exit(f"{parser.prog}: {error}")
     if not rows:
-        sys.exit(f"{parser.prog}: no folder in {', '.join(map(str, given.found))} is named like one in {given.ground_truth}")
+        folders = ", ".join(map(str, options.results))
+        sys.exit(
+            f"{parser.prog}: no folder in {folders} has the name of one in {options.ground_truth}: give folders of results"
+        )
     for name, bounds in (("size", SIZES), ("motion", MOTIONS)):
         print("\n".join(table(rows, name, bounds)) + "\n")
 

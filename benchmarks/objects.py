@@ -1,12 +1,18 @@
-"""J&F and identity switches against the number of objects, on one video with many.
+"""Measure J&F and identity switches against the number of objects, on one video with many objects.
 
     python benchmarks/objects.py JPEGImages Annotations                            # 1, 2, ... all objects, xmem-lite
     python benchmarks/objects.py JPEGImages Annotations --checkpoint FILE --counts 1 4 7 --json objects.json
 
-JPEGImages is a folder of pictures (or a video file), Annotations their label PNGs, one a picture. With a count of k the first k
-ids of the first mask are followed, the others are background. J&F is DAVIS's mean over objects and middle frames. An object is
-*mistaken* on a frame if its mask overlaps (by Jaccard index) another object's true mask, followed or not, more than its own;
-a *switch* is a frame on which what it is mistaken for begins or changes, as trackers of many objects count them.
+JPEGImages is a folder of pictures (or a video file). Annotations is the folder of their label PNGs, one for each picture.
+For a count of k, the first k ids of the first mask are segmented and the other objects are background. J&F is that of DAVIS:
+the mean over objects and frames, without the first and the last frame.
+
+An object is *mistaken* on a frame if its predicted mask overlaps the ground truth of another object (segmented or not) more
+than its own, by Jaccard index. A *switch* (identity switch, as in multi-object tracking) is a frame on which an object
+becomes mistaken, or becomes mistaken for a different object than before.
+
+Prints a Markdown table, a row a count: J&F, J, F, switches, share of frames mistaken (of the frames on which the object has
+a predicted pixel), and frames a second.
 """
 
 from __future__ import annotations
@@ -34,8 +40,17 @@ Labels = NDArray[np.integer[Any]]
 
 
 def mistaken_for(found: Labels, ground_truth: Labels, tracked: Sequence[int], every: Sequence[int]) -> dict[int, int]:
-    """-> for each followed object that has a pixel, the true object, of `every` one, that its mask overlaps most: itself, or
-    another one if that overlaps it more."""
+    """Find which object of the ground truth each predicted mask overlaps most.
+
+    Args:
+        found: predicted labels [H, W].
+        ground_truth: labels [H, W].
+        tracked: ids of the segmented objects.
+        every: ids of all objects of the ground truth.
+
+    Returns:
+        For each tracked id with a predicted pixel: the id in `every` with the largest Jaccard index, its own id in a tie.
+    """
     nearest = {}
     for i in tracked:
         mask = found == i
@@ -52,12 +67,12 @@ def mistaken_for(found: Labels, ground_truth: Labels, tracked: Sequence[int], ev
 def measure(
     pictures: Sequence[NDArray[np.uint8]], ground_truths: Sequence[Labels], count: int, network: Any, size: int | None
 ) -> dict[str, Any]:
-    """Follow the first `count` objects -> J&F, J, F in [0, 1], switches, share of frames mistaken, frames a second."""
+    """Segment the first `count` objects; return J&F, J, F in [0, 1], switches, share of frames mistaken, frames a second."""
     every = objects_in(ground_truths[0])
     tracked = every[:count]
     tracker = Tracker(network, size=size)
-    held: dict[int, int] = {i: i for i in tracked}
-    switches = wrong = seen = 0
+    latest: dict[int, int] = {i: i for i in tracked}
+    switches = mistaken = counted = 0
     scores, seconds = [], 0.0
     for index, (picture, ground_truth) in enumerate(zip(pictures, ground_truths, strict=True)):
         began = time.perf_counter()
@@ -67,51 +82,50 @@ def measure(
         if 0 < index < len(ground_truths) - 1:
             scores.append(frame_scores(found, ground_truth, tracked))
         for i, now in mistaken_for(found, ground_truth, tracked, every).items():
-            switches += now not in (i, held[i])
-            held[i] = now
-            wrong += now != i
-            seen += 1
+            switches += now not in (i, latest[i])
+            latest[i] = now
+            mistaken += now != i
+            counted += 1
     j, f = np.mean(scores, axis=(0, 2))
     return {
         **{"objects": count, "J&F": float(j + f) / 2, "J": float(j), "F": float(f)},
-        **{"switches": switches, "mistaken": wrong / max(seen, 1), "frames_per_second": len(pictures) / seconds},
+        **{"switches": switches, "mistaken": mistaken / max(counted, 1), "frames_per_second": len(pictures) / seconds},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
-    parser.add_argument("masks", type=Path)
-    parser.add_argument("--model", default="xmem-lite", help="weights in the box (default: %(default)s)")
-    parser.add_argument("--checkpoint", type=Path, help="a .safetensors file instead")
+    parser.add_argument("pictures", type=Path, help="folder of the video's pictures, or a video file")
+    parser.add_argument("masks", type=Path, help="folder of the ground truth: a label PNG for each picture")
+    parser.add_argument("--model", default="xmem-lite", help="bundled weights (default: %(default)s)")
+    parser.add_argument("--checkpoint", type=Path, help="a .safetensors file to use instead")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of objects (default: 1 to all)")
-    parser.add_argument("--size", type=int, help="short side inside, in pixels (default: the model's)")
+    parser.add_argument("--size", type=int, help="short side inside the network, in pixels (default: the model's)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--json", type=Path, help="the figures, and the machine")
-    given = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="also write the figures and the machine to this file")
+    options = parser.parse_args()
     try:
-        ground_truths = [read_labels(path) for path in sorted(given.masks.glob("[!.]*.png"))]
-        with open_source(given.pictures) as source:
+        ground_truths = [read_labels(path) for path in sorted(options.masks.glob("[!.]*.png"))]
+        with open_source(options.pictures) as source:
             pictures = [frame.image for frame in source.frames()]
         if len(ground_truths) != len(pictures) or len(ground_truths) < 3:
-            raise ValueError(
-                f"{len(pictures)} pictures, {len(ground_truths)} masks: want one mask a picture, and three or more"
-            )
-        network = weights.ready(given.checkpoint or given.model, dtype=given.dtype)
+            counts = f"{len(pictures)} pictures and {len(ground_truths)} masks"
+            raise ValueError(f"expected one mask for each picture, and at least 3, got {counts}")
+        network = weights.ready(options.checkpoint or options.model, dtype=options.dtype)
         rows = []
         print("| objects | J&F | J | F | switches | frames mistaken | frames/s |")
         print("|---|---|---|---|---|---|---|")
-        for count in given.counts or range(1, len(objects_in(ground_truths[0])) + 1):
-            rows.append(measure(pictures, ground_truths, count, network, given.size))
+        for count in options.counts or range(1, len(objects_in(ground_truths[0])) + 1):
+            rows.append(measure(pictures, ground_truths, count, network, options.size))
             row = rows[-1]
             jf, j, f = (f"{100 * row[k]:.1f}" for k in ("J&F", "J", "F"))
             mistaken, speed = f"{100 * row['mistaken']:.1f} %", f"{row['frames_per_second']:.1f}"
             print(f"| {count} | {jf} | {j} | {f} | {row['switches']} | {mistaken} | {speed} |", flush=True)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"{parser.prog}: {error}")
-    if given.json:
-        about = {"machine": machine(), "threads": torch.get_num_threads(), "model": str(given.checkpoint or given.model)}
-        given.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    if options.json:
+        about = {"machine": machine(), "threads": torch.get_num_threads(), "model": str(options.checkpoint or options.model)}
+        options.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""How fast masks are scored: make a set of the shape of DAVIS 2017 val, and time `hodor.evaluate` on it.
+"""Measure the speed of scoring: make a set with the shape of DAVIS 2017 val, and time `hodor.evaluate` on it.
 
-    python benchmarks/scoring.py make SET                    # 30 sequences, 1999 frames, 61 objects; a minute or two
+    python benchmarks/scoring.py make SET                    # 30 sequences, 1999 frames, 61 objects; takes a minute or two
     python benchmarks/scoring.py make SET --masks FOLDER     # objects with the outlines of real masks (DAVIS 2016)
     python benchmarks/scoring.py time SET --workers 2
 
-SET gets `ground truth/<sequence>/<frame>.png` and `predictions/...`, palette PNGs, 480 pixels high and 854, 910 or 1152 wide.
-Without real masks the objects are blobs that move and change. The predictions are the ground truth, warped smoothly by a few
-pixels. The same seed gives the same set. `time` counts frame-objects: one object on one evaluated frame, its J and its F,
-reading both PNGs included.
+`make` writes `SET/ground_truth/<sequence>/<frame>.png` and `SET/predictions/...`, palette PNGs, 480 pixels high and 854, 910
+or 1152 wide. Without real masks the objects are blobs that move and change their shape. The predictions are the ground
+truth, warped smoothly by a few pixels. The same seed gives the same set.
+
+`time` prints frame-objects a second. A frame-object is one object on one scored frame: its J and its F, including reading
+both PNGs. It also prints processor seconds, peak memory of a worker, the decompressor of the PNGs, and the machine.
 """
 
 import argparse
@@ -38,11 +40,22 @@ HEIGHT, WIDTHS = 480, (854,) * 26 + (910,) * 3 + (1152,)
 
 
 def make(folder: Path, real: Path | None = None, seed: int = 0, frames: int = FRAMES, sequences: int = len(OBJECTS)) -> None:
-    """Write the set. Raises ValueError: "SET is not empty: wanted a new folder"."""
+    """Write the set.
+
+    Args:
+        folder: new or empty folder of the set.
+        real: folder of sequences of real masks, one object each; None for blobs.
+        seed: of all random numbers.
+        frames: number of frames of the whole set.
+        sequences: number of sequences, at most 30.
+
+    Raises:
+        ValueError: "SET is not empty: give a new folder".
+    """
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: wanted a new folder")
+        raise ValueError(f"{folder} is not empty: give a new folder")
     rng = np.random.default_rng(seed)
-    # lengths as different as those of DAVIS (34 to 104), adding up to `frames`
+    # lengths vary as in DAVIS (34 to 104 frames) and add up to `frames`
     ends = np.round(np.cumsum(shares := rng.uniform(0.5, 1.5, sequences)) / shares.sum() * frames).astype(int)
     widths = rng.permutation(WIDTHS)
     for number, (count, width) in enumerate(zip(OBJECTS[:sequences], widths, strict=False)):
@@ -59,7 +72,7 @@ def make(folder: Path, real: Path | None = None, seed: int = 0, frames: int = FR
 
 
 def _write_as_released(path: Path, labels: Labels) -> None:
-    """As the masks of DAVIS are packed: more densely than `write_labels` does, and slower to read for it."""
+    """Write a mask compressed as in DAVIS: more strongly than by `write_labels`, and therefore slower to read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(labels)
     picture.putpalette(masks.palette().tobytes())
@@ -67,7 +80,7 @@ def _write_as_released(path: Path, labels: Labels) -> None:
 
 
 def _blob(size: tuple[int, int], length: int, count: int, rng: np.random.Generator) -> Shape:
-    """A round shape with a wavy outline that drifts, turns and breathes. About 8 % of the frame when it is alone."""
+    """Return a round shape with a wavy outline that moves, turns and changes. Alone it covers about 8 % of the frame."""
     radius = np.sqrt(0.08 / np.pi / count**0.5 * rng.uniform(0.3, 2) * size[0] * size[1])
     start, end = rng.uniform((0.2, 0.15), (0.8, 0.85), (2, 2)) * size
     waves, phases = rng.uniform(0, 0.18, 5) / np.arange(1, 6) ** 0.5, rng.uniform(0, 2 * np.pi, (2, 5))
@@ -90,7 +103,7 @@ def _blob(size: tuple[int, int], length: int, count: int, rng: np.random.Generat
 
 
 def _real(folder: Path, size: tuple[int, int], rng: np.random.Generator) -> Shape:
-    """The masks of a sequence of a folder of sequences, played to and fro, at another place."""
+    """Return the masks of a random sequence of the folder, played forwards and backwards and shifted sideways."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     files = sorted(folders[rng.integers(len(folders))].glob("*.png"))
     shift = int(rng.integers(-size[1] // 4, size[1] // 4))
@@ -106,7 +119,7 @@ def _real(folder: Path, size: tuple[int, int], rng: np.random.Generator) -> Shap
 
 
 def _warped(labels: Labels, frame: int, seed: int) -> Labels:
-    """The labels with every pixel fetched from up to a dozen pixels away, by slow waves."""
+    """Return the labels warped by slow waves; a pixel moves by up to a dozen pixels."""
     y, x = (np.arange(length, dtype=np.float32) for length in labels.shape)
     turn = seed + frame / 9
     rows = y[:, None] + 7 * np.sin(x / 55 + turn)[None] + 4 * np.cos(y / 31 - turn)[:, None]
@@ -119,7 +132,7 @@ def _warped(labels: Labels, frame: int, seed: int) -> Labels:
 
 
 def measure(folder: Path, workers: int, repeat: int = 1) -> dict[str, Any]:
-    """Evaluate `repeat` times: the best time, the fewest processor seconds, and the memory of the largest worker."""
+    """Score `repeat` times; return the best time, the fewest processor seconds, and the memory of the largest worker."""
     from hodor.evaluate import evaluate
 
     runs = []
@@ -149,9 +162,9 @@ def _processor_seconds() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores, the threads a library may use, and versions."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
+    """Return the processor, its cores, the threads that a library can use, and versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     affinity = getattr(os, "sched_getaffinity", None)
     return {
@@ -168,15 +181,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     maker = commands.add_parser("make", help="write the set")
-    maker.add_argument("set", type=Path)
-    maker.add_argument("--masks", type=Path, help="a folder of sequences of real masks, one object each")
-    maker.add_argument("--seed", type=int, default=0)
-    maker.add_argument("--frames", type=int, default=FRAMES)
-    maker.add_argument("--sequences", type=int, default=len(OBJECTS))
-    timer = commands.add_parser("time", help="time the evaluation")
-    timer.add_argument("set", type=Path)
-    timer.add_argument("--workers", type=int, default=2)
-    timer.add_argument("--repeat", type=int, default=3, help="the best of so many")
+    maker.add_argument("set", type=Path, help="new folder of the set")
+    maker.add_argument("--masks", type=Path, help="a folder of sequences of real masks, one object each (default: blobs)")
+    maker.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
+    maker.add_argument("--frames", type=int, default=FRAMES, help="frames of the whole set (default: %(default)s)")
+    maker.add_argument("--sequences", type=int, default=len(OBJECTS), help="number of sequences (default: %(default)s)")
+    timer = commands.add_parser("time", help="time the scoring")
+    timer.add_argument("set", type=Path, help="folder that `make` wrote")
+    timer.add_argument("--workers", type=int, default=2, help="number of processes (default: %(default)s)")
+    timer.add_argument("--repeat", type=int, default=3, help="number of repetitions, of which the best counts (default: 3)")
     timer.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     if options.command == "make":
@@ -189,8 +202,8 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"{result['frame_objects']} frame-objects in {result['seconds']} s with {result['workers']} workers: "
         f"{result['frame_objects_per_second']} a second; {result['processor_seconds']} processor seconds "
-        f"({result['frame_objects_per_processor_second']} a processor second), {result['peak_MB_per_worker']} MB a worker "
-        f"at most, {result['inflater']}"
+        f"({result['frame_objects_per_processor_second']} a processor second), at most "
+        f"{result['peak_MB_per_worker']} MB a worker, {result['inflater']}"
     )
     print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
 

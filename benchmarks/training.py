@@ -1,12 +1,14 @@
-"""Samples a second, share of the machine's peak, time spent waiting for data, and peak memory of training.
+"""Measure training: clips a second, share of the machine's peak, share of time spent waiting for data, and peak memory.
 
-    python benchmarks/training.py --models hodor-lite --size 256 448            # a quick look
-    python benchmarks/training.py --memory --device cuda                        # both models at 300,000 pixels, T = 3
+    python benchmarks/training.py --models hodor-lite --size 256 448            # one case
+    python benchmarks/training.py --memory --device cuda                        # both HODOR models at 300,000 pixels, T = 3
 
-Every case is `train.run` on pictures made on the spot, in a process of its own, so that peaks do not add up. Steps are timed
-one by one after two that warm up; the best and the median are told. FLOPs are PyTorch's count of one clip forward and back
-(multiply-adds twice; neither what is recomputed nor the deformable sampling counts), the peak is what `hodor benchmark`
-measures. Needs PyTorch, accelerate, Pillow and safetensors; neither PyAV nor tyro.
+Each case is a run of `train.run` on generated pictures, in its own process, so that peaks of memory do not add up. Steps are
+timed one by one after two warm-up steps; the best and the median speed are reported. FLOPs are PyTorch's count for one clip,
+forward and backward. A multiply-add counts as two; recomputed activations and the deformable sampling do not count. The peak
+is the one that `hodor benchmark` measures.
+
+Prints a JSON line for each case. Needs PyTorch, accelerate, Pillow and safetensors, but neither PyAV nor tyro.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def main() -> None:
     for model, precision, checkpoint in modes:
         case = {"model": model, "precision": precision, "checkpoint": checkpoint}
         shared = {k: getattr(options, k) for k in ("size", "frames", "batch", "steps", "workers", "objects", "device")}
-        rows.append(alone({**case, **shared}))
+        rows.append(run_in_process({**case, **shared}))
         print(json.dumps(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": benchmark.machine(), "rows": rows}, indent=1) + "\n")
@@ -60,24 +62,26 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["hodor-lite"])
+    parser.add_argument("--models", nargs="+", default=["hodor-lite"], help="presets (default: hodor-lite)")
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
-    parser.add_argument("--size", nargs=2, type=int, default=[256, 448], help="height and width of clips")
-    parser.add_argument("--frames", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--objects", type=int, default=4, help="objects a clip")
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--size", nargs=2, type=int, default=[256, 448], help="height and width of clips (default: 256 448)")
+    parser.add_argument("--frames", type=int, default=3, help="frames of a clip (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="clips a step (default: %(default)s)")
+    parser.add_argument("--objects", type=int, default=4, help="objects a clip (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="threads that prepare clips (default: %(default)s)")
     parser.add_argument("--checkpoint", action="store_true", help="with activation checkpointing")
-    parser.add_argument("--memory", action="store_true", help="both models, with and without checkpointing, at 480x640")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--memory", action="store_true", help="hodor-lite and hodor-t, with and without checkpointing, at 480x640"
+    )
+    parser.add_argument("--device", default="cpu", help="device of PyTorch (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures and the machine to this file")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def alone(case: dict[str, Any]) -> dict[str, Any]:
-    """One case in a process of its own; where it runs out of memory or fails, the last line that it said."""
+def run_in_process(case: dict[str, Any]) -> dict[str, Any]:
+    """Run one case in its own process; if it fails, for example out of memory, return the last line of its error output."""
     done = subprocess.run([sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True)
     if done.returncode:
         return {**case, "failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
@@ -96,6 +100,7 @@ def measure(
     objects: int,
     device: str,
 ) -> dict[str, Any]:
+    """Train and return the figures of one case."""
     place = torch.device(device)
     with tempfile.TemporaryDirectory() as folder:
         root = write_pictures(Path(folder) / "pictures", (size[0], size[1]), objects)
@@ -121,7 +126,7 @@ def measure(
         log = [json.loads(line) for line in (Path(folder) / "run" / "log.jsonl").read_text().splitlines()]
     seconds = step_seconds(log)
     flop = flop_of(replace(recipe, checkpoint=False), place)
-    if place.type != "cuda":  # after the peak memory was read
+    if place.type != "cuda":  # after the peak memory was read, which this would raise
         top = max(benchmark.peak_gflops(dtype, place)["mean"] for _ in range(3))
     best, middle = batch / min(seconds), batch / median(seconds)
     return {
@@ -143,13 +148,13 @@ def measure(
 
 
 def step_seconds(log: Sequence[dict[str, Any]]) -> list[float]:
-    """The time of each step after the warm-up, from the running means of the first `journal.WINDOW` steps."""
+    """Return the time of each step after the warm-up, from the running means of the first `journal.WINDOW` steps."""
     ends = [line["seconds"] * (i + 1) for i, line in enumerate(log[:20])]
     return [after - before for before, after in pairwise(ends)][WARM - 1 :]
 
 
 def flop_of(recipe: train.Recipe, device: torch.device) -> float:
-    """-> GFLOP of one clip, forward and backward."""
+    """Return the GFLOP of one clip, forward and backward."""
     network = weights.build(recipe.model)
     network.backbone.freeze(recipe.frozen)
     play = train.Play(network, replace(recipe, precision="float32")).to(device)
@@ -160,17 +165,18 @@ def flop_of(recipe: train.Recipe, device: torch.device) -> float:
 
 
 def _conv_backward(grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
-    """PyTorch's own count takes a depthwise convolution's gradient for a dense one's."""
-    wanted = next(r for r in rest if isinstance(r, (list, tuple)) and len(r) == 3 and all(isinstance(v, bool) for v in r))
-    return 2 * grad[0] * math.prod(grad[2:]) * math.prod(weight) * (wanted[0] + wanted[1])
+    """Count a convolution's backward pass: PyTorch's own count treats a depthwise convolution as a dense one."""
+    needed = next(r for r in rest if isinstance(r, (list, tuple)) and len(r) == 3 and all(isinstance(v, bool) for v in r))
+    return 2 * grad[0] * math.prod(grad[2:]) * math.prod(weight) * (needed[0] + needed[1])
 
 
 def data_of(root: Path, size: tuple[int, int], objects: int) -> Data:
+    """Return the settings of the training data: warped copies of the generated pictures."""
     return Data(root=(root,), motion="warp", size=size, max_objects=objects, count="any", min_area=100, min_side=8)
 
 
 def write_pictures(root: Path, size: tuple[int, int], objects: int, count: int = 8) -> Path:
-    """images/*.jpg and masks/*.png: textured discs on a texture."""
+    """Write `count` pictures of plain discs on a texture, images/*.jpg and masks/*.png; return the folder."""
     (root / "images").mkdir(parents=True)
     height, width = size
     y, x = np.mgrid[:height, :width]

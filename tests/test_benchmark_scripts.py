@@ -50,36 +50,36 @@ def moving(tmp_path: Path) -> Path:
     pictures = tmp_path / "JPEGImages" / "square"
     pictures.mkdir(parents=True)
     for t in range(6):
-        here = slice(16, 48), slice(8 + 10 * t, 40 + 10 * t)
+        square = slice(16, 48), slice(8 + 10 * t, 40 + 10 * t)
         labels, picture = np.zeros((64, 128), np.uint8), ground.copy()
-        labels[here], picture[here] = 3, texture
+        labels[square], picture[square] = 3, texture
         write_labels(tmp_path / "Annotations" / "square" / f"{t:05d}.png", labels)
         Image.fromarray(picture).save(pictures / f"{t:05d}.jpg", quality=95)
     return tmp_path
 
 
 def overlap(folder: Path, ground_truth: Path) -> float:
-    found, wanted = (read_labels(f / "00005.png") == 3 for f in (folder / "square", ground_truth / "Annotations" / "square"))
-    return float((found & wanted).sum() / (found | wanted).sum())
+    found, true = (read_labels(f / "00005.png") == 3 for f in (folder / "square", ground_truth / "Annotations" / "square"))
+    return float((found & true).sum() / (found | true).sum())
 
 
-def test_labels_spread_by_likeness_follow_what_moves(moving: Path, tmp_path: Path) -> None:
+def test_label_propagation_follows_a_moving_object(moving: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(BACKBONES["efficientnet-lite0"]().state_dict(), tmp_path / "features.pth")
     common = ["--data", str(moving), "--sequences", "square"]
-    spread = ["--network", "efficientnet-lite0", "--backbone", str(tmp_path / "features.pth"), "--size", "128", "--top", "3"]
-    for peer, options in (("copy", []), ("spread", spread)):
-        command = [sys.executable, str(SCRIPTS / "baselines.py"), peer, *common, "--out", str(tmp_path / peer), *options]
+    spread = ["--network", "efficientnet-lite0", "--backbone", str(tmp_path / "features.pth"), "--size", "128", "--top-k", "3"]
+    for name, options in (("copy", []), ("spread", spread)):
+        command = [sys.executable, str(SCRIPTS / "baselines.py"), name, *common, "--out", str(tmp_path / name), *options]
         subprocess.run(command, check=True, capture_output=True)
     assert overlap(tmp_path / "copy", moving) == 0
     assert overlap(tmp_path / "spread", moving) > 0.5
 
 
-def test_spread_says_what_it_needs(moving: Path, tmp_path: Path) -> None:
+def test_spread_without_weights_is_an_error(moving: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "baselines.py"), "spread", "--data", str(moving), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode
-    assert done.stderr.strip() == "baselines.py: spread needs --backbone FILE, ImageNet weights of --network"
+    assert done.stderr.strip() == "baselines.py: spread needs ImageNet weights of --network: give --backbone FILE"
     assert not (tmp_path / "out").exists()
 
 
@@ -92,7 +92,7 @@ def test_an_object_is_mistaken_if_another_overlaps_more() -> None:
 
 
 class Swapping:
-    """A tracker of objects 1 and 2 that takes one for the other on frames 2 and 3 and is right on the others."""
+    """A tracker that swaps objects 1 and 2 on frames 2 and 3 and is correct on the other frames."""
 
     def __init__(self, network: list[np.ndarray], size: int | None) -> None:
         self.ground_truths, self.index = network, -1
@@ -128,9 +128,9 @@ def test_a_fold_is_trained_without_what_it_is_scored_on(tmp_path: Path) -> None:
         assert not done.returncode, done.stderr
         return [line for line in done.stdout.splitlines() if line.startswith(("fold ", "2 folds"))]
 
-    said = run()
+    printed = run()
     trained = [(tmp_path / "out" / k / "run" / "weights.safetensors").stat().st_mtime_ns for k in "12"]
-    assert run("--fold", "2") == said[1:2]
+    assert run("--fold", "2") == printed[1:2]
     assert [(tmp_path / "out" / k / "run" / "weights.safetensors").stat().st_mtime_ns for k in "12"] == trained
     means = []
     for fold, held_out in (("1", ["a", "c"]), ("2", ["b", "d"])):
@@ -140,8 +140,8 @@ def test_a_fold_is_trained_without_what_it_is_scored_on(tmp_path: Path) -> None:
         assert [sequence["name"] for sequence in results["sequences"]] == held_out
         assert results["run"]["settings"]["history"] == 7
         means.append(100 * np.mean([sequence["summary"]["J&F"] for sequence in results["sequences"]]))
-        assert said[int(fold) - 1].startswith(f"fold {fold}: {means[-1]:.1f}  {held_out[0]} ")
-    assert said[2] == f"2 folds: {np.mean(means):.1f}, standard deviation {np.std(means, ddof=1):.1f}"
+        assert printed[int(fold) - 1].startswith(f"fold {fold}: {means[-1]:.1f}  {held_out[0]} ")
+    assert printed[2] == f"2 folds: {np.mean(means):.1f}, standard deviation {np.std(means, ddof=1):.1f}"
 
 
 def test_the_demo_follows_the_cup_to_its_last_frame(tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_the_demo_follows_the_cup_to_its_last_frame(tmp_path: Path) -> None:
         assert sheet.size == (960, 480)
 
 
-def test_a_clip_is_taken_apart_picture_by_picture(tmp_path: Path) -> None:
+def test_every_frame_of_a_video_is_written_as_decoded(tmp_path: Path) -> None:
     video = clips.make(tmp_path / "clip.avi", 6, "mjpeg", "yuvj420p")
     folder = script("demos").decoded(video, tmp_path / "frames")
     assert [clips.number(np.asarray(Image.open(path))) for path in sorted(folder.glob("*.jpg"))] == list(range(6))
 
 
-def test_j_is_told_by_size_and_by_motion(tmp_path: Path) -> None:
-    """A square of 1 % of the picture that moves by half its length, found half; a strip of 40 % that stands still, found."""
+def test_j_is_reported_by_size_and_by_motion(tmp_path: Path) -> None:
+    """A square of 1 % of the picture moves by half its length, and half is found; a strip of 40 % stands still and is found."""
     for t in range(4):
         small, large = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
         small[10:20, 5 * t : 5 * t + 10] = 255
@@ -184,11 +184,13 @@ def test_j_is_told_by_size_and_by_motion(tmp_path: Path) -> None:
     ]
     done = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
     assert done.returncode
-    assert "is named like one in" in done.stderr
+    assert "has the name of one in" in done.stderr
 
 
-def test_drift_is_told_way_by_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A square that moves by its own width in each of three frames, and a tracker that finds the first, always."""
+def test_drift_is_reported_pass_by_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A square moves by its own width in each of three frames, and the tracker always returns the first mask."""
     for t in range(3):
         mask = np.zeros((30, 40), np.uint8)
         mask[:10, 10 * t : 10 * t + 10] = 255
@@ -207,10 +209,10 @@ def test_drift_is_told_way_by_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return self.labels
 
     monkeypatch.setattr(drift, "Tracker", Still)
-    monkeypatch.setattr(sys, "argv", ["drift", str(tmp_path), "--ways", "3", "--history", "3"])
+    monkeypatch.setattr(sys, "argv", ["drift", str(tmp_path), "--passes", "3", "--history", "3"])
     drift.main()
     assert capsys.readouterr().out.splitlines()[2:] == ["| a | 7 | 33.3 | 50.0 | 0.0 |", "| mean | | 33.3 | 50.0 | 0.0 |"]
     assert seen == [(0, True), (1, False), (2, False), (1, False), (0, False), (1, False), (2, False)]
-    monkeypatch.setattr(sys, "argv", ["drift", str(tmp_path), "--ways", "0"])
-    with pytest.raises(SystemExit, match="--ways 0: want 1 or more"):
+    monkeypatch.setattr(sys, "argv", ["drift", str(tmp_path), "--passes", "0"])
+    with pytest.raises(SystemExit, match="expected --passes of at least 1, got 0"):
         drift.main()

@@ -26,7 +26,7 @@ def test_the_set_has_the_shape_of_davis_2017_val(scoring: ModuleType) -> None:
     assert (len(scoring.OBJECTS), sum(scoring.OBJECTS), len(scoring.WIDTHS), scoring.FRAMES) == (30, 61, 30, 1999)
 
 
-def test_a_small_set_is_made_twice_the_same_and_timed(
+def test_the_same_seed_makes_the_same_set_and_it_is_timed(
     scoring: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
@@ -45,7 +45,7 @@ def test_a_small_set_is_made_twice_the_same_and_timed(
     assert result["frame_objects"] == int(np.dot(lengths, scoring.OBJECTS[:2]))
     assert 0.5 < result["J&F"] < 1
     assert result["peak_MB_per_worker"] > 10
-    with pytest.raises(ValueError, match="is not empty: wanted a new folder"):
+    with pytest.raises(ValueError, match="is not empty: give a new folder"):
         scoring.main(["make", str(tmp_path / "a")])
 
 
