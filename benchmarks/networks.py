@@ -164,7 +164,7 @@ def filled(network: Network, tracker: Tracker) -> tuple[Memory, int]:
 
 def memory_bytes(memory: Memory) -> int:
     """Bytes of all tensors in the memory, where copies of an entry count like entries of their own."""
-    tensors = [t for e in memory.frames.values() for t in vars(e).values()]
+    tensors = [t for e in memory.frames.values() for t in e.tensors().values()]
     return sum(t.nbytes for t in [*tensors, *memory.state.values(), *memory.tally.values()])
 
 
