@@ -16,8 +16,8 @@ from PIL import Image
 import benchmarks
 from benchmarks import SIZE, labels, numbered
 from hodor.data.layouts import KINDS, Layout, VideoFiles, open_layout
-from hodor.data.videofiles import natural
 from hodor.masks import write_labels
+from hodor.names import natural_key
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 DAVIS, GIRLS = REAL / "davis2016-train", REAL / "davis2017-schoolgirls"
@@ -212,7 +212,7 @@ def test_frames_follow_numbers_not_letters(tmp_path: Path) -> None:
     benchmarks.frames(tmp_path / "JPEGImages" / "v", ["2", "10", "1"])
     write_labels(tmp_path / "Annotations" / "v" / "1.png", labels(0, (1,)))
     assert only(open_layout(tmp_path)).frames == ("1", "2", "10")
-    assert sorted(["b2", "a10", "a9"], key=natural) == ["a9", "a10", "b2"]
+    assert sorted(["b2", "a10", "a9"], key=natural_key) == ["a9", "a10", "b2"]
 
 
 def test_hidden_files_are_passed_over(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from hodor.data.search import (
     sized,
     split_folder,
 )
-from hodor.data.videofiles import VideoFiles, natural, shown
+from hodor.data.videofiles import VideoFiles, shown
 from hodor.mask_files.png import read_labels
 from hodor.masks import VOID
+from hodor.names import natural_key
 
 Kind = Literal["davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder"]
 KINDS: tuple[Kind, ...] = ("davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder")
@@ -130,10 +132,10 @@ def youtube_vos(search: Search, split: str | None) -> tuple[str, list[VideoFiles
             videos.append(VideoFiles(name, frames, images, found, dict.fromkeys(found), frames))
             continue
         objects = {int(i): about for i, about in told[name].get("objects", {}).items()}
-        named = {i: sorted(about.get("frames", ()), key=natural) for i, about in objects.items()}
+        named = {i: sorted(about.get("frames", ()), key=natural_key) for i, about in objects.items()}
         wanted = set().union(*named.values())
         given = _begin(search, name, {i: listed[0] for i, listed in named.items() if listed}, found)
-        if missing := sorted(wanted - set(frames), key=natural):
+        if missing := sorted(wanted - set(frames), key=natural_key):
             search.problems.append(f"{name} lacks frames {shown(missing)} of its meta.json")
         required = tuple(frame for frame in frames if frame in wanted)
         categories = {i: str(about["category"]) for i, about in objects.items() if about.get("category")}
@@ -190,7 +192,7 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
         if files:
             frames, images, found = files
             if parts:
-                if strays := sorted(joined.keys() - set(frames), key=natural):
+                if strays := sorted(joined.keys() - set(frames), key=natural_key):
                     search.problems.append(f"{name} has masks without frames: {shown(strays)}")
                 found = {frame: joined[frame] for frame in frames if frame in joined}
             if found:
@@ -234,11 +236,11 @@ def _flat(search: Search, name: str, image_bases: Sequence[Path], masks: Path) -
 
 def _is_video(found: Mapping[str, Path]) -> bool:
     """Whether pictures are frames of one video: names that count up by one and the same step, pictures of one size."""
-    keys = [natural(name) for name in found]
-    if len(keys) < 2 or not all(key and key[-1][0] == 1 for key in keys):
-        return len(keys) == 1
-    steps = {b[-1][1] - a[-1][1] for a, b in itertools.pairwise(keys)}
-    if len({key[:-1] for key in keys}) > 1 or len(steps) > 1:
+    ends = [end for name in found if (end := re.fullmatch(r"(.*?)(\d+)", name))]
+    if len(found) < 2 or len(ends) < len(found):
+        return len(found) == 1
+    steps = {int(b[2]) - int(a[2]) for a, b in itertools.pairwise(ends)}
+    if len({end[1] for end in ends}) > 1 or len(steps) > 1:
         return False
     sizes = set()
     for path in list(found.values())[:: max(1, len(found) // SAMPLED)]:
@@ -282,7 +284,7 @@ def _begin(
 ) -> dict[str, tuple[int, ...] | None]:
     """Frame -> the ids that begin there; a problem where that frame has no mask."""
     given: dict[str, tuple[int, ...] | None] = {}
-    for frame in sorted(set(starts.values()), key=natural):
+    for frame in sorted(set(starts.values()), key=natural_key):
         ids = tuple(sorted(i for i, start in starts.items() if start == frame))
         if frame in masks:
             given[frame] = ids

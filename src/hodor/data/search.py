@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hodor.data.videofiles import VideoFiles, natural, shown
+from hodor.data.videofiles import VideoFiles, shown
+from hodor.names import natural_key
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 MOVIES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
@@ -88,7 +89,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """Name -> file of the pictures in a folder, in time order; hidden files are passed over, the first of twins stays."""
     found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
     ordered: dict[str, Path] = {}
-    for path in sorted(found, key=lambda p: (natural(p.stem), p.suffix)):
+    for path in sorted(found, key=lambda p: (natural_key(p.stem), p.suffix)):
         ordered.setdefault(path.stem, path)
     return ordered
 
@@ -135,7 +136,7 @@ def sized(base: Path) -> Path:
 def folders(base: Path) -> list[str]:
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: want one folder of masks a sequence in it")
-    return sorted((p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural)
+    return sorted((p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
 
 
 def place_of(bases: Iterable[Path], name: str) -> Path | None:

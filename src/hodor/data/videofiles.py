@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,12 +123,6 @@ class VideoFiles:
         from hodor.frames import open_source  # PyAV only where a video file is read
 
         return open_source(self.images)
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """The key that puts frame 2 before frame 10."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts) if part)
 
 
 def shown(names: Sequence[str] | Mapping[str, object], most: int = 6) -> str:

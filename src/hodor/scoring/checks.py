@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hodor.masks import VOID, palette
-from hodor.scoring.stores.base import frame_order, some
+from hodor.names import natural_key
+from hodor.scoring.stores.base import some
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def match(
             problems.append(f"{text}; there are {some(found)}")
     extra = [frame for frame in found if frame not in true]
     if extra and ground_truth:
-        first, last = frame_order(ground_truth[0]), frame_order(ground_truth[-1])
-        outside = [frame for frame in extra if not first < frame_order(frame) < last]
+        first, last = natural_key(ground_truth[0]), natural_key(ground_truth[-1])
+        outside = [frame for frame in extra if not first < natural_key(frame) < last]
         if outside and not dense:
             problems.append(f"{name}: {len(outside)} predictions lie before or after all true frames ({some(outside)})")
         between = len(extra) if dense else len(extra) - len(outside)

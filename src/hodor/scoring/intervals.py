@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hodor.names import natural_key
 from hodor.scoring.results import ObjectScores, Row, Scores
-from hodor.scoring.stores.base import frame_order
 
 METRICS = ("J&F", "J", "F")
 TIE = 1e-12  # differences below it are rounding
@@ -285,7 +285,7 @@ def clock(objects: Sequence[ObjectScores]) -> list[str]:
     every = {frame for one in objects for frame in one.frames}
     if len(every) == len(longest):
         return list(longest)
-    return sorted(every, key=frame_order)
+    return sorted(every, key=natural_key)
 
 
 def _ratio(part: Any, whole: Any) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hodor.names import natural_key
 from hodor.video.source import Frame, Picture, Source, size_of
 
 STILLS = frozenset(
@@ -24,7 +24,7 @@ class Stills(Source):
         images = [p for p in paths if p.suffix.lower() in STILLS and not p.name.startswith(".") and p.is_file()]
         if not images:
             raise ValueError(f"{empty}: wanted files such as 00000.jpg or 00000.png")
-        self._paths = sorted(images, key=lambda p: (_natural(p.name), str(p)))
+        self._paths = sorted(images, key=lambda p: (natural_key(p.name), str(p)))
         if other := sorted(p.name for p in set(paths) - set(images)):
             shown = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
             self.notes.append(f"skipped {len(other)} that are not images: {shown}")
@@ -73,10 +73,6 @@ class Stream(Source):
     def close(self) -> None:
         if hasattr(self._source, "close"):
             self._source.close()
-
-
-def _natural(name: str) -> list[str | int]:
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _read_still(path: Path) -> Picture:

@@ -9,13 +9,14 @@ Every kind answers the same questions, is opened without reading a mask, and can
 in the order of the numbers in their names ("9" before "10"). Hidden files do not exist.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hodor.names import natural_key
 
 Labels = NDArray[np.integer[Any]]
 Plane = NDArray[np.bool_]
@@ -63,11 +64,6 @@ class Store(Protocol):
         """What lies among the masks and is none, as paths below the root."""
 
 
-def frame_order(name: str) -> tuple[Any, ...]:
-    """A key that sorts names by the numbers in them: "9" before "10"."""
-    return *(int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)), name
-
-
 def some(names: Iterable[Any], most: int = 4) -> str:
     """The first few names and the last: "a, b, c, d, ... z"."""
     listed = [str(name) for name in names]
@@ -89,7 +85,7 @@ class Kept:
         return sorted(self.sequences)
 
     def frames(self, sequence: str) -> list[str]:
-        return sorted(self._of(sequence), key=frame_order)
+        return sorted(self._of(sequence), key=natural_key)
 
     def read(self, sequence: str, frame: str) -> Labels:
         raise NotImplementedError
@@ -107,7 +103,7 @@ class Kept:
     def value(self, sequence: str, frame: str) -> Any:
         frames = self._of(sequence)
         if frame not in frames:
-            there = some(sorted(frames, key=frame_order))
+            there = some(sorted(frames, key=natural_key))
             raise ValueError(f"{self.what} {self.name} has no frame {frame} of {sequence}: it has {there}")
         return frames[frame]
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from hodor.mask_files import png
-from hodor.scoring.stores.base import Kept, Labels, Plane, Store, frame_order, painted, some
+from hodor.names import natural_key
+from hodor.scoring.stores.base import Kept, Labels, Plane, Store, painted, some
 
 Folder = tuple[str, ...]  # the parts of a path below the root
 File = str | dict[int, str]  # a frame's label map, or a file per object
@@ -201,7 +202,7 @@ def _by_object(files: _Disk | _Archive, tree: dict[Folder, dict[str, str]]) -> b
     shared = set.intersection(*(set(found) for found in objects))
     if not shared:
         return False
-    masks = [files.labels(found[min(shared, key=frame_order)]) for found in objects]
+    masks = [files.labels(found[min(shared, key=natural_key)]) for found in objects]
     values = [set(np.unique(mask).tolist()) for mask in masks]
     return len({mask.shape for mask in masks}) == 1 and all(each <= {0, 1} or each <= {0, 255} for each in values)
 
