@@ -143,8 +143,10 @@ def test_a_moment_names_only_what_was_predicted(network: HODOR, tmp_path: Path) 
     assert predicted == {"00000": (), "00005": (2,), "00010": (2,), "00015": (2, 5)}
 
 
-def test_a_fingerprint_tells_weights_apart() -> None:
-    assert runs.fingerprint(tiny.network(0)) == runs.fingerprint(tiny.network(0)) != runs.fingerprint(tiny.network(1))
+def test_figures_name_their_weights_by_the_first_16_digits_of_the_hash() -> None:
+    hashes = [weights.weights_hash(tiny.network(seed)) for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert runs.about(tiny.network(0), None)["weights"] == hashes[0][:16]
 
 
 # History --------------------------------------------------------------------------------------------------------------

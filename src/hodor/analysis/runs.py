@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,21 +94,14 @@ def means(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {"J&F": (j + f) / 2, "J": j, "F": f}
 
 
-def fingerprint(network: Network) -> str:
-    """16 hex digits that tell these weights from others, wherever they were read from; folded or not makes a difference."""
-    told = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        told.update(name.encode())
-        told.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return told.hexdigest()[:16]
-
-
 def about(network: Network, size: int | None) -> dict[str, Any]:
     """What a figure's numbers depend on besides the videos: the network, its weights, how it ran."""
+    from hodor.models.weights import weights_hash
+
     first = next(network.parameters())
     return {
         "model": network.name,
-        "weights": fingerprint(network),
+        "weights": weights_hash(network)[:16],
         "size": network.size if size is None else size,
         "dtype": str(first.dtype).removeprefix("torch."),
         "device": first.device.type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -290,3 +291,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
+
+
+def weights_hash(network: Network) -> str:
+    """Return the SHA-256 of a network's weights, wherever they were read from.
+
+    Names and values of the state dict, as float32, in its order. A network with folded normalisations has another hash
+    than the same network unfolded.
+
+    Args:
+        network: any network.
+
+    Returns:
+        64 hexadecimal digits, as `run.json` stores them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
