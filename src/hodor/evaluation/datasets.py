@@ -15,7 +15,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -31,14 +30,13 @@ from hodor.data.videofiles import shown
 from hodor.masks import Labels, objects_in, write_labels, written_whole
 from hodor.models import weights as weights_of
 from hodor.models.base import Network
+from hodor.outputs.background import BackgroundWriter
 from hodor.tracking import Tracked, Tracker
 from hodor.video.source import prefetch
 
 FORMAT = "hodor-run/1"
 RUN = "run.json"
 SCORES = "results.json"
-BEHIND = 8
-"""Masks that may wait to be written."""
 
 
 @dataclass(frozen=True)
@@ -187,12 +185,12 @@ def segment_dataset(
             if video.name in run.skipped:
                 continue
             made = VideoRun()
-            with _Behind() as behind:
+            with BackgroundWriter(write_labels) as writer:
                 began = time.perf_counter()
                 wanted = frozenset(video.required)
                 for followed in follow(network, video, **settings):  # type: ignore[arg-type]
                     if followed.frame in wanted:
-                        behind.write(out / video.name / f"{followed.frame}.png", followed.labels)
+                        writer.write(out / video.name / f"{followed.frame}.png", followed.labels)
                         made.written += 1
                     made.frames += 1
                     made.seconds += followed.seconds
@@ -283,7 +281,7 @@ def _about(
         "model": network.name,
         "weights": None if weights is None else str(weights),
         "weights_sha256": None if weights is None else _file_hash(weights),
-        "network_sha256": _network_hash(network),
+        "network_sha256": weights_of.weights_hash(network),
         "recipe": told.get("recipe"),
         "provenance": {k: v for k, v in told.items() if k not in ("model", "size", "settings", "recipe")},
         "settings": {**settings, "size": network.size if settings["size"] is None else settings["size"]},
@@ -345,39 +343,9 @@ def _write(run: Run, out: Path) -> None:
         file.write((json.dumps(run.to_json(), indent=1) + "\n").encode())
 
 
-class _Behind:
-    """Masks are written in a thread of their own; what goes wrong there is raised at the next write, or at the end."""
-
-    def __init__(self) -> None:
-        self.pending, self.pool = list[Future[None]](), ThreadPoolExecutor(1, "hodor-write")
-
-    def write(self, path: Path, labels: Labels) -> None:
-        while len(self.pending) >= BEHIND:
-            self.pending.pop(0).result()
-        self.pending.append(self.pool.submit(write_labels, path, labels))
-
-    def __enter__(self) -> _Behind:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            while kind is None and self.pending:
-                self.pending.pop(0).result()
-        finally:
-            self.pool.shutdown(cancel_futures=True)
-
-
 def _file_hash(weights: str | Path) -> str:
     path = Path(weights)
     if str(weights) in weights_of.MODELS:
         path = Path(str(files("hodor") / "weights" / f"{weights}.safetensors"))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _network_hash(network: Network) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
