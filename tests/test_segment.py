@@ -25,8 +25,9 @@ from hodor import cli
 from hodor.frames import open_source, overlay
 from hodor.masks import read_labels, write_labels
 from hodor.outputs import records, writers
+from hodor.outputs.background import BackgroundWriter
 from hodor.outputs.writers import read_soft
-from hodor.segment import Outputs, Summary, _Behind, segment
+from hodor.segment import Outputs, Summary, segment
 from hodor.tracking import Tracker
 
 Masks = dict[int, np.ndarray]
@@ -358,7 +359,7 @@ def test_ctrl_c_leaves_whole_files_and_one_line_and_can_be_resumed(job: list[obj
     code, errors = stopped([*job, "-o", folder], folder / "masks", 45, signal.SIGINT)
     assert code == 130
     found = masks_in(folder / "masks")
-    assert errors == f"hodor: stopped, {len(found)} frames are whole in {folder}; --resume goes on\n"
+    assert errors == f"hodor: stopped, {len(found)} frames are complete in {folder}; --resume continues\n"
     assert not list(folder.rglob("*.part"))
     with open(folder / "objects.csv", newline="") as file:
         assert {row["name"] for row in csv.DictReader(file)} == {name[:5] for name in found}
@@ -404,7 +405,7 @@ def changed(**changes: Any) -> Callable[[Path, Path], Summary]:
 @pytest.mark.parametrize(
     ("resume", "line"),
     [
-        (changed(history=5), r"holds another run \(its history was 7, now 5\): start anew without resume"),
+        (changed(history=5), r"holds another run \(its history was 7, now 5\): start again without resume"),
         (changed(size=48), r"its size was None, now 48"),
         (changed(masks={0: mask(1)}), r"its mask was frame 0 \w{8}, now frame 0 \w{8}"),
         (changed(masks={0: mask(), 9: mask(9)}), r"its mask was frame 0 \w{8}, now frame 0 \w{8}, frame 9 \w{8}"),
@@ -429,7 +430,7 @@ def test_resume_refuses_another_source(killed: Path, tmp_path: Path) -> None:
 
 def test_resume_refuses_a_folder_that_lost_masks(clip: Path, killed: Path) -> None:
     (killed / "masks" / "00007.png").unlink()
-    with pytest.raises(ValueError, match=r"lacks 1 finished masks \(00007, \.\.\.\): start anew without resume"):
+    with pytest.raises(ValueError, match=r"lacks 1 finished masks \(00007, \.\.\.\): start again without resume"):
         run(clip, {0: mask()}, killed, resume=True)
 
 
@@ -484,7 +485,7 @@ def test_resume_with_nothing_there_or_all_there_does_it_all_and_says_so(tmp_path
     for _ in range(2):
         summary = run(source, {0: mask()}, tmp_path / "out", outputs={"coco": True}, resume=True)
         assert summary.tracked == summary.frames == 5
-        assert summary.notes == [f"nothing to resume in {tmp_path / 'out'}: all was done anew"]
+        assert summary.notes == [f"nothing to resume in {tmp_path / 'out'}: all frames are computed from the start"]
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["coco.json", "masks"]
 
 
@@ -522,7 +523,7 @@ def test_a_cut_video_ends_with_code_3_and_keeps_all_it_could_read(
     found = masks_in(tmp_path / "out" / "masks")
     assert 10 < len(found) < 25
     assert stopped_at.startswith(f"frame {len(found)}: ")
-    assert errors[-1] == f"the source is damaged: {stopped_at}; everything before is written"
+    assert errors[-1] == f"the source is damaged: {stopped_at}; all frames before are written"
     assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == len(found)
     with open_source(tmp_path / "out" / "overlay.mp4") as source:
         assert len(list(source)) == len(found)
@@ -599,12 +600,12 @@ WRONG: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "an empty file": (empty_video, "empty.mp4 is not a video FFmpeg can read"),
     "sound only": (sound_only, "sound.mp4 has no video stream"),
     "no source": (lambda f: [f / "gone.mp4", "--mask", good(f)], "gone.mp4 does not exist"),
-    "no mask": (lambda f: [stills(f / "in", ["0.png"])], "no mask: give one with --mask FILE"),
+    "no mask": (lambda f: [stills(f / "in", ["0.png"])], "expected at least one mask, got none: give --mask FILE"),
     "a missing mask": (with_mask(lambda f: f / "gone.png"), "gone.png does not exist"),
-    "frames of changing size": (changing_size, "frame 2 (2) of in is 48x96, the first one 64x96"),
+    "frames of changing size": (changing_size, "expected frames of 64x96 pixels (height x width), the size of the first, got 48x96 for frame 2 (2) of in"),
     "an empty mask": (with_mask(empty_mask), "m.png is empty"),
     "a mask beyond the end": (with_mask(lambda f: f"{good(f)}@2"), "mask for frame 2, but in has frames 0 to 1"),
-    "a mask on no frame": (with_mask(lambda f: f"{good(f)}@-1"), "m.png@-1: want FILE or FILE@FRAME"),
+    "a mask on no frame": (with_mask(lambda f: f"{good(f)}@-1"), "expected FILE or FILE@FRAME with a frame number from 0, got --mask"),
     "two masks on a frame": (lambda f: [*with_mask(good)(f), "--mask", good(f)], "two masks for frame 0"),
     "an unknown device": (with_mask(good, "--device", "toaster"), "device 'toaster' cannot be used"),
     "an absent device": (with_mask(good, "--device", "cuda:77"), "device 'cuda:77' cannot be used"),
@@ -612,8 +613,8 @@ WRONG: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "an absent checkpoint": (with_mask(good, "--checkpoint", "gone.safetensors"), "no file gone.safetensors"),
     "a checkpoint of text": (lambda f: [*with_mask(good)(f), "--checkpoint", text(f)], "is not a safetensors file"),
     "no history": (with_mask(good, "--history", "0"), "history is 0, want at least 1"),
-    "no size": (with_mask(good, "--size", "0"), "short side 0 must be at least 1"),
-    "a cutout of nothing": (with_mask(good, "--cutout", "9"), "no object 9 to cut out: the masks hold 1, 2"),
+    "no size": (with_mask(good, "--size", "0"), "expected a short side of at least 1, got 0"),
+    "a cutout of nothing": (with_mask(good, "--cutout", "9"), "expected objects of the masks to cut out (1, 2), got 9"),
     "a file for a folder": (with_mask(good, "-o", __file__), f"{__file__}"),
 }
 
@@ -667,10 +668,10 @@ def test_a_mask_beyond_the_end_of_a_video_without_a_count_is_noted(
 
 def test_masks_from_code_are_checked_before_anything_is_written(clip: Path, tmp_path: Path) -> None:
     wrong: dict[str, Masks] = {
-        r"no mask: want at least one": {},
-        r"mask for frame 3 is 32x48, the frames 64x96": {0: mask(), 3: mask(size=(32, 48))},
-        r"mask for frame 0 holds no object": {0: np.zeros(SIZE, np.uint8)},
-        r"id 70000 does not fit": {0: mask(blue=0).astype(np.int32) * 70000},
+        r"expected at least one mask, got none": {},
+        r"expected a mask of 64x96 pixels for frame 3, the size of the frames, got 32x48": {0: mask(), 3: mask(size=(32, 48))},
+        r"expected an id above 0 in the mask for frame 0, got an empty mask": {0: np.zeros(SIZE, np.uint8)},
+        r"expected ids from 1 to 65535, got 70000": {0: mask(blue=0).astype(np.int32) * 70000},
         r"mask for frame 40, but clip has frames 0 to 39": {40: mask()},
     }
     for line, masks in wrong.items():
@@ -728,14 +729,14 @@ def test_what_was_done_before_an_error_is_written_up_to_the_first_that_cannot_be
                 raise OSError("no space left on device")
             self.got.append(result)
 
-    def run(writer: Any) -> None:
-        with _Behind([writer]) as behind:
+    def run(slow: Slow) -> None:
+        with BackgroundWriter(slow.write) as writer:
             for result in range(3):
-                behind.write(result)  # type: ignore[arg-type]
+                writer.write(result)
             raise ValueError("frame 3")
 
-    for breaks, want in ((9, [0, 1, 2]), (1, [0])):
-        writer = Slow(breaks)
+    for breaks, expected in ((9, [0, 1, 2]), (1, [0])):
+        slow = Slow(breaks)
         with pytest.raises(ValueError, match=r"^frame 3$"):
-            run(writer)
-        assert writer.got == want
+            run(slow)
+        assert slow.got == expected

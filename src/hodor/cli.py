@@ -1,7 +1,7 @@
-"""The command `hodor`: parsing and messages only.
+"""The command `hodor`: it parses arguments and prints messages.
 
-Exit codes: 0 done; 2 wrong input, one line says what came, what was wanted and what to do; 3 the source was damaged and
-ended early, everything up to there is written; 130 stopped by Ctrl-C, everything so far is whole.
+Exit codes: 0 complete; 2 wrong input, one line states what was expected, what was given and what to do; 3 the source was
+damaged and ended early, all frames before are written; 130 stopped by Ctrl-C, all files are complete.
 """
 
 import os
@@ -10,37 +10,42 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from hodor.commands.console import fail, told
+from hodor.commands.console import fail, one_line
 
 COMMANDS = {
-    "segment": "follow objects through a video from a mask on one frame",
-    "doctor": "tell what a mask file holds, and what would be made of it",
-    "evaluate": "score masks against the ground truth by a benchmark's rules: J, F, J&F",
-    "compare": "compare results files: differences with 95 % intervals",
-    "submit": "write and check the zip that a benchmark's server takes",
-    "analyse": "the papers' figures and ablation tables, from any weights and video",
-    "benchmark": "frames a second, milliseconds by stage, peak memory",
+    "segment": "follow objects through a video, from a mask on one frame",
+    "doctor": "report what a mask file contains and how it would be read",
+    "evaluate": "run a network over a data set and score it",
+    "score": "score masks against ground truth by the rules of a benchmark: J, F, J&F",
+    "compare": "compare result files: differences with 95 % confidence intervals",
+    "submit": "check masks and write the zip file that a benchmark's server expects",
+    "analyse": "make the papers' figures and ablation tables for any weights and videos",
+    "benchmark": "measure frames a second, milliseconds by stage and peak memory",
     "train": "train a network by a named recipe",
-    "data": "check what training would see of a data set; preview clips",
-    "convert": "turn the authors' checkpoint into a .safetensors file",
+    "data": "check a data set for training, and preview training clips",
+    "convert": "convert the authors' checkpoint to a .safetensors file",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the command."""
+    """Run the command and exit with its code.
+
+    Args:
+        arguments: arguments after `hodor`. Default: those of the process.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    _keep_memory()
-    _wait_briefly()
+    _keep_freed_memory()
+    _shorten_thread_spinning()
     try:
         code = _run(argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has gone, as in `hodor doctor ... | head -1`
+    except BrokenPipeError:  # the reader of our output has exited, as in `hodor doctor ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename:
             fail(f"{error.filename}: {error.strerror}")
-        fail(told(str(error)))
+        fail(one_line(str(error)))
     except OSError as error:
         fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -50,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: list[str]) -> int:
+    """Run the command that the first argument names. Returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -59,29 +65,34 @@ def _run(argv: list[str]) -> int:
         print(f"hodor {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        raise ValueError(f"no command {argv[0]!r}: want one of {', '.join(COMMANDS)}; see `hodor --help`")
-    if "--dataset" in argv[1:] and argv[0] in ("segment", "evaluate"):
+        raise ValueError(f"expected a command ({', '.join(COMMANDS)}), got {argv[0]!r}: see `hodor --help`")
+    if argv[0] == "segment" and "--dataset" in argv[1:]:
         from hodor.commands import dataset
 
-        return (dataset.main if argv[0] == "segment" else dataset.evaluate_main)(argv[1:])
+        return dataset.main(argv[1:])
     return int(import_module(f"hodor.commands.{argv[0]}").main(argv[1:]))
 
 
-def _keep_memory() -> None:
-    """Let glibc reuse freed memory instead of handing it back: maps of 30 MB a layer would fault in anew. Elsewhere
-    nothing happens."""
+def _keep_freed_memory() -> None:
+    """Make glibc keep freed memory for reuse; on other systems do nothing.
+
+    It would return it to the system otherwise, and the 30 MB of each layer's maps would need new pages every time.
+    """
     import ctypes
 
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-4, 0)  # M_MMAP_MAX: large blocks too come from the heap
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: and stay there
+            mallopt(-4, 0)  # M_MMAP_MAX: large blocks too are allocated on the heap
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap is not shrunk
 
 
-def _wait_briefly() -> None:
-    """Let threads that wait for each other sleep soon instead of spinning on, if nobody has said how they wait. A single core
-    that something else keeps busy costs tens of times the speed otherwise. Read by GNU's OpenMP as torch comes in."""
+def _shorten_thread_spinning() -> None:
+    """Make threads that wait for each other sleep after a short spin, unless the environment sets how they wait.
+
+    Without this, a single core that another process keeps busy makes the network tens of times slower. GNU's OpenMP
+    reads the variable when torch is imported.
+    """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
@@ -91,11 +102,11 @@ def _usage() -> str:
         [
             "usage: hodor COMMAND ...",
             "",
-            "Video object segmentation: a mask on one frame in, the masks of all frames out.",
+            "Video object segmentation: from a mask on one frame to the masks of all frames.",
             "",
             *(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
             "",
-            "`hodor COMMAND --help` lists a command's options. First steps: hodor segment VIDEO --mask MASK.png -o OUT",
+            "`hodor COMMAND --help` lists the options of a command. First steps: hodor segment VIDEO --mask MASK.png -o OUT",
         ]
     )
 

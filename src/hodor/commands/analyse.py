@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from hodor.commands.console import progress, say
+from hodor.commands.console import info, progress
 from hodor.commands.descriptors import Videos
 from hodor.commands.options import Network, parse
 
@@ -34,7 +34,7 @@ def _layout(root: Path, videos: Videos) -> "Layout":
 
     layout = open_layout(root, videos.kind, videos.split, videos.sequences or None)
     for note in layout.notes:
-        say(note)
+        info(note)
     return layout
 
 
@@ -73,8 +73,8 @@ class History:
             )
         history.draw(data, self.out, mark=self.network.history or network.history, paper=self.paper)
         for row in data["curve"]:
-            say(f"{row['length']} remembered: J&F {100 * row['J&F']:.1f}, {row['fps']:.1f} frames/s")
-        say(f"-> {self.out}, {plots.data_path(self.out)}")
+            info(f"{row['length']} remembered: J&F {100 * row['J&F']:.1f}, {row['fps']:.1f} frames/s")
+        info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
@@ -120,8 +120,8 @@ class Failures:
         second = self.out.with_name(f"{self.out.stem}-confidence{self.out.suffix}")
         failures.draw_confidence(data, second)
         for sequence in data["sequences"][: self.worst]:
-            say(f"{sequence['sequence']}: J&F {100 * sequence['J&F']:.1f} over {len(sequence['frames'])} frames")
-        say(f"-> {self.out}, {second}")
+            info(f"{sequence['sequence']}: J&F {100 * sequence['J&F']:.1f} over {len(sequence['frames'])} frames")
+        info(f"-> {self.out}, {second}")
         return 0
 
 
@@ -159,7 +159,7 @@ class Sheet:
                 size=self.network.size,
                 progress=moved,
             )
-        say(f"-> {', '.join(map(str, made))}")
+        info(f"-> {', '.join(map(str, made))}")
         return 0
 
 
@@ -224,7 +224,7 @@ class Ablations:
         setup = self._setup()
         rows, cannot = runs.needed(table, self.rows, self.model)
         for key, what in cannot.items():
-            say(f"row {key} needs {what}: passed over")
+            info(f"row {key} needs {what}: passed over")
         if self.show:
             self._list(table, setup, [row.key for row in rows])
         else:
@@ -234,7 +234,7 @@ class Ablations:
         if any(result.ours for result in told):
             Console().print(results.printed(table, setup, told))
         if not self.show:
-            say(f"-> {results.save(table, setup, told)}")
+            info(f"-> {results.save(table, setup, told)}")
         return 0
 
     def _setup(self) -> "Setup":
@@ -278,7 +278,7 @@ class Ablations:
                 done = state(setup, table, row, seed)
                 after = f", after row {row.after}" if row.after else ""
                 roots = ", ".join(root.name for root in recipe.data.root)
-                say(
+                info(
                     f"row {key}, seed {seed}: {done}; {row.name}; {recipe.model}, {recipe.scheme} on {row.data} of {roots}, "
                     f"{recipe.steps} steps of {recipe.batch}{after}"
                 )

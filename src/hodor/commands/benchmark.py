@@ -1,4 +1,4 @@
-"""`hodor benchmark`: speed, memory, and the distance from the machine's peak."""
+"""`hodor benchmark`: speed, memory, and the time of the network compared with the machine's peak."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +12,27 @@ from hodor.commands.options import Network, parse
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Frames a second from file to files, milliseconds by stage, peak memory, and the distance from the machine's peak."""
+    """Measure frames a second from video file to mask files, milliseconds by stage, and peak memory.
+
+    The time of the network is also compared with its lower bound: its GFLOP at the peak speed of this machine.
+    """
 
     curves: tuple[Literal["objects", "history", "size", "length"], ...] = ()
-    """Also measure against these; default: one object and five."""
+    """Also measure a series of values of these. Default: one object and five objects only."""
     frames: int = 60
-    """Length of the video."""
+    """Length of the video, in frames."""
     height: int = 480
+    """Height of the video, in pixels."""
     width: int = 854
+    """Width of the video, in pixels."""
     json: Path | None = None
-    """Write the figures to this file; - prints them."""
+    """Write the results to this file; - prints them."""
     plot: Path | None = None
-    """Draw the curves to this PNG or SVG (needs the extra `viz`)."""
+    """Plot the curves to this PNG or SVG file (needs the extra `viz`)."""
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
     def run(self) -> int:
+        """Run the command. Returns the exit code."""
         from dataclasses import replace
 
         from hodor import benchmark
@@ -43,7 +49,8 @@ class Benchmark:
                 case = ", ".join(f"{k} {v}" for k, v in row["case"].items() if v is not None)
                 stages = ", ".join(f"{k} {v:.1f}" for k, v in row["stages"].items())
                 print(f"{case}: {row['fps']:.1f} frames/s, {row['ms']:.1f} ms ({stages}), {row['peak_mb']:.0f} MB")
-                print(f"   {row['gflop']:.1f} GFLOP a frame, floor {row['floor_ms']:.1f} ms, taken {row['times_floor']}x")
+                bound = f"lower bound {row['floor_ms']:.1f} ms, measured {row['times_floor']} times that"
+                print(f"   {row['gflop']:.1f} GFLOP a frame, {bound}")
         write_json(self.json, report)
         if self.plot:
             benchmark.plot(report, self.plot)
@@ -51,4 +58,5 @@ class Benchmark:
 
 
 def main(argv: list[str]) -> int:
+    """Run `hodor benchmark` with these arguments. Returns the exit code."""
     return parse(Benchmark, "benchmark", argv)

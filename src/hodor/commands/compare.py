@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from hodor.commands.console import say, write_json
+from hodor.commands.console import info, write_json
 from hodor.commands.options import parse
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Compare:
         if self.json != Path("-"):
             Console().print(table(comparison, self.metric))
             for note in comparison.notes:
-                say(note)
+                info(note)
             if comparison.left_out:
-                say(f"left out: {', '.join(comparison.left_out)}")
+                info(f"left out: {', '.join(comparison.left_out)}")
         write_json(self.json, comparison.to_json())
         if self.html:
             result_files.write_comparison(comparison, self.html)
-            say(f"-> {self.html}")
+            info(f"-> {self.html}")
         return 0
 
 

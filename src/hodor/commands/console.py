@@ -1,4 +1,4 @@
-"""What the command says: messages and progress to stderr, results to stdout or a file."""
+"""Output of the command: messages and progress go to stderr, results to stdout or a file."""
 
 import json
 import sys
@@ -10,23 +10,34 @@ from typing import Any, NoReturn
 
 
 def fail(message: str) -> NoReturn:
-    """Say it and end with exit code 2."""
+    """Print a message and exit with code 2."""
     print(f"hodor: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def told(message: str) -> str:
-    """An error as it is shown: one line; of a list of problems, the heading and a line each."""
+def one_line(message: str) -> str:
+    """Return the message of an error as it is printed.
+
+    Lines are joined with "; ". A list of problems (a heading that ends in ":", then lines that begin with "- ") keeps
+    one line a problem.
+    """
     lines = [line for line in message.splitlines() if line.strip()]
-    listed = len(lines) > 2 and lines[0].endswith(":") and all(line.startswith("- ") for line in lines[1:])
-    return "\n".join(lines) if listed else "; ".join(line.removeprefix("- ") for line in lines)
+    is_list = len(lines) > 2 and lines[0].endswith(":") and all(line.startswith("- ") for line in lines[1:])
+    return "\n".join(lines) if is_list else "; ".join(line.removeprefix("- ") for line in lines)
 
 
-def say(message: str) -> None:
+def info(message: str) -> None:
+    """Print a message to stderr."""
     print(message, file=sys.stderr)
 
 
 def write_json(path: Path | None, data: dict[str, Any]) -> None:
+    """Write data as JSON.
+
+    Args:
+        path: the file; "-" prints to stdout, None writes nothing.
+        data: values that JSON can hold.
+    """
     if path is None:
         return
     text = json.dumps(data, indent=1) + "\n"
@@ -41,7 +52,14 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with the time left on a terminal, a plain line now and then elsewhere."""
+    """Show progress: a bar with the time left on a terminal, elsewhere at most one line in ten seconds.
+
+    Args:
+        what: the activity, such as "segmenting".
+
+    Yields:
+        A function to call with the number of frames so far and the number of all frames, None if unknown.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,15 +67,15 @@ def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            yield lambda count, total: bar.update(task, completed=count, total=total)
         return
     began = last = time.monotonic()
 
-    def line(done: int, total: int | None) -> None:
+    def line(count: int, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= 10:
             last = now
-            say(f"{what}: {done} of {total or 'unknown'} frames, {done / (now - began):.1f} frames/s")
+            info(f"{what}: {count} of {total or 'unknown'} frames, {count / (now - began):.1f} frames/s")
 
     yield line

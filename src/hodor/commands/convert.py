@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from hodor.commands.console import say
+from hodor.commands.console import info
 from hodor.commands.options import parse
 
 
@@ -21,7 +21,7 @@ class Convert:
         from hodor.models import released
 
         network = released.convert(self.source, self.out, self.model)
-        say(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
+        info(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
         return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from hodor.commands.console import progress, say, write_json
+from hodor.commands.console import info, progress, write_json
 from hodor.commands.options import parse
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Check:
             _save([sheet(root, data, self.cells) for root in self.roots], self.sheet)
         nothing = [report.root for report in reports if not report.usable]
         for name in nothing:
-            say(f"hodor: {name} holds nothing to train on: no readable image shows an object within the limits")
+            info(f"hodor: {name} holds nothing to train on: no readable image shows an object within the limits")
         return 2 if nothing else 0
 
 

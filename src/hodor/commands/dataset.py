@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Suppress, arg
 
-from hodor.commands.console import progress, say, write_json
+from hodor.commands.console import info, progress, write_json
 from hodor.commands.options import Network
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SegmentDataset:
         kind, root = self.dataset
         layout = open_layout(root, kind, self.split, self.only or None, self.without)
         for note in layout.notes:
-            say(note)
+            info(note)
         return layout
 
     def follow(self, layout: "Layout") -> "Run":
@@ -81,14 +81,14 @@ class SegmentDataset:
                 progress=moved,
             )
         for note in run.notes:
-            say(note)
+            info(note)
         told = run.to_json()
         if run.interrupted:
-            say(f"hodor: stopped, {len(run.videos)} of {len(layout.videos)} videos are whole in {self.out}; --resume goes on")
+            info(f"hodor: stopped, {len(run.videos)} of {len(layout.videos)} videos are whole in {self.out}; --resume goes on")
         elif run.frames:
             speed = f"{told['fps']:.1f} frames/s in the network, {told['fps_with_io']:.1f} with reading and writing"
             kept = f", {len(run.skipped)} of them done before" if run.skipped else ""
-            say(f"{len(run.videos)} videos{kept}, {run.frames} frames, {speed} -> {self.out}")
+            info(f"{len(run.videos)} videos{kept}, {run.frames} frames, {speed} -> {self.out}")
         return run
 
 
@@ -144,7 +144,7 @@ class EvaluateDataset(SegmentDataset):
         if self.json != Path("-"):
             Console().print(table(report))
             for note in report.notes:
-                say(note)
+                info(note)
         results = {**report.to_json(), "predictions": str(self.out), "ground_truth": str(layout.root), "run": run.to_json()}
         write_json(self.out / SCORES, results)
         write_json(self.json, results)

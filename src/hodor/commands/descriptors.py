@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from hodor.commands.console import progress, say
+from hodor.commands.console import info, progress
 from hodor.commands.options import Network
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class Videos:
 
         layout = open_layout(root, self.kind, self.split, self.sequences or None)
         for note in layout.notes:
-            say(note)
+            info(note)
         if most is None or self.sequences or len(layout.videos) <= most:
             return layout.videos
-        say(f"{most} of {len(layout.videos)} sequences are drawn: choose with --sequences")
+        info(f"{most} of {len(layout.videos)} sequences are drawn: choose with --sequences")
         return layout.videos[:most]
 
 
@@ -91,14 +91,14 @@ class Retrieval:
         retrieval.draw(self.out, data)
         for key, name in (("all_videos", "among all videos"), ("same_video", "within its video"))[: data["videos"]]:
             if data[key] is None:
-                say(f"{name}: no video has two objects")
+                info(f"{name}: no video has two objects")
             else:
                 found = data[key]
-                say(
+                info(
                     f"{name}: average precision {found['average_precision']:.3f}, chance {found['chance']:.3f}, "
                     f"{found['queries']} queries"
                 )
-        say(f"-> {self.out}, {plots.data_path(self.out)}")
+        info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
@@ -152,8 +152,8 @@ class Descriptors:
         data = {"figure": "descriptors", **self.weights.told(), "frames": self.frames, **made}
         descriptors.draw(self.out, described, data, self.crops)
         told = ", ".join(f"{name.replace('_', ' ')} {d:.2f}" for name, d in data["distances"].items() if d is not None)
-        say(f"mean distance of descriptors: {told}")
-        say(f"-> {self.out}, {plots.data_path(self.out)}")
+        info(f"mean distance of descriptors: {told}")
+        info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
@@ -207,7 +207,7 @@ class Background:
             ]
         data = {"figure": "background", **self.weights.told(), "response": self.response, "remembers": self.remembers}
         background.draw(self.out, seen, {**data, "frames": [one.numbers() for one in seen]}, self.objects)
-        say(f"-> {self.out}, {plots.data_path(self.out)}")
+        info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
@@ -255,11 +255,11 @@ class Coarse:
         data = {"figure": "coarse", **self.weights.told(), "remembers": self.remembers, **coarse.measure(rows)}
         coarse.draw(self.out, rows, data)
         mean = data["mean"]
-        say(
+        info(
             f"J {mean['j']:.3f}, at the best threshold of each frame {mean['best_j']:.3f}, "
             f"of a spot in the middle {mean['centre_j']:.3f}"
         )
-        say(f"-> {self.out}, {plots.data_path(self.out)}")
+        info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 

@@ -1,4 +1,4 @@
-"""`hodor doctor`: what a mask file holds."""
+"""`hodor doctor`: what a mask file contains."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +10,19 @@ from hodor.commands.options import parse
 
 @dataclass(frozen=True)
 class Doctor:
-    """Tell what mask files hold: format, values, objects, what would be mended, and the verdict."""
+    """Report what mask files contain: format, values, objects, what would be repaired, and the verdict."""
 
     files: Positional[tuple[Path, ...]]
     """Masks: pictures, folders, COCO or labelme JSON."""
     image: str | None = None
-    """Which picture's masks to take from a COCO file with several: its file name or id."""
+    """Which picture of a COCO file with several: its file name or id."""
 
     def run(self) -> int:
+        """Run the command. Returns the exit code."""
         from hodor.mask_files import doctor
 
         if not self.files:
-            raise ValueError("no file: want hodor doctor FILE ...")
+            raise ValueError("expected at least one file, got none: run hodor doctor FILE ...")
         refused = False
         for file in self.files:
             lines = doctor.examine(file, image=self.image)
@@ -31,4 +32,5 @@ class Doctor:
 
 
 def main(argv: list[str]) -> int:
+    """Run `hodor doctor` with these arguments. Returns the exit code."""
     return parse(Doctor, "doctor", argv)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from hodor.commands.console import progress, say, write_json
+from hodor.commands.console import info, progress, write_json
 from hodor.commands.options import parse
 
 
@@ -80,7 +80,7 @@ class Evaluate:
             if own := reports.own_numbers(report):
                 console.print(own, highlight=False)
             for note in report.notes:
-                say(note)
+                info(note)
         write_json(self.json, results)
         if self.csv or self.html:
             from hodor.scoring import result_files

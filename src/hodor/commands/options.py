@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command is parsed."""
+"""Options that several commands share, and the parsing of a command."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,29 +7,39 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Network:
-    """Which network, and how it runs."""
+    """Which network is used, and how it runs."""
 
     model: str = "xmem-lite"
-    """A model whose weights are in the box."""
+    """Name of a model with bundled weights."""
     checkpoint: Path | None = None
     """A .safetensors file to use instead."""
     device: str = "auto"
-    """auto takes a GPU if there is one, else the CPU."""
+    """auto uses a GPU if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto takes bfloat16 where the device computes in it, else float32."""
+    """auto uses bfloat16 where the device computes in it, else float32."""
     size: int | None = None
-    """Short side inside the network, in pixels; masks come out at the video's own size. Default: the model's."""
+    """Short side inside the network, in pixels; masks are written at the video's own size. Default: the model's."""
     history: int | None = None
-    """How many past frames the network remembers. Default: the network's own, 7 for xmem-lite and hodor-lite."""
+    """Number of past frames kept in memory (T). Default: the network's own, 7 for xmem-lite and hodor-lite."""
 
     def load(self) -> Any:
+        """Return the network, ready to run on its device."""
         from hodor.models import weights
 
         return weights.ready(self.checkpoint or self.model, device=self.device, dtype=self.dtype)
 
 
 def parse(command: type[Any], name: str, argv: list[str]) -> int:
-    """Parse `argv` into the frozen dataclass `command` and run it; -> the exit code."""
+    """Parse the arguments into a command and run it.
+
+    Args:
+        command: a frozen dataclass with a method `run`; its fields are the options.
+        name: name of the command, for its usage line.
+        argv: arguments after the name.
+
+    Returns:
+        The exit code.
+    """
     import tyro
 
     return int(tyro.cli(command, prog=f"hodor {name}", args=argv).run())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hodor.commands.console import say
+from hodor.commands.console import info
 from hodor.commands.options import parse
 
 
@@ -40,20 +40,20 @@ class Submit:
             raise ValueError("no zip file to write: give one with -o FILE.zip")
         layout = open_layout(self.data, self.kind, self.split or submit.form_of(self.kind).split)
         for note in layout.notes:
-            say(note)
+            info(note)
         source = self.check or self.masks
         assert source is not None
         if problems := submit.check(layout, source):
-            say(f"hodor: {source} cannot be handed in, {len(problems)} things are wrong:")
+            info(f"hodor: {source} cannot be handed in, {len(problems)} things are wrong:")
             for problem in problems:
-                say(f"  {problem}")
+                info(f"  {problem}")
             return 2
         if self.out is None or self.check is not None:
-            say(f"{source} can be handed in: {len(layout.videos)} sequences of {layout.split}")
+            info(f"{source} can be handed in: {len(layout.videos)} sequences of {layout.split}")
             return 0
         packed = submit.pack(layout, source, self.out)
-        say(f"{packed.sequences} sequences, {packed.masks} masks, {packed.size:,} bytes -> {packed.path}")
-        say(f"sha256 {packed.sha256}")
+        info(f"{packed.sequences} sequences, {packed.masks} masks, {packed.size:,} bytes -> {packed.path}")
+        info(f"sha256 {packed.sha256}")
         return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from hodor.commands.console import say
+from hodor.commands.console import info
 
 USAGE = """usage: hodor train RECIPE [OPTIONS]
 
@@ -82,7 +82,7 @@ def _train(name: str, argv: list[str], quiet: bool) -> int:
         path = train.run(chosen.recipe, chosen.out, device=device, resume=chosen.resume, fresh=chosen.fresh)
     except FloatingPointError as error:
         if not quiet:
-            say(f"hodor: {error}")
+            info(f"hodor: {error}")
         return 1
     if not quiet:
         print(path)
