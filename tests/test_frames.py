@@ -42,17 +42,17 @@ def test_what_holds_no_pictures_is_one_line(tmp_path: Path) -> None:
         folder: "holds no image",
         str(tmp_path / "*.jpg"): "no image matches",
     }
-    for spec, wanted in messages.items():
-        with pytest.raises(ValueError, match=wanted) as caught:
+    for spec, message in messages.items():
+        with pytest.raises(ValueError, match=message) as caught:
             open_source(spec)
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4 does not exist"):
         open_source(tmp_path / "nowhere.mp4")
     with pytest.raises(ValueError, match="camera 97 cannot be opened: "):
         open_source("97")
-    with pytest.raises(ValueError, match="frames: no frame came"):
+    with pytest.raises(ValueError, match="expected at least one frame from frames, got none"):
         open_source(iter(()))
-    with pytest.raises(ValueError, match="start 5, stop 3: wanted 0 <= start <= stop"):
+    with pytest.raises(ValueError, match="expected 0 <= start <= stop, got start 5, stop 3"):
         open_source([picture(0)]).frames(5, 3)
 
 
@@ -65,7 +65,7 @@ def test_a_change_of_size_is_named_with_both_sizes(tmp_path: Path) -> None:
     for i, height in enumerate((48, 48, 96)):
         Image.fromarray(picture(i, (height, 64))).save(folder / f"{i}.png")
     for spec, index in ((both, 4), (folder, 2)):
-        with pytest.raises(ValueError, match=rf"frame {index} \(.*\) of .* is 96x64, the first one 48x64"):
+        with pytest.raises(ValueError, match=rf"^expected frames of 48x64 pixels .*, got 96x64 for frame {index} \(.*\) of "):
             list(open_source(spec))
 
 
@@ -152,11 +152,11 @@ def test_an_iterator_is_read_once_and_not_backwards() -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (np.zeros((5, 6, 7), np.uint8), r"frame 0 has shape \(5, 6, 7\)"),
-        (np.zeros(5, np.uint8), r"frame 0 has shape \(5,\)"),
-        (np.full((3, 5, 6), 200.0), "frame 0 holds values 200 to 200: wanted uint8"),
-        (np.full((3, 5, 6), np.nan), "frame 0 holds values nan to nan"),
-        (np.zeros((5, 6, 3), np.int32), "frame 0 is int32"),
+        (np.zeros((5, 6, 7), np.uint8), r"for frame 0, got shape \(5, 6, 7\)"),
+        (np.zeros(5, np.uint8), r"for frame 0, got shape \(5,\)"),
+        (np.full((3, 5, 6), 200.0), r"^expected uint8 .* for frame 0, got values from 200 to 200"),
+        (np.full((3, 5, 6), np.nan), "for frame 0, got values from nan to nan"),
+        (np.zeros((5, 6, 3), np.int32), "for frame 0, got int32"),
     ],
 )
 def test_an_array_that_is_no_picture_is_refused(item: np.ndarray, message: str) -> None:
@@ -216,5 +216,5 @@ def test_prefetch_raises_what_its_source_raises() -> None:
     with pytest.raises(ValueError, match="frame 1 is broken"):
         next(ahead)
     assert not workers()
-    with pytest.raises(ValueError, match="depth 0: wanted 1 or more"):
+    with pytest.raises(ValueError, match="expected depth of at least 1, got 0"):
         prefetch([], 0)

@@ -79,16 +79,16 @@ def test_the_dtype_holds_the_highest_id_and_255_is_never_an_8_bit_id(top: int, d
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: masks.label_dtype(70000), "id 70000 does not fit: ids go from 1 to 65535"),
-        (lambda: masks.objects_in(np.zeros((2, 2))), "labels are float64: wanted integers"),
-        (lambda: masks.objects_in(np.array([[-1, 2]])), "labels go down to -1: ids are positive"),
-        (lambda: masks.objects_in(np.zeros((1, 2, 2), int)), "labels have shape (1, 2, 2): wanted [H, W]"),
-        (lambda: masks.to_planes(np.zeros((2, 2), int), (1, 1)), "objects (1, 1) must be positive and differ"),
-        (lambda: masks.to_planes(np.zeros((2, 2), int), (0,)), "objects (0,) must be positive and differ"),
-        (lambda: masks.to_labels(np.zeros((3, 2, 2)), (1, 2)), "3 planes for 2 objects"),
-        (lambda: masks.to_labels(np.zeros((2, 2)), (1, 2)), "planes have shape (2, 2): wanted [N, H, W]"),
-        (lambda: masks.fit_size((0, 5), 3), "size (0, 5) must be at least 1 x 1"),
-        (lambda: masks.fit_size((4, 5), 0), "short side 0 must be at least 1"),
+        (lambda: masks.label_dtype(70000), "expected ids from 1 to 65535, got 70000"),
+        (lambda: masks.objects_in(np.zeros((2, 2))), "expected integer labels, got float64"),
+        (lambda: masks.objects_in(np.array([[-1, 2]])), "expected labels of 0 and above, got -1"),
+        (lambda: masks.objects_in(np.zeros((1, 2, 2), int)), "expected labels of shape [H, W], got (1, 2, 2)"),
+        (lambda: masks.to_planes(np.zeros((2, 2), int), (1, 1)), "expected distinct object ids above 0, got (1, 1)"),
+        (lambda: masks.to_planes(np.zeros((2, 2), int), (0,)), "expected distinct object ids above 0, got (0,)"),
+        (lambda: masks.to_labels(np.zeros((3, 2, 2)), (1, 2)), "expected 2 planes, one for each object, got 3"),
+        (lambda: masks.to_labels(np.zeros((2, 2)), (1, 2)), "expected planes of shape [N, H, W], got (2, 2)"),
+        (lambda: masks.fit_size((0, 5), 3), "expected a size of at least 1 x 1, got (0, 5)"),
+        (lambda: masks.fit_size((4, 5), 0), "expected a short side of at least 1, got 0"),
     ],
 )
 def test_every_message_names_the_value_it_rejects(call: object, message: str) -> None:
@@ -163,7 +163,7 @@ def test_the_file_is_written_beside_and_then_replaced(tmp_path: Path) -> None:
 
 def test_writing_refuses_what_is_no_label(tmp_path: Path) -> None:
     for labels in (np.array([[-1]]), np.array([[70000]]), np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2))):
-        with pytest.raises(ValueError, match=r"labels|id 70000") as error:
+        with pytest.raises(ValueError, match=r"labels|got 70000") as error:
             masks.write_labels(tmp_path / "m.png", labels)
         one_line(error)
     assert list(tmp_path.iterdir()) == []
@@ -225,16 +225,16 @@ def test_reading_refuses_in_one_line(tmp_path: Path) -> None:
     masks.write_labels(whole, np.random.default_rng(0).integers(0, 250, (50, 50)))
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:1500])
     for name, words in {
-        "colour": r"is RGB, not ids .*hodor doctor",
-        "glass": "is LA, not ids",
+        "colour": r"expected ids in a palette or grey PNG, got RGB: run .*hodor doctor",
+        "glass": "expected ids in a palette or grey PNG, got LA",
         "text": "not a known picture format",
         "empty": "not a known picture format",
         "cut": "cannot be read as a picture: ",
     }.items():
-        with pytest.raises(ValueError, match=f"{name}.png {words}|{name}.png cannot be read as a picture: {words}") as e:
+        with pytest.raises(ValueError, match=f"{name}.png:? {words}|{name}.png cannot be read as a picture: {words}") as e:
             masks.read_labels(tmp_path / f"{name}.png")
         one_line(e)
-    with pytest.raises(ValueError, match="is a folder: wanted one picture file"):
+    with pytest.raises(ValueError, match="is a folder: give one picture file"):
         masks.read_labels(tmp_path)
 
 

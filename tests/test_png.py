@@ -158,8 +158,8 @@ def same_error(path: Path) -> str:
 
 def test_what_is_no_label_png_is_refused_in_the_same_words(folder: Path) -> None:
     Image.new("RGB", (3, 4)).save(folder / "colour.png")
-    assert "colour.png is RGB, not ids" in same_error(folder / "colour.png")
-    with pytest.raises(ValueError, match=r"^mask z.zip: seq/1.png is RGB, not ids .* `hodor doctor z.zip: seq/1.png` tells"):
+    assert "colour.png: expected ids in a palette or grey PNG, got RGB" in same_error(folder / "colour.png")
+    with pytest.raises(ValueError, match=r"^mask z.zip: seq/1.png: expected ids .*, got RGB: run `hodor doctor z.zip: seq/1.png` to see"):
         png.decode_labels((folder / "colour.png").read_bytes(), "z.zip: seq/1.png")
     (folder / "text.png").write_text("no picture")
     assert "not a known picture format" in same_error(folder / "text.png")
@@ -231,7 +231,7 @@ def test_every_inflater_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_plain_files_are_read_without_pillow(folder: Path) -> None:
     masks.write_labels(folder / "plain.png", smooth((20, 30)) // 255)
-    code = "import sys; from hodor import png; print(png.read_labels(sys.argv[1]).sum(), 'PIL' in sys.modules)"
+    code = "import sys; from hodor.mask_files import png; print(png.read_labels(sys.argv[1]).sum(), 'PIL' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code, str(folder / "plain.png")], capture_output=True, text=True, check=True)
     assert out.stdout.split() == [str(int((smooth((20, 30)) // 255).sum())), "False"]
 
@@ -253,7 +253,7 @@ def test_zlib_is_used_where_nothing_faster_is_installed(monkeypatch: pytest.Monk
 def test_masks_read_one_after_the_other_are_laid_into_the_same_memory(folder: Path) -> None:
     masks.write_labels(folder / "large.png", np.pad(smooth((120, 160)), ((0, 360), (0, 694))) // 255)
     code = (
-        "import resource, sys\nfrom hodor import png\n"
+        "import resource, sys\nfrom hodor.mask_files import png\n"
         "def read():\n    a = png.read_labels(sys.argv[1])\n    b = png.read_labels(sys.argv[1])\n    (a ^ b).copy()\n"
         "def faults():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "read()\nread()\nbefore = faults()\nfor _ in range(20):\n    read()\nprint(faults() - before)"

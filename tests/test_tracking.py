@@ -469,9 +469,9 @@ def test_a_frame_of_another_shape_or_kind_is_refused(frame: Any, words: str) -> 
         (np.zeros(SIZE, np.uint8), r"^labels hold no object: want an id above 0 on some pixel$"),
         (np.ones((*SIZE, 1), np.uint8), r"^labels have shape \(64, 96, 1\): wanted \[H, W\]$"),
         (np.ones(7, np.uint8), r"^labels have shape \(7,\): wanted \[H, W\]$"),
-        (np.ones(SIZE, np.float32), r"^labels are float32: wanted integers$"),
-        (np.full(SIZE, -1, np.int64), r"^labels go down to -1: ids are positive$"),
-        (np.full(SIZE, 70000, np.int64), r"^id 70000 does not fit: ids go from 1 to 65535$"),
+        (np.ones(SIZE, np.float32), r"^expected integer labels, got float32$"),
+        (np.full(SIZE, -1, np.int64), r"^expected labels of 0 and above, got -1$"),
+        (np.full(SIZE, 70000, np.int64), r"^expected ids from 1 to 65535, got 70000$"),
     ],
 )
 def test_labels_that_are_none_are_refused_and_change_nothing(given: Array, words: str) -> None:

@@ -114,7 +114,7 @@ def test_odd_sizes_and_other_pixel_formats_come_out_as_8_bit_rgb(codec: str, pix
 def test_hdr_and_pixels_that_are_not_square_are_noted(tmp_path: Path) -> None:
     hdr = "log-level=none:transfer=smpte2084:colorprim=bt2020:colormatrix=bt2020nc:sar=2"
     notes = open_source(make(tmp_path / "hdr.mp4", 3, "libx265", "yuv420p10le", **{"x265-params": hdr})).notes
-    assert notes == ["pixels are not square (12/11): frames are used as stored", "HDR is shown without tone mapping"]
+    assert notes == ["pixels are not square (12/11): frames are used as stored", "HDR is read without tone mapping"]
 
 
 @pytest.mark.parametrize("between", [0, 3])

@@ -1,13 +1,14 @@
-"""Frames in, pictures out: any source of images as a lazy stream of upright RGB; videos, overlays and sheets to files.
+"""Read frames from any source, and write pictures and videos.
 
     with open_source("clip.mp4") as source:              # or a folder, "shots/*.jpg", camera 0, an iterator
-        for frame in prefetch(source.frames(start=10)):  # frames(reverse=True) comes back from the end
+        for frame in prefetch(source.frames(start=10)):  # frames(reverse=True) starts at the end
             writer.write(overlay(frame.image, labels), frame.time)
-    if source.stopped:                                   # None, or "frame 37: ..." where a broken video ended
+    if source.stopped:                                   # None, or "frame 37: ..." where a damaged video ended
         ...
 
-Nothing here holds a whole video. A file is decoded as it is asked for; backwards it is decoded block by block, each
-from the keyframe before it, so at most 32 pictures are held at once however far apart the keyframes are.
+No function here holds a whole video in memory. A file is decoded while its frames are used. Backwards it is decoded in
+blocks, each from the keyframe before it, so at most 32 pictures are held at once, whatever the distance of the
+keyframes.
 """
 
 from __future__ import annotations
@@ -31,18 +32,30 @@ from hodor.video.source import size_of as size_of
 
 
 def open_source(spec: str | os.PathLike[str] | int | Iterable[Any]) -> Source:
-    """-> the source that `spec` names.
+    """Open a source of frames.
 
-    A video file or address, whatever FFmpeg reads; one image; a folder of images or a glob pattern, in natural order
-    (2.png before 10.png), other and hidden files skipped and noted; a camera number (0 or "0"); an iterable of
-    pictures, uint8 [H, W, 3] or float [3, H, W] in [0, 1], grey or with alpha if need be.
+    Rotation (display matrix, EXIF) is applied, alpha is dropped, more than 8 bits are reduced to 8 without tone mapping,
+    and non-square pixels stay as stored. A damaged video sets `Source.stopped`. A damaged image in a folder is a
+    ValueError when it is read, since skipping it would shift all later frames.
 
-    Rotation (display matrix, EXIF) is applied, alpha is dropped, more than 8 bits are cut to 8 without tone mapping,
-    and non-square pixels stay as stored. A damaged video sets `stopped`; a damaged image in a folder is a ValueError
-    when its turn comes, since leaving it out would shift every later frame.
-    Raises FileNotFoundError "clip.mp4 does not exist", and ValueError, one line, for what holds no picture: "clip.mp4
-    is not a video FFmpeg can read: ...", "clip.mp4 has no video stream: ...", "shots holds no image: ...", "a.jpg and
-    a.png share the name a: ...", "camera 0 cannot be opened: ...".
+    Args:
+        spec: one of
+
+            - a video file or an address, in any format that FFmpeg reads;
+            - an image file;
+            - a folder of images or a glob pattern, read in natural order (2.png before 10.png); other files and hidden
+              files are skipped with a note;
+            - the number of a camera (0 or "0");
+            - an iterable of pictures: uint8 [H, W, 3] or float [3, H, W] in [0, 1], also grey or with alpha.
+
+    Returns:
+        The source. Close it, or use it in a `with` block.
+
+    Raises:
+        FileNotFoundError: "clip.mp4 does not exist".
+        ValueError: the source has no picture: "clip.mp4 is not a video FFmpeg can read: ...", "clip.mp4 has no video
+            stream: ...", "shots holds no image: ...", "a.jpg and a.png share the name a: ...", "camera 0 cannot be
+            opened: ...".
     """
     if isinstance(spec, int) or (isinstance(spec, str) and spec.isdecimal() and not os.path.exists(spec)):
         from hodor.video.ffmpeg import camera

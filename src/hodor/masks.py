@@ -1,9 +1,11 @@
-"""Labels, planes and label pictures: the only place where ids become planes and planes become ids.
+"""Labels, planes and label pictures.
 
-Labels are one integer array [H, W]: 0 is background, every other value is an object's id, and ids are the caller's,
-gaps and all. Planes are one array per object, stacked to [N, H, W] in the order of a tuple of ids. On disk labels are a
-palette PNG (index = id) or, beyond id 254, a 16-bit grey PNG. Masks as people really have them (colours, 0/255, JPEG,
-JSON, a file per object) go through hodor.mask_files.doctor, which guesses and says so; nothing in this module guesses.
+Labels are one integer array [H, W]: 0 is the background, every other value is the id of an object. Ids are chosen by the
+caller and can have gaps. Planes are one array per object, stacked to [N, H, W] in the order of a tuple of ids. Only this
+module converts between the two. On disk, labels are a palette PNG (index = id) or, with ids above 254, a 16-bit grey PNG.
+
+`hodor.mask_files.doctor` reads masks in other forms (colours, 0/255, JPEG, JSON, a file per object). It guesses, and
+reports its guesses; nothing in this module guesses.
 """
 
 import contextlib
@@ -19,23 +21,37 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 Labels = npt.NDArray[np.integer[Any]]
-VOID = 255  # DAVIS and PASCAL: "do not judge this pixel"; therefore never an id in 8 bits
+VOID = 255  # the ignore label of DAVIS and PASCAL ("void"); therefore never an id in 8 bits
 
 
 def label_dtype(max_id: int) -> np.dtype[Any]:
-    """The smallest dtype that holds ids 0..max_id: uint8 up to 254 (255 is the void of DAVIS), then uint16.
+    """Return the smallest dtype that holds ids up to a maximum.
 
-    Raises ValueError outside 0..65535: "id 70000 does not fit: ids go from 1 to 65535".
+    Args:
+        max_id: highest id, 0 to 65535; 0 means background only.
+
+    Returns:
+        uint8 up to 254 (255 is the ignore label), else uint16.
+
+    Raises:
+        ValueError: "expected ids from 1 to 65535, got 70000".
     """
     if not 0 <= max_id <= 65535:
-        raise ValueError(f"id {max_id} does not fit: ids go from 1 to 65535")
+        raise ValueError(f"expected ids from 1 to 65535, got {max_id}")
     return np.dtype(np.uint8 if max_id < VOID else np.uint16)
 
 
 def objects_in(labels: Labels) -> tuple[int, ...]:
-    """The ids in labels [H, W], sorted, without the background 0. Empty labels give ().
+    """Return the ids in labels.
 
-    Raises ValueError: "labels are float32: wanted integers", "labels go down to -1: ids are positive".
+    Args:
+        labels: ids per pixel, integers [H, W].
+
+    Returns:
+        The ids, sorted, without the background 0; () for labels of background only.
+
+    Raises:
+        ValueError: "expected integer labels, got float32", "expected labels of 0 and above, got -1".
     """
     _check_labels(labels)
     if labels.dtype == np.uint8:
@@ -43,15 +59,23 @@ def objects_in(labels: Labels) -> tuple[int, ...]:
     else:
         present = np.unique(labels)
     if present.size and present[0] < 0:
-        raise ValueError(f"labels go down to {present[0]}: ids are positive")
+        raise ValueError(f"expected labels of 0 and above, got {present[0]}")
     return tuple(int(i) for i in present if i != 0)
 
 
 def to_planes(labels: Labels, objects: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Labels [H, W] -> planes float32 [N, H, W] of 0 and 1; plane n is where labels == objects[n].
+    """Convert labels to one plane per object.
 
-    An id that is not in the labels gives a plane of zeros; an id not asked for becomes background.
-    Raises ValueError if an id stands twice or is not positive: "objects (1, 1) must be positive and differ".
+    Args:
+        labels: ids per pixel, integers [H, W].
+        objects: ids of the planes, in order. An id that is not in the labels has a plane of zeros; an id of the labels
+            that is not among these becomes background.
+
+    Returns:
+        Planes of 0 and 1, float32 [N, H, W]; plane n is 1 where labels == objects[n].
+
+    Raises:
+        ValueError: "expected distinct object ids above 0, got (1, 1)", and as `objects_in`.
     """
     _check_labels(labels)
     _check_objects(objects)
@@ -62,17 +86,27 @@ def to_planes(labels: Labels, objects: Sequence[int]) -> npt.NDArray[np.float32]
 
 
 def to_labels(planes: npt.NDArray[Any], objects: Sequence[int]) -> Labels:
-    """Planes [N, H, W] (bool, or soft in [0, 1]) -> labels [H, W], uint8 or uint16 after the highest id.
+    """Convert one plane per object to labels.
 
-    A pixel goes to the plane with the highest value if that value is above 0.5, else to the background; at a tie the
-    earlier plane wins. (A network's own logits carry a background row and are decided there, not here.)
-    Raises ValueError: "3 planes for 2 objects", "planes have shape (4, 5): wanted [N, H, W]".
+    A pixel is assigned to the plane with the highest value if that value is above 0.5, else to the background. Of equal
+    values the earlier plane is used. (A network's logits have a plane for the background; they are not decided here.)
+
+    Args:
+        planes: masks, bool or soft in [0, 1], [N, H, W].
+        objects: ids of the planes, in order.
+
+    Returns:
+        Labels [H, W], uint8 or uint16 as `label_dtype` of the highest id.
+
+    Raises:
+        ValueError: "expected 2 planes, one for each object, got 3", "expected planes of shape [N, H, W], got (4, 5)",
+            "expected distinct object ids above 0, got (1, 1)".
     """
     _check_objects(objects)
     if planes.ndim != 3:
-        raise ValueError(f"planes have shape {planes.shape}: wanted [N, H, W]")
+        raise ValueError(f"expected planes of shape [N, H, W], got {planes.shape}")
     if len(planes) != len(objects):
-        raise ValueError(f"{len(planes)} planes for {len(objects)} objects")
+        raise ValueError(f"expected {len(objects)} planes, one for each object, got {len(planes)}")
     dtype = label_dtype(max(objects, default=0))
     if not len(objects):
         return np.zeros(planes.shape[1:], dtype)
@@ -82,9 +116,12 @@ def to_labels(planes: npt.NDArray[Any], objects: Sequence[int]) -> Labels:
 
 
 def palette() -> npt.NDArray[np.uint8]:
-    """The PASCAL VOC and DAVIS palette, uint8 [256, 3]: 0 black, 1 (128, 0, 0), 2 (0, 128, 0), ... 255 (224, 224, 192).
+    """Return the palette of PASCAL VOC and DAVIS.
 
-    Bit 3j + c of the id becomes bit 7 - j of channel c, so ids close together get colours far apart.
+    Bit 3j + c of an id is bit 7 - j of channel c, so ids close together have colours far apart.
+
+    Returns:
+        Colours by id, uint8 [256, 3]: 0 black, 1 (128, 0, 0), 2 (0, 128, 0), ... 255 (224, 224, 192).
     """
     ids = np.arange(256)
     colours = np.zeros((256, 3), np.int64)
@@ -95,34 +132,47 @@ def palette() -> npt.NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Give a binary file to write; it takes the place of `path` only when the block ends well.
+    """Open a file so that it is written completely or not at all.
 
-    It is written beside `path` under a hidden name, so a reader sees the old file or the new one, never a half. When
-    the block raises, the old file stays and the hidden one is removed. Missing folders are made.
+    The data is written to a hidden file in the same folder, which replaces `path` when the block ends without an error.
+    A reader sees the old file or the new one, never a part of it. When the block raises, the old file is kept and the
+    hidden file is removed. Missing folders are created.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        A binary file to write to.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(beside, "xb") as file:
+        with open(part, "xb") as file:
             yield file
-        os.replace(beside, path)
+        os.replace(part, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
 def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
-    """Write labels [H, W] as a PNG, whole or not at all: palette (8-bit, index = id) up to id 254, 16-bit grey beyond.
+    """Write labels as a PNG: palette (8-bit, index = id) up to id 254, 16-bit grey above.
 
-    Always 8 bits a pixel in the palette form: 1, 2 and 4-bit files are read wrongly by some tools. Under 1 ms for
-    480x854 beside what the disk takes (fast compression; masks compress well anyway). Note that a 255 in `labels` is
-    an id like another here, so it makes the file 16-bit; set void pixels to 0 first.
-    Raises ValueError as objects_in and label_dtype do, and "labels have shape (2, 3, 4): wanted [H, W]".
+    The file is written completely or not at all. The palette form always has 8 bits a pixel, since some tools read 1, 2
+    and 4-bit files wrongly. Encoding takes under 1 ms for 480x854, without the disk (fast compression; masks compress
+    well anyway). A 255 in `labels` is an ordinary id here and makes the file 16-bit: set void pixels to 0 before.
+
+    Args:
+        path: the file; missing folders are created.
+        labels: ids per pixel, integers [H, W].
+
+    Raises:
+        ValueError: "expected labels of shape [H, W], got (2, 3, 4)", and as `objects_in` and `label_dtype`.
     """
     _check_labels(labels)
     if labels.size and int(labels.min()) < 0:
-        raise ValueError(f"labels go down to {labels.min()}: ids are positive")
+        raise ValueError(f"expected labels of 0 and above, got {labels.min()}")
     dtype = label_dtype(int(labels.max(initial=0)))
     picture = Image.fromarray(np.ascontiguousarray(labels, dtype))
     with written_whole(path) as file:
@@ -134,12 +184,21 @@ def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
 
 
 def read_labels(path: str | os.PathLike[str]) -> Labels:
-    """Read a label PNG exactly as it stands -> uint8 (or uint16 from 16-bit) [H, W]. No guess, no mending.
+    """Read a label PNG without changing its values.
 
-    Takes palette, grey (8-bit, 16-bit, 1-bit: 0 and 1) and, because DAVIS 2016 holds one, grey with an alpha that is
-    255 everywhere. A DAVIS 2016 mask keeps its 255, DAVIS void keeps its 255: what they mean is the scorer's business.
-    Raises FileNotFoundError "mask x.png does not exist"; ValueError "mask x.png cannot be read as a picture: ..." or
-    "mask x.png is RGB, not ids (palette or grey PNG wanted): `hodor doctor x.png` tells what it holds".
+    Palette, grey (8-bit, 16-bit, 1-bit: 0 and 1) and grey with an alpha that is 255 everywhere are accepted (DAVIS 2016
+    contains one such file). The 255 of DAVIS 2016 masks and of void pixels is kept; the scoring code interprets it.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Labels [H, W], uint8, or uint16 from a 16-bit file.
+
+    Raises:
+        FileNotFoundError: "mask x.png does not exist".
+        ValueError: "mask x.png cannot be read as a picture: ...", "mask x.png: expected ids in a palette or grey PNG,
+            got RGB: run `hodor doctor x.png` to see what it contains".
     """
     picture, step = open_picture(path)
     if picture.mode in ("P", "L", "1"):
@@ -150,19 +209,28 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
         wide = np.asarray(picture)
         if wide.size == 0 or (wide.min() >= 0 and wide.max() <= 65535):
             return wide.astype(np.uint16)
-    wanted = "not ids (palette or grey PNG wanted)"
-    raise ValueError(f"mask {path} is {picture.mode}, {wanted}: `hodor doctor {path}` tells what it holds")
+    found = f"expected ids in a palette or grey PNG, got {picture.mode}"
+    raise ValueError(f"mask {path}: {found}: run `hodor doctor {path}` to see what it contains")
 
 
 def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
-    """Open and decode one picture file -> (picture, step). Raises as read_labels does.
+    """Open and decode one picture file.
 
-    Step is what Pillow multiplied the samples of a 2-bit (85) or 4-bit (17) grey PNG with, to fill 0..255; else 1.
+    Args:
+        path: the file.
+
+    Returns:
+        The picture, and the factor by which Pillow multiplied the values of a 2-bit (85) or 4-bit (17) grey PNG to fill
+        0..255; 1 for other files.
+
+    Raises:
+        FileNotFoundError: "mask x.png does not exist".
+        ValueError: "mask x.png cannot be read as a picture: ...", "mask x is a folder: give one picture file".
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"mask {path} does not exist")
     if os.path.isdir(path):
-        raise ValueError(f"mask {path} is a folder: wanted one picture file")
+        raise ValueError(f"mask {path} is a folder: give one picture file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -178,26 +246,46 @@ def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
 
 
 def fit_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """The size (h, w) a network works at: short side exactly `short_side`, long side to the nearest integer.
+    """Return the size at which a network computes: a given short side, and the aspect ratio of the picture.
 
-    The aspect is kept. Smaller pictures are enlarged as well: a network sees objects at the scale it was trained on.
-    None keeps the native size. fit_size((480, 854), 240) is (240, 427).
-    Raises ValueError: "size (0, 5) must be at least 1 x 1", "short side 0 must be at least 1".
+    Smaller pictures are enlarged, so that objects have the scale on which the network was trained.
+
+    Args:
+        size: size of the picture (H, W), in pixels.
+        short_side: short side of the result, at least 1; None keeps the size of the picture.
+
+    Returns:
+        (h, w): the short side is `short_side`, the long side is rounded to the nearest integer.
+
+    Raises:
+        ValueError: "expected a size of at least 1 x 1, got (0, 5)", "expected a short side of at least 1, got 0".
+
+    Example:
+        >>> fit_size((480, 854), 240)
+        (240, 427)
     """
     height, width = size
     if min(size) < 1:
-        raise ValueError(f"size {size} must be at least 1 x 1")
+        raise ValueError(f"expected a size of at least 1 x 1, got {size}")
     if short_side is None:
         return height, width
     if short_side < 1:
-        raise ValueError(f"short side {short_side} must be at least 1")
-    # floor(x + 1/2) in integers: Python's round() would send halves to even numbers
+        raise ValueError(f"expected a short side of at least 1, got {short_side}")
+    # floor(x + 1/2) in integers: Python's round() rounds halves to even numbers
     long_side = (2 * max(size) * short_side + min(size)) // (2 * min(size))
     return (short_side, long_side) if height <= width else (long_side, short_side)
 
 
 def fit_labels(labels: Labels, size: tuple[int, int]) -> Labels:
-    """Labels [H, W] -> labels of `size` (h, w), each pixel taking the id under its centre: no new ids can arise."""
+    """Resize labels with nearest neighbour: each pixel gets the id at its centre, so no new ids appear.
+
+    Args:
+        labels: ids per pixel [H, W].
+        size: the new size (h, w).
+
+    Returns:
+        Labels [h, w], of the same dtype.
+    """
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, labels.shape, strict=True))
     fitted: Labels = labels[rows[:, None], columns[None, :]]
     return fitted
@@ -205,11 +293,11 @@ def fit_labels(labels: Labels, size: tuple[int, int]) -> Labels:
 
 def _check_labels(labels: Labels) -> None:
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are {labels.dtype}: wanted integers")
+        raise ValueError(f"expected integer labels, got {labels.dtype}")
     if labels.ndim != 2:
-        raise ValueError(f"labels have shape {labels.shape}: wanted [H, W]")
+        raise ValueError(f"expected labels of shape [H, W], got {labels.shape}")
 
 
 def _check_objects(objects: Sequence[int]) -> None:
     if len(set(objects)) != len(objects) or any(i < 1 for i in objects):
-        raise ValueError(f"objects {tuple(objects)} must be positive and differ")
+        raise ValueError(f"expected distinct object ids above 0, got {tuple(objects)}")

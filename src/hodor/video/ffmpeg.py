@@ -1,7 +1,8 @@
-"""A video file, an address or a camera as a source of frames, through FFmpeg (PyAV). See hodor.frames.
+"""Read a video file, an address or a camera with FFmpeg (PyAV). See hodor.frames.
 
-Forwards, frames are counted as they decode. To start further on or to come back, the packets are read once without
-decoding them: their time stamps in order number the frames, and tell the keyframes to start decoding from.
+From the start, frames are counted while they are decoded. To start at a later frame or to read backwards, the packets are
+first read without decoding: their sorted time stamps give the numbers of the frames and the keyframes from which to
+decode.
 """
 
 from __future__ import annotations
@@ -34,7 +35,14 @@ ACCURATE = 0x2 | 0x2000 | 0x40000  # swscale: bilinear, full chroma interpolatio
 
 
 class _Index(NamedTuple):
-    """What packets tell without decoding: the frames' pts in order, the keyframes, packets read, end in seconds."""
+    """What packets contain without decoding.
+
+    Attributes:
+        pts: time stamps of the frames, sorted.
+        keys: indices of the keyframes.
+        packets: number of packets.
+        end: end of the last packet, in seconds.
+    """
 
     pts: array[int]
     keys: list[int]
@@ -43,8 +51,19 @@ class _Index(NamedTuple):
 
 
 class Video(Source):
+    """A video file or an address.
+
+    Args:
+        url: address for FFmpeg.
+        name: name of the source in outputs.
+        shown: name of the source in messages.
+
+    Raises:
+        ValueError: "clip.mp4 is not a video FFmpeg can read: ...", "clip.mp4 has no video stream: ...", "no frame of
+            clip.mp4 decodes (...): check whether the file is complete".
+    """
+
     def __init__(self, url: str, name: str, shown: str) -> None:
-        """`url` for FFmpeg; `name` for outputs; `shown` in messages."""
         super().__init__(name)
         self._url, self._shown = url, shown
         self._first: int | None = None
@@ -59,7 +78,9 @@ class Video(Source):
             aspect, self._tick = stream.sample_aspect_ratio, stream.time_base
         _, frame = next(self._run(0), (0, None))
         if frame is None:
-            raise ValueError(f"no frame of {shown} decodes ({self.stopped or 'it is empty'}): is the file whole?")
+            raise ValueError(
+                f"no frame of {shown} decodes ({self.stopped or 'it is empty'}): check whether the file is complete"
+            )
         self.stopped = None
         self._first = frame.pts
         self._matrix = _display_matrix(frame)
@@ -69,40 +90,43 @@ class Video(Source):
         if any(component.is_alpha for component in frame.format.components):
             self.notes.append("its alpha is ignored")
         if getattr(frame, "color_trc", 0) in (16, 18):  # SMPTE 2084 (PQ), ARIB STD-B67 (HLG)
-            self.notes.append("HDR is shown without tone mapping")
+            self.notes.append("HDR is read without tone mapping")
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         try:
             container = av.open(self._url)
         except (av.error.FFmpegError, OSError) as e:
             raise ValueError(f"{self._shown} is not a video FFmpeg can read: {e.strerror or e}") from None
-        # The cover of an audio file is a video stream of one picture.
+        # the cover picture of an audio file is a video stream of one picture
         cover = av.stream.Disposition.attached_pic if hasattr(av.stream, "Disposition") else 0
         streams = [s for s in container.streams.video if not (cover and s.disposition & cover)]
         if not streams:
             container.close()
-            raise ValueError(f"{self._shown} has no video stream: give a file with pictures")
+            raise ValueError(f"{self._shown} has no video stream: give a file with a video stream")
         streams[0].thread_type = "AUTO"
         return container, streams[0]
 
     def _run(self, key: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Index and decoded frame, from keyframe `key` to the end of what decodes. From 0 frames are counted; from a
-        keyframe further on their index is looked up by pts, and a first frame without one is given no valid index."""
+        """Yield index and decoded frame, from keyframe `key` to the end of what decodes.
+
+        From keyframe 0 the frames are counted. From a later keyframe their index is looked up by pts; a first frame
+        without a pts has no valid index.
+        """
         container, stream = self._open()
-        packets, end, said, number = 0, 0.0, None, -1 if key == 0 else sys.maxsize
+        packets, end, problem, number = 0, 0.0, None, -1 if key == 0 else sys.maxsize
         with container:
             if key and self._index:
                 container.seek(self._index.pts[key], stream=stream)
 
             def decoded() -> Iterator[VideoFrame]:
-                nonlocal packets, end, said
+                nonlocal packets, end, problem
                 try:
-                    for packet in _whole(container.demux(stream)):
+                    for packet in _complete(container.demux(stream)):
                         packets, end = packets + 1, max(end, _end(packet))
                         yield from stream.decode(packet)
                 except av.error.FFmpegError as e:
-                    said = e.strerror
-                with contextlib.suppress(av.error.FFmpegError):  # what the decoder's threads still hold
+                    problem = e.strerror
+                with contextlib.suppress(av.error.FFmpegError):  # frames that the decoder's threads still hold
                     yield from stream.codec_context.decode(None)
 
             for frame in decoded():
@@ -110,12 +134,12 @@ class Video(Source):
                 yield number, frame
             if key and self._index:
                 packets, end = self._index.packets, self._index.end
-            said = said or self._shortfall(container, stream, packets, end)
-            if said:
-                self.stopped = f"frame {number + 1}: {said}"
+            problem = problem or self._shortfall(container, stream, packets, end)
+            if problem:
+                self.stopped = f"frame {number + 1}: {problem}"
 
     def _shortfall(self, container: InputContainer, stream: VideoStream, packets: int, end: float) -> str | None:
-        """What a cut file looks like: FFmpeg ends quietly, but the header announced more."""
+        """Describe how much of a cut file is missing: FFmpeg reports no error, but the header announces more."""
         if packets < _announced(container, stream):
             return f"the file ends here, its header announces {stream.frames} frames"
         announced = 0.0
@@ -129,27 +153,27 @@ class Video(Source):
 
     @cached_property
     def _index(self) -> _Index | None:
-        """Read once, without decoding. None where packets carry no time (a raw stream): then every read starts at 0."""
+        """The index, read once; None if packets have no time stamps (a raw stream): then every read starts at frame 0."""
         pts, keys, packets, end = set(), set(), 0, 0.0
         container, stream = self._open()
         with container:
-            for packet in _whole(container.demux(stream)):
+            for packet in _complete(container.demux(stream)):
                 packets, end = packets + 1, max(end, _end(packet))
                 if packet.pts is None or self._first is None:
                     return None
-                # An edit list marks packets that are decoded but not shown; others before the first frame never decode.
+                # an edit list marks packets that are decoded but not shown; others before the first frame never decode
                 if packet.pts >= self._first and not packet.is_discard:
                     pts.add(packet.pts)
                     if packet.is_keyframe:
                         keys.add(packet.pts)
-            self.stopped = self.stopped or (
-                f"frame {len(pts)}: {said}" if (said := self._shortfall(container, stream, packets, end)) else None
-            )
+            problem = self._shortfall(container, stream, packets, end)
+            self.stopped = self.stopped or (f"frame {len(pts)}: {problem}" if problem else None)
         table = array("q", sorted(pts))
         self.count, self.estimated = len(table), False
         return _Index(table, sorted({0, *(bisect_left(table, p) for p in keys)}), packets, end)
 
     def _rank(self, pts: int | None, otherwise: int) -> int:
+        """Return the index of the frame with this pts, `otherwise` if there is none."""
         table = self._index.pts if self._index else array("q")
         place = bisect_left(table, pts) if pts is not None else len(table)
         return place if place < len(table) and table[place] == pts else otherwise
@@ -157,7 +181,7 @@ class Video(Source):
     def _decode(self, start: int, stop: int | None) -> Iterator[Frame]:
         index = self._index if start else None
         before = index.keys[: bisect_right(index.keys, start)] if index else [0]
-        # A container may land after the keyframe asked for (it may seek by dts): then try one before, at last from 0.
+        # a container that seeks by dts can start after the requested keyframe: then try two earlier keyframes, at last 0
         for key in [*before[:0:-1][:2], 0]:
             run = self._run(key)
             first = next(run, None)
@@ -184,7 +208,7 @@ class Video(Source):
             low = keys[place] if place < len(keys) and keys[place] < high else low
             block = list(self._decode(low, high))
             if high < end and (not block or block[-1].index != high - 1):
-                return  # damaged here: what comes before does not join on to what was given
+                return  # damaged here: the frames before would not be adjacent to those already returned
             while block:
                 yield block.pop()
             high = low
@@ -198,8 +222,8 @@ class Video(Source):
         return _turn(_rgb(frame), self._matrix)
 
 
-def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
-    """Packets with data. The last one is left out if the file was cut inside it: it would decode to grey blocks."""
+def _complete(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """Yield the packets with data, without a last one in which the file was cut: it would decode to grey blocks."""
     held = None
     for packet in packets:
         if packet.size:
@@ -211,7 +235,7 @@ def _whole(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
 
 
 def _announced(container: InputContainer, stream: VideoStream) -> int:
-    """Packets the header promises, 0 if it does not say. An edit list of MP4 leaves some out, the index knows which."""
+    """Return the number of packets that the header announces, 0 if none; of MP4 without those an edit list omits."""
     indexed = len(getattr(stream, "index_entries", ())) if "mp4" in container.format.name else 0
     return min(stream.frames, indexed or stream.frames)
 
@@ -221,7 +245,7 @@ def _end(packet: Packet[Any]) -> float:
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d) of x' = a x + c y, y' = b x + d y, x to the right and y down: how the picture is to be shown."""
+    """Return (a, b, c, d) of the display transform x' = a x + c y, y' = b x + d y, x to the right and y down."""
     side_data: Any = frame.side_data
     for data in side_data:
         if data.type.name == "DISPLAYMATRIX":
@@ -231,7 +255,7 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def _turn(image: Picture, matrix: tuple[int, int, int, int]) -> Picture:
-    """Quarter turns and mirrors; any other angle counts as the nearest of them."""
+    """Apply quarter turns and mirroring; any other angle is replaced by the nearest of them."""
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, right, down = image.transpose(1, 0, 2), c, b
@@ -241,18 +265,26 @@ def _turn(image: Picture, matrix: tuple[int, int, int, int]) -> Picture:
 
 
 def camera(number: int) -> tuple[Generator[tuple[Picture, float | None]], Fraction | None]:
-    """-> (picture, seconds) from camera `number` for as long as it is read, and its rate. Closing lets go of it.
+    """Open a camera.
 
-    Raises ValueError: "camera 0 cannot be opened: No such file or directory".
+    Args:
+        number: number of the camera, from 0.
+
+    Returns:
+        A generator of (picture, seconds since the first one), which closes the camera when it is closed, and the rate in
+        frames a second, None if unknown.
+
+    Raises:
+        ValueError: "camera 0 cannot be opened: No such file or directory".
     """
-    place = {
+    devices = {
         "linux": ("v4l2", f"/dev/video{number}"),
         "darwin": ("avfoundation", f"{number}:none"),
-        "win32": ("vfwcap", f"{number}"),  # dshow wants a name, vfwcap takes a number
+        "win32": ("vfwcap", f"{number}"),  # dshow needs a name, vfwcap accepts a number
     }
-    if sys.platform not in place:
+    if sys.platform not in devices:
         raise ValueError(f"camera {number} cannot be opened: no camera support on {sys.platform}")
-    kind, url = place[sys.platform]
+    kind, url = devices[sys.platform]
     try:
         container = av.open(url, format=kind, options={"framerate": "30"} if kind == "avfoundation" else {})
     except (av.error.FFmpegError, OSError, ValueError) as e:
@@ -269,7 +301,7 @@ def camera(number: int) -> tuple[Generator[tuple[Picture, float | None]], Fracti
 
 
 def _rgb(frame: VideoFrame) -> Picture:
-    # The quick way from more than 8 bits is 1 or 2 levels too dark; 8 bits come out right at a tenth of the time.
+    # The fast conversion of more than 8 bits is 1 or 2 levels too dark; of 8 bits it is exact, at a tenth of the time.
     deep = any(component.bits > 8 for component in frame.format.components)
     image: Picture = frame.to_ndarray(format="rgb24", interpolation=ACCURATE if deep else None)  # type: ignore[assignment]
     return image

@@ -1,4 +1,4 @@
-"""A source of frames: what every kind of source has in common, and reading ahead in a background thread."""
+"""The base class of all sources of frames, and reading ahead in a background thread."""
 
 from __future__ import annotations
 
@@ -17,24 +17,33 @@ T = TypeVar("T")
 
 
 class Frame(NamedTuple):
-    """One picture of a source: uint8 RGB [H, W, 3], upright; `time` in seconds from the first frame, None for stills.
+    """One picture of a source.
 
-    `index` counts from 0; `name` names outputs: the stem of an image file, else the index as "00042".
+    Attributes:
+        index: number of the frame, from 0.
+        name: name of the frame in outputs: the stem of an image file, else the index as "00042".
+        image: upright RGB picture, uint8 [H, W, 3].
+        time: seconds from the first frame, None for images.
     """
 
-    index: int  # type: ignore[assignment]  # a tuple's own method; the plain word serves readers better
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
     name: str
     image: Picture
     time: float | None
 
 
 class Source:
-    """A stream of frames of one size. Made by open_source.
+    """A stream of frames of one size, made by `hodor.frames.open_source`.
 
-    `name` is for people and output names; `size` is (H, W) of the upright frames; `count` is the number of frames or
-    None, a guess from the duration while `estimated` is true; `rate` is the average rate in frames a second or None.
-    `notes` says in plain lines what was skipped or ignored. `stopped` is None, or, once a damaged video has been read
-    as far as it decodes, "frame 37: ..." with what FFmpeg said.
+    Attributes:
+        name: name of the source, in messages and outputs.
+        size: (H, W) of the upright frames, in pixels.
+        count: number of frames, None if unknown.
+        estimated: True while `count` is an estimate from the duration.
+        rate: average rate in frames a second, None if unknown.
+        notes: what was skipped or ignored, one line each.
+        stopped: "frame 37: ..." with FFmpeg's message, after a damaged video has been read as far as it decodes; else
+            None.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,18 +56,27 @@ class Source:
         self.stopped: str | None = None
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[Frame]:
-        """-> frames start .. stop - 1 (or to the end), one at a time; last first if `reverse`. Indices stay the same.
+        """Read a range of frames, one at a time.
 
-        Raises ValueError for "start -1, stop None: wanted 0 <= start <= stop", for a frame of another size ("frame 7 of
-        clip.mp4 is 480x854, the first one 240x427 (height x width): ..."), for a broken picture in a folder, and for
-        reverse on a camera or an iterator.
+        Args:
+            start: index of the first frame, at least 0.
+            stop: index after the last frame. Default: to the end.
+            reverse: begin with the last frame; the indices of the frames stay the same.
+
+        Returns:
+            An iterator of frames.
+
+        Raises:
+            ValueError: "expected 0 <= start <= stop, got start -1, stop None"; a frame of another size ("expected frames
+                of 240x427 pixels (height x width), the size of the first, got 480x854 for frame 7 (00007) of clip:
+                ..."); a damaged picture in a folder; `reverse` for a camera or an iterator.
         """
         if start < 0 or (stop is not None and stop < start):
-            raise ValueError(f"start {start}, stop {stop}: wanted 0 <= start <= stop")
+            raise ValueError(f"expected 0 <= start <= stop, got start {start}, stop {stop}")
         return self._checked(self._backward(start, stop) if reverse else self._forward(start, stop))
 
     def name_of(self, index: int) -> str:
-        """The name that frame `index` has, without reading it."""
+        """Return the name of frame `index`, without reading the frame."""
         return f"{index:05d}"
 
     def _checked(self, frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -66,8 +84,8 @@ class Source:
             size = frame.image.shape[:2]
             if size != self.size:
                 raise ValueError(
-                    f"frame {frame.index} ({frame.name}) of {self.name} is {size[0]}x{size[1]}, the first one "
-                    f"{self.size[0]}x{self.size[1]} (height x width): bring them to one size"
+                    f"expected frames of {self.size[0]}x{self.size[1]} pixels (height x width), the size of the first, "
+                    f"got {size[0]}x{size[1]} for frame {frame.index} ({frame.name}) of {self.name}: resize them to one size"
                 )
             yield frame
 
@@ -78,7 +96,7 @@ class Source:
         raise ValueError(f"{self.name} cannot be read backwards: save it to a video file or a folder first")
 
     def close(self) -> None:
-        """Let go of a camera or an iterator. Files are open only while they are read."""
+        """Close a camera or an iterator. Files are open only while they are read."""
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
@@ -91,34 +109,44 @@ class Source:
 
 
 def prefetch(items: Iterable[T], depth: int = 4) -> Generator[T]:
-    """-> the same items, made up to `depth` ahead in one background thread. What `items` raises is raised here.
+    """Compute items ahead of their use in one background thread.
 
-    The thread starts with the first item and ends when the items do, or when the caller closes or leaves the loop;
-    it may have to finish the item it is making. `depth` >= 1.
+    The thread starts when the first item is requested. It ends with the last item, or, after the item in progress, when
+    the caller closes the generator. Errors of `items` are raised here.
+
+    Args:
+        items: the items.
+        depth: maximum number of items that are computed ahead, at least 1.
+
+    Returns:
+        A generator of the same items.
+
+    Raises:
+        ValueError: "expected depth of at least 1, got 0".
     """
     if depth < 1:
-        raise ValueError(f"depth {depth}: wanted 1 or more")
+        raise ValueError(f"expected depth of at least 1, got {depth}")
     return _prefetched(items, depth)
 
 
 def _prefetched(items: Iterable[T], depth: int) -> Generator[T]:
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    left = threading.Event()
+    closed = threading.Event()
 
     def work() -> None:
-        made = iter(items)
+        source = iter(items)
         try:
-            for item in made:
+            for item in source:
                 ready.put(("item", item))
-                if left.is_set():
+                if closed.is_set():
                     break
             else:
                 ready.put(("end", None))
         except BaseException as error:
             ready.put(("error", error))
         finally:
-            if isinstance(made, Generator):
-                made.close()  # here, in the thread that ran it
+            if isinstance(source, Generator):
+                source.close()  # here, in the thread that ran it
 
     worker = threading.Thread(target=work, name="hodor-prefetch", daemon=True)
     worker.start()
@@ -132,7 +160,7 @@ def _prefetched(items: Iterable[T], depth: int) -> Generator[T]:
             else:
                 return
     finally:
-        left.set()
+        closed.set()
         while worker.is_alive():
             with contextlib.suppress(queue.Empty):
                 ready.get(timeout=0.02)
@@ -140,5 +168,5 @@ def _prefetched(items: Iterable[T], depth: int) -> Generator[T]:
 
 
 def size_of(image: Picture) -> tuple[int, int]:
-    """(H, W) of a picture [H, W, ...]."""
+    """Return (H, W) of a picture [H, W, ...]."""
     return image.shape[0], image.shape[1]
