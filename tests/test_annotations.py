@@ -107,7 +107,7 @@ def test_coco_ids_follow_the_order_and_the_later_object_wins(tmp_path: Path) -> 
     assert np.count_nonzero(reading.labels == 1) == 32 - 6
     np.testing.assert_array_equal(reading.labels == 2, square() == 1)
     assert "ids follow the order of the annotations" in reading.notes
-    assert "6 px lie in several objects: the later object wins" in reading.notes
+    assert "6 px are in several objects: the later object is used" in reading.notes
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -162,7 +162,7 @@ def test_the_size_comes_from_the_file_else_from_the_video(tmp_path: Path) -> Non
     del data["images"][0]["height"]
     path = save(tmp_path / "c.json", data)
     np.testing.assert_array_equal(doctor.read(path, size=(8, 10)).labels, square())
-    with pytest.raises(ValueError, match="does not say the picture's height and width, and no size was given"):
+    with pytest.raises(ValueError, match="does not state the height and width of the picture, and no size was given"):
         doctor.read(path)
 
 

@@ -305,7 +305,7 @@ def test_doctor_tells_what_masks_hold(tmp_path: Path, hodor: Hodor) -> None:
     assert (code, errors) == (0, [])
     lines = out.splitlines()
     assert lines[0] == f"file    {tmp_path / 'm.png'}: PNG, mode P, 96x64"
-    assert lines[-1] == "good: 2 objects, ids as they stand"
+    assert lines[-1] == "good: 2 objects, ids as stored"
 
 
 def test_doctor_ends_with_2_if_it_refuses_one_of_several(tmp_path: Path, hodor: Hodor) -> None:

@@ -1,4 +1,4 @@
-"""The mask doctor on masks as people really have them: every file here is written by Pillow, none by the package."""
+"""The mask doctor on masks in many forms: every file here is written by Pillow, none by the package."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,24 +40,24 @@ def indexed(labels: np.ndarray) -> Image.Image:
     return picture
 
 
-def agrees(labels: np.ndarray, wanted: np.ndarray, share: float = 1.0) -> None:
+def agrees(labels: np.ndarray, expected: np.ndarray, share: float = 1.0) -> None:
     """Same ids, and at least this share of each object's pixels (and of nothing) in its place."""
-    assert sorted(set(labels.flat)) == sorted(set(wanted.flat))
-    for i in set(wanted.flat):
-        overlap, union = np.sum((labels == i) & (wanted == i)), np.sum((labels == i) | (wanted == i))
+    assert sorted(set(labels.flat)) == sorted(set(expected.flat))
+    for i in set(expected.flat):
+        overlap, union = np.sum((labels == i) & (expected == i)), np.sum((labels == i) | (expected == i))
         assert overlap >= share * union, (i, overlap, union)
 
 
-def told(reading: doctor.Reading, *words: str) -> None:
+def noted(reading: doctor.Reading, *words: str) -> None:
     for word in words:
         assert any(word in note for note in reading.notes), (word, reading.notes)
     assert all(note and "\n" not in note for note in reading.notes)
 
 
-# --- what is clean stays as it is ---
+# --- clean masks are not changed ---
 
 
-def test_a_palette_png_keeps_its_ids_and_needs_no_word(tmp_path: Path) -> None:
+def test_a_palette_png_keeps_its_ids_and_has_no_note(tmp_path: Path) -> None:
     labels = scene(1, 7, 200)
     indexed(labels).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
@@ -89,7 +89,7 @@ def test_blocks_of_any_ids_come_back_exactly(tmp_path: Path, ids: list[int], mod
     cells = np.random.default_rng(seed).choice([0, *ids], (6, 8)).astype(np.uint8)
     cells.flat[: len(ids)] = ids
     if mode == "L" and ({*ids} <= {38, 75, 113, 15, 53, 90, 128, 19, 57, 94, 132, 34, 72, 109, 147, 220}):
-        return  # greys of the palette: read as flattened, and said so
+        return  # greys of the palette: read as a palette converted to grey, with a note
     labels = cells.repeat(12, 0).repeat(12, 1)
     (indexed(labels) if mode == "P" else Image.fromarray(labels)).save(tmp_path / "m.png")
     np.testing.assert_array_equal(doctor.read(tmp_path / "m.png").labels, labels)
@@ -105,7 +105,7 @@ def test_more_than_254_objects_come_as_16_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [indexed, Image.fromarray, coloured], ids=["palette", "grey", "colours"])
-def test_an_honest_object_of_12_pixels_is_kept(tmp_path: Path, save: Callable[[np.ndarray], Image.Image]) -> None:
+def test_a_real_object_of_12_pixels_is_kept(tmp_path: Path, save: Callable[[np.ndarray], Image.Image]) -> None:
     labels = scene(4, 6, 5)
     labels[39:41, 66:72] = 2  # at the edge of the disc and the box, its id between theirs and the background
     labels[88:90, 2:8] = 1  # alone, and nowhere 3 pixels thick
@@ -114,7 +114,7 @@ def test_an_honest_object_of_12_pixels_is_kept(tmp_path: Path, save: Callable[[n
 
 
 @pytest.mark.parametrize("save", [indexed, Image.fromarray], ids=["palette", "grey"])
-def test_one_honest_thin_object_along_an_edge_is_kept(tmp_path: Path, save: Callable[[np.ndarray], Image.Image]) -> None:
+def test_one_real_thin_object_along_an_edge_is_kept(tmp_path: Path, save: Callable[[np.ndarray], Image.Image]) -> None:
     labels = scene(0, 9)
     labels[41, 63:98] = 2
     save(labels).save(tmp_path / "m.png")
@@ -138,14 +138,14 @@ def test_300_small_objects_at_the_edges_of_big_ones_are_kept(tmp_path: Path) -> 
     np.testing.assert_array_equal(doctor.read(tmp_path / "m.png").labels, labels)
 
 
-# --- what is mended, and said ---
+# --- what is repaired, with a note ---
 
 
 def test_0_and_255_is_object_1(tmp_path: Path) -> None:
     Image.fromarray(scene(255, 255)).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(1, 1))
-    told(reading, f"0 and 255: {np.count_nonzero(scene(1, 1))} px of 255 are object 1")
+    noted(reading, f"0 and 255: {np.count_nonzero(scene(1, 1))} px of 255 are object 1")
 
 
 def test_0_and_1_and_a_bitmap_are_object_1(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_colours_of_the_davis_palette_are_their_ids(tmp_path: Path) -> None:
     coloured(scene(2, 9, 30)).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(2, 9, 30))
-    told(reading, "(0, 128, 0) is id 2", "(192, 0, 0) is id 9", "(64, 192, 128) is id 30")
+    noted(reading, "(0, 128, 0) is id 2", "(192, 0, 0) is id 9", "(64, 192, 128) is id 30")
 
 
 def test_other_colours_are_numbered_by_red_green_blue(tmp_path: Path) -> None:
@@ -167,14 +167,14 @@ def test_other_colours_are_numbered_by_red_green_blue(tmp_path: Path) -> None:
     coloured(scene(1, 2, 3), colours).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(3, 2, 1))
-    told(reading, "(10, 20, 250) is id 1, (10, 200, 30) is id 2, (255, 0, 0) is id 3")
+    noted(reading, "(10, 20, 250) is id 1, (10, 200, 30) is id 2, (255, 0, 0) is id 3")
 
 
 def test_without_black_the_colour_of_the_border_is_background(tmp_path: Path) -> None:
     coloured(scene(1, 2), np.array([[255, 255, 255], [255, 0, 0], [0, 0, 255]])).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(2, 1))
-    told(reading, f"no black: (255, 255, 255) along the border is background, {np.sum(scene(1, 2) == 0)} px")
+    noted(reading, f"no black: (255, 255, 255) along the border is background, {np.sum(scene(1, 2) == 0)} px")
 
 
 def test_31_and_more_clean_colours_are_objects(tmp_path: Path) -> None:
@@ -184,16 +184,16 @@ def test_31_and_more_clean_colours_are_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", [(1, 2, 3), (1,), (2, 3), (4, 6, 9)])
-def test_a_palette_flattened_to_grey_gets_its_ids_back(tmp_path: Path, ids: tuple[int, ...]) -> None:
+def test_a_palette_converted_to_grey_has_its_ids_restored(tmp_path: Path, ids: tuple[int, ...]) -> None:
     indexed(scene(*ids)).convert("L").save(tmp_path / "m.png")
     if ids == (1, 2, 3):
         assert set(read_labels(tmp_path / "m.png").flat) == {0, 38, 75, 113}
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(*ids))
-    told(reading, "flattened to grey", f"is id {ids[-1]}")
+    noted(reading, "converted to grey", f"is id {ids[-1]}")
 
 
-def test_a_flattened_palette_with_void_has_it_as_background(tmp_path: Path) -> None:
+def test_a_palette_with_void_converted_to_grey_has_it_as_background(tmp_path: Path) -> None:
     labels = scene(1, 2, 255)
     coloured(labels).convert("L").save(tmp_path / "m.png")
     np.testing.assert_array_equal(doctor.read(tmp_path / "m.png").labels, scene(1, 2))
@@ -204,7 +204,7 @@ def test_255_beside_small_ids_is_void(tmp_path: Path, save: Callable[[np.ndarray
     save(scene(1, 2, 255)).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(1, 2))
-    told(reading, "void")
+    noted(reading, "void")
 
 
 def test_a_void_rim_as_pascals_is_not_smoothed_away_into_objects(tmp_path: Path) -> None:
@@ -217,14 +217,14 @@ def test_a_void_rim_as_pascals_is_not_smoothed_away_into_objects(tmp_path: Path)
 def test_an_alpha_over_white_or_a_photograph_is_object_1(tmp_path: Path) -> None:
     alpha = np.where(scene(1) > 0, 255, 0).astype(np.uint8)
     alpha[0, :5] = [0, 100, 127, 128, 129]
-    wanted = scene(1)
-    wanted[0, 3:5] = 1
+    expected = scene(1)
+    expected[0, 3:5] = 1
     noise = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
     for name, inside in {"white": np.full((H, W, 3), 255), "black": np.zeros((H, W, 3)), "photo": noise}.items():
         Image.fromarray(np.dstack([inside, alpha]).astype(np.uint8)).save(tmp_path / f"{name}.png")
         reading = doctor.read(tmp_path / f"{name}.png")
-        np.testing.assert_array_equal(reading.labels, wanted)
-        told(reading, f"alpha above 127 is object 1: {wanted.sum()} px")
+        np.testing.assert_array_equal(reading.labels, expected)
+        noted(reading, f"alpha above 127 is object 1: {expected.sum()} px")
 
 
 def test_colours_on_a_transparent_ground_are_objects(tmp_path: Path) -> None:
@@ -240,20 +240,20 @@ def test_grey_with_an_opaque_alpha_is_read_by_its_grey(tmp_path: Path) -> None:
     np.testing.assert_array_equal(doctor.read(tmp_path / "m.png").labels, scene(1))
 
 
-def test_a_palette_sorted_anew_is_read_by_its_colours(tmp_path: Path) -> None:
+def test_a_reordered_palette_is_read_by_its_colours(tmp_path: Path) -> None:
     picture = coloured(scene(1, 2, 3)).convert("P", palette=Image.Palette.ADAPTIVE)
     assert np.asarray(picture)[0, 0] != 0  # the background is the last of the colours
     picture.save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     np.testing.assert_array_equal(reading.labels, scene(1, 2, 3))
-    told(reading, "the palette holds black at index 3, not 0")
+    noted(reading, "the palette has black at index 3, not 0")
 
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_grey_of_few_bits_is_divided_back(tmp_path: Path, bits: int) -> None:
     reading = doctor.read(write_grey_bits(tmp_path / "m.png", bits))
     assert reading.labels.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
-    told(reading, f"of {bits} bits")
+    noted(reading, f"of {bits} bits")
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
@@ -261,7 +261,7 @@ def test_a_black_and_white_jpeg_is_decided_at_127(tmp_path: Path, quality: int) 
     Image.fromarray(scene(255, 255)).save(tmp_path / "m.jpg", quality=quality)
     reading = doctor.read(tmp_path / "m.jpg")
     agrees(reading.labels, scene(1, 1), 0.98)
-    told(reading, "JPEG noise in")
+    noted(reading, "JPEG noise in")
 
 
 FILTERS = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
@@ -272,8 +272,8 @@ FILTERS = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling
 def test_a_smoothed_black_and_white_mask_is_one_object(tmp_path: Path, how: Image.Resampling, times: float) -> None:
     size = round(W * times), round(H * times)
     Image.fromarray(scene(255, 255)).resize(size, how).save(tmp_path / "m.png")
-    wanted = np.asarray(Image.fromarray(scene(1, 1)).resize(size, Image.Resampling.NEAREST))
-    agrees(doctor.read(tmp_path / "m.png").labels, wanted, 0.93)
+    expected = np.asarray(Image.fromarray(scene(1, 1)).resize(size, Image.Resampling.NEAREST))
+    agrees(doctor.read(tmp_path / "m.png").labels, expected, 0.93)
 
 
 @pytest.mark.parametrize("how", FILTERS, ids=lambda f: f.name)
@@ -283,10 +283,10 @@ def test_smoothed_colours_are_the_objects_they_were(tmp_path: Path, how: Image.R
     smooth = coloured(scene(1, 2, 3)).resize(size, how)
     smooth.save(tmp_path / "m.png")
     assert len(np.unique(np.asarray(smooth).reshape(-1, 3), axis=0)) > 8  # read literally: as many objects
-    wanted = np.asarray(Image.fromarray(scene(1, 2, 3)).resize(size, Image.Resampling.NEAREST))
+    expected = np.asarray(Image.fromarray(scene(1, 2, 3)).resize(size, Image.Resampling.NEAREST))
     reading = doctor.read(tmp_path / "m.png")
-    agrees(reading.labels, wanted, 0.9)
-    told(reading, "smoothed edges:")
+    agrees(reading.labels, expected, 0.9)
+    noted(reading, "smoothed edges:")
 
 
 @pytest.mark.parametrize("save", [indexed, Image.fromarray], ids=["palette", "grey"])
@@ -299,9 +299,9 @@ def test_ids_interpolated_by_a_resize_do_not_become_objects(
     assert len(np.unique(smooth)) > 3
     save(smooth).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
-    wanted = np.asarray(Image.fromarray(scene(top)).resize(size, Image.Resampling.NEAREST))
-    agrees(reading.labels, wanted, 0.93)
-    told(reading, "smoothed edges:")
+    expected = np.asarray(Image.fromarray(scene(top)).resize(size, Image.Resampling.NEAREST))
+    agrees(reading.labels, expected, 0.93)
+    noted(reading, "smoothed edges:")
 
 
 @pytest.mark.parametrize(("save", "radius"), [(indexed, 1.2), (Image.fromarray, 2)], ids=["palette", "grey"])
@@ -323,14 +323,14 @@ def test_a_palette_of_smoothed_colours_is_read_by_its_colours(tmp_path: Path) ->
     picture.save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png")
     agrees(reading.labels, scene(1, 2, 3).repeat(2, 0).repeat(2, 1), 0.95)
-    told(reading, "the palette holds shades of smoothed edges")
+    noted(reading, "the palette has shades of smoothed edges")
 
 
-def test_a_shade_goes_to_what_lies_beside_it_not_to_a_like_colour_far_away(tmp_path: Path) -> None:
+def test_a_shade_is_assigned_to_its_neighbour_not_to_a_similar_colour_far_away(tmp_path: Path) -> None:
     colours = np.array([[0, 0, 0], [255, 0, 0], [255, 255, 255], [131, 0, 0]])
     coloured(scene(1, 2, 3), colours).resize((W * 2, H * 2), Image.Resampling.BICUBIC).save(tmp_path / "m.png")
-    wanted = scene(2, 3, 1).repeat(2, 0).repeat(2, 1)  # numbered by red, green, blue
-    agrees(doctor.read(tmp_path / "m.png").labels, wanted, 0.95)
+    expected = scene(2, 3, 1).repeat(2, 0).repeat(2, 1)  # numbered by red, green, blue
+    agrees(doctor.read(tmp_path / "m.png").labels, expected, 0.95)
 
 
 def test_a_small_object_of_a_palette_colour_survives_smoothing(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_small_object_of_a_palette_colour_survives_smoothing(tmp_path: Path) -
 
 def test_the_thin_end_of_a_smoothed_mask_is_not_an_object(tmp_path: Path) -> None:
     labels = scene(1, 2)
-    labels[80, 5:60] = 1  # one pixel thick: after smoothing it holds no true value
+    labels[80, 5:60] = 1  # one pixel thick: after smoothing it has no original value
     coloured(labels).resize((W * 2, H * 2), Image.Resampling.BICUBIC).save(tmp_path / "m.png")
     assert doctor.read(tmp_path / "m.png").objects == (1, 2)
 
@@ -357,30 +357,30 @@ def test_a_soft_matte_is_decided_at_half(tmp_path: Path) -> None:
 # --- other sizes ---
 
 
-def test_another_size_is_fitted_and_said(tmp_path: Path) -> None:
+def test_another_size_is_resized_with_a_note(tmp_path: Path) -> None:
     indexed(scene(1, 2)).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png", size=(2 * H, 2 * W))
     np.testing.assert_array_equal(reading.labels, scene(1, 2).repeat(2, 0).repeat(2, 1))
-    assert reading.notes == (f"fitted from {W}x{H} to the video's {2 * W}x{2 * H} (nearest pixel)",)
+    assert reading.notes == (f"resized from {W}x{H} to the video's {2 * W}x{2 * H} (nearest neighbour)",)
 
 
 @pytest.mark.parametrize(("size", "warned"), [((96, 130), False), ((96, 131), True), ((128, 96), True)])
-def test_a_shape_that_differs_by_more_than_2_percent_is_warned_of(tmp_path: Path, size: tuple[int, int], warned: bool) -> None:
+def test_an_aspect_ratio_that_differs_by_more_than_2_percent_has_a_warning(tmp_path: Path, size: tuple[int, int], warned: bool) -> None:
     indexed(scene(1, 2)).save(tmp_path / "m.png")
     notes = doctor.read(tmp_path / "m.png", size=size).notes
     assert any("differs from the video's" in note for note in notes) == warned
-    assert any("turned by 90 degrees" in note for note in notes) == (size == (128, 96))
+    assert any("rotated by 90 degrees" in note for note in notes) == (size == (128, 96))
 
 
-def test_an_object_lost_in_the_fitting_is_named_and_losing_all_is_an_error(tmp_path: Path) -> None:
+def test_an_object_too_small_after_resizing_is_named_and_losing_all_is_an_error(tmp_path: Path) -> None:
     labels = scene(3)
     labels[90, 3] = 8
     indexed(labels).save(tmp_path / "m.png")
     reading = doctor.read(tmp_path / "m.png", size=(H // 4, W // 4))
     assert reading.objects == (3,)
-    told(reading, "object 8 too small to survive")
+    noted(reading, "object 8 is too small for the new size")
     indexed(np.where(labels == 8, 8, 0)).save(tmp_path / "m.png")
-    with pytest.raises(ValueError, match="empty once fitted") as error:
+    with pytest.raises(ValueError, match="empty after resizing") as error:
         doctor.read(tmp_path / "m.png", size=(H // 4, W // 4))
     one_line(error)
 
@@ -394,7 +394,7 @@ def write_parts(folder: Path, **parts: np.ndarray) -> None:
         Image.fromarray(np.where(plane, 255, 0).astype(np.uint8)).save(folder / f"{name}.png")
 
 
-def test_a_folder_of_binaries_takes_its_ids_from_the_names(tmp_path: Path) -> None:
+def test_the_ids_of_a_folder_of_binary_masks_are_in_the_names(tmp_path: Path) -> None:
     labels = scene(12, 3, 300)
     write_parts(tmp_path / "m", obj_12=labels == 12, obj_03=labels == 3, mask300=labels == 300)
     (tmp_path / "m" / ".DS_Store").write_bytes(b"x")
@@ -412,17 +412,17 @@ def test_names_without_usable_numbers_are_numbered_in_order(tmp_path: Path, name
     write_parts(tmp_path / "m", **{name: labels == i for i, name in enumerate(names, 1)})
     reading = doctor.read(tmp_path / "m")
     np.testing.assert_array_equal(reading.labels, labels)
-    told(reading, "ids follow the sorted file names")
+    noted(reading, "ids follow the sorted file names")
 
 
-def test_where_files_overlap_the_later_object_wins_and_it_is_counted(tmp_path: Path) -> None:
+def test_where_files_overlap_the_later_object_is_used_with_a_note(tmp_path: Path) -> None:
     first, second = np.zeros((2, 20, 20), bool)
     first[2:12, 2:12] = second[8:18, 8:18] = True
     write_parts(tmp_path / "m", o2=first, o1=second)
     reading = doctor.read([tmp_path / "m" / "o2.png", tmp_path / "m" / "o1.png"])
     assert (reading.labels[first] == 2).all()
     assert (reading.labels[second & ~first] == 1).all()
-    told(reading, "16 px lie in several objects")
+    noted(reading, "16 px are in several objects")
 
 
 def test_objects_that_overlap_somewhat_are_no_video(tmp_path: Path) -> None:
@@ -433,35 +433,35 @@ def test_objects_that_overlap_somewhat_are_no_video(tmp_path: Path) -> None:
     assert doctor.read(tmp_path / "m").objects == (1, 2, 3)
 
 
-def test_a_videos_masks_are_not_taken_for_objects(tmp_path: Path) -> None:
+def test_the_masks_of_a_video_are_not_read_as_objects(tmp_path: Path) -> None:
     write_parts(tmp_path / "m", **{f"{k:05d}": np.roll(scene(1), k, 1) > 0 for k in range(4)})
-    with pytest.raises(ValueError, match="like the frames of a video: give the first alone") as error:
+    with pytest.raises(ValueError, match="overlap like successive frames of a video: give only the first") as error:
         doctor.read(tmp_path / "m")
     one_line(error)
     (tmp_path / "p").mkdir()
     for k in range(3):
         indexed(scene(1, 2)).save(tmp_path / "p" / f"{k}.png")
-    with pytest.raises(ValueError, match="holds 2 objects, but of several files each is one object") as error:
+    with pytest.raises(ValueError, match="holds 2 objects, but of several files each must be one object") as error:
         doctor.read(tmp_path / "p")
     one_line(error)
 
 
 def test_files_of_different_sizes_need_the_videos_size(tmp_path: Path) -> None:
     write_parts(tmp_path / "m", a=scene(1) > 0, b=(scene(0, 1) > 0).repeat(2, 0).repeat(2, 1))
-    with pytest.raises(ValueError, match=f"b.png is {2 * W}x{2 * H}, a.png is {W}x{H}: sizes must agree") as error:
+    with pytest.raises(ValueError, match=f"b.png: expected {W}x{H} pixels, the size of a.png, got {2 * W}x{2 * H}") as error:
         doctor.read(tmp_path / "m")
     one_line(error)
     np.testing.assert_array_equal(doctor.read(tmp_path / "m", size=(H, W)).labels, scene(1, 2))
 
 
-def test_an_empty_file_among_others_is_said_and_left_out(tmp_path: Path) -> None:
+def test_an_empty_file_among_others_is_skipped_with_a_note(tmp_path: Path) -> None:
     write_parts(tmp_path / "m", a=scene(1) > 0, b=np.zeros((H, W)))
     reading = doctor.read(tmp_path / "m")
     assert reading.objects == (1,)
-    told(reading, "b.png is empty: no object 2")
+    noted(reading, "b.png is empty: no object 2")
 
 
-# --- what is refused, in one line ---
+# --- what is rejected, in one line ---
 
 
 def photograph(mode: str) -> Image.Image:
@@ -529,7 +529,7 @@ def test_a_jpeg_of_ids_or_colours_is_refused_with_counts(tmp_path: Path, ids: tu
     assert " px coloured" in refused(tmp_path / "c.jpg")
 
 
-def test_empty_masks_of_every_kind_are_refused(tmp_path: Path) -> None:
+def test_empty_masks_of_every_format_are_refused(tmp_path: Path) -> None:
     nothing = np.zeros((H, W), np.uint8)
     pictures = {
         "p": indexed(nothing),
@@ -565,13 +565,13 @@ def test_fractions_are_refused_and_whole_floats_are_ids(tmp_path: Path) -> None:
     Image.fromarray(scene(1, 2).astype(np.float32)).save(tmp_path / "whole.tiff")
     np.testing.assert_array_equal(doctor.read(tmp_path / "whole.tiff").labels, scene(1, 2))
     Image.fromarray(scene(1, 2).astype(np.float32) / 3).save(tmp_path / "part.tiff")
-    assert "holds fractions or negative numbers" in refused(tmp_path / "part.tiff")
+    assert "expected ids from 0, got fractions or negative numbers" in refused(tmp_path / "part.tiff")
 
 
 # --- examine ---
 
 
-def test_examine_tells_format_values_boxes_and_verdict(tmp_path: Path) -> None:
+def test_examine_reports_format_values_boxes_and_verdict(tmp_path: Path) -> None:
     labels = scene(1, 4)
     indexed(labels).save(tmp_path / "m.png")
     lines = doctor.examine(tmp_path / "m.png")
@@ -582,17 +582,17 @@ def test_examine_tells_format_values_boxes_and_verdict(tmp_path: Path) -> None:
         "kind    palette PNG",
         f"object  1: {n[1]} px ({n[1] / labels.size:.1%}), x 13..67, y 13..67",
         f"object  4: {n[2]} px ({n[2] / labels.size:.1%}), x 63..97, y 41..79",
-        "good: 2 objects, ids as they stand",
+        "good: 2 objects, ids as stored",
     ]
 
 
-def test_examine_gives_the_notes_of_a_mended_mask_and_the_reason_of_a_refusal(tmp_path: Path) -> None:
+def test_examine_gives_the_notes_of_a_repaired_mask_and_the_reason_of_a_refusal(tmp_path: Path) -> None:
     Image.fromarray(scene(255)).save(tmp_path / "m.png")
     lines = doctor.examine(tmp_path / "m.png", size=(48, 64))
     assert [line.split(":")[0] for line in lines[-3:]] == [
         "note    0 and 255",
-        f"note    fitted from {W}x{H} to the video's 64x48 (nearest pixel)",
-        "mended",
+        f"note    resized from {W}x{H} to the video's 64x48 (nearest neighbour)",
+        "repaired",
     ]
     for name, picture in {"photo": photograph("RGB"), "empty": Image.new("L", (4, 4))}.items():
         picture.save(tmp_path / f"{name}.png")
@@ -611,7 +611,7 @@ def test_examine_gives_the_notes_of_a_mended_mask_and_the_reason_of_a_refusal(tm
 # --- real annotations ---
 
 
-def test_davis_2017_annotations_are_read_as_they_stand() -> None:
+def test_davis_2017_annotations_are_read_without_a_change() -> None:
     for path in davis("davis2017-schoolgirls/Annotations")[::10]:
         reading = doctor.read(path)
         np.testing.assert_array_equal(reading.labels, read_labels(path))

@@ -195,10 +195,10 @@ def test_damage_behind_a_right_checksum_is_told() -> None:
     assert png.decode_labels(remade(zlib.compress(bytes(90))), "m").shape == (4, 5)  # rows too many, as Pillow takes it
     for content, message in (
         (good[:-3], "m cannot be read as a picture: its pixels are cut short"),
-        (good[:-4] + b"abcd", "m cannot be read as a picture: its pixels do not inflate"),
-        (b"nonsense", "m cannot be read as a picture: its pixels do not inflate"),
+        (good[:-4] + b"abcd", "m cannot be read as a picture: its pixels cannot be decompressed"),
+        (b"nonsense", "m cannot be read as a picture: its pixels cannot be decompressed"),
         (zlib.compress(bytes(23)), "m cannot be read as a picture: its pixels are cut short"),
-        (zlib.compress(b"\x07" * 24), "m cannot be read as a picture: its rows name the unknown filter 7"),
+        (zlib.compress(b"\x07" * 24), "m cannot be read as a picture: its rows have the unknown filter 7"),
         (b"", "m cannot be read as a picture: its pixels are cut short"),
     ):
         with pytest.raises(ValueError, match=message):

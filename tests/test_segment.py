@@ -649,7 +649,7 @@ def test_a_mask_of_another_size_is_fitted_with_a_note(
     (source / "read me.txt").write_text("not an image")
     code, _, errors = command(capfd, "segment", source, "--mask", tmp_path / "m.png", "-o", tmp_path / "out", *tiny)
     assert code == 0
-    assert f"mask {tmp_path / 'm.png'}: fitted from 192x128 to the video's 96x64 (nearest pixel)" in errors
+    assert f"mask {tmp_path / 'm.png'}: resized from 192x128 to the video's 96x64 (nearest neighbour)" in errors
     assert "in: skipped 1 that are not images: read me.txt" in errors
     assert sorted(masks_in(tmp_path / "out" / "masks")) == ["0.png", "1.png"]
     assert np.array_equal(read_labels(tmp_path / "out" / "masks" / "0.png"), mask())

@@ -1,29 +1,39 @@
-"""Outlines and run lengths in JSON (COCO, labelme) -> labels of one picture.
+"""Read outlines and run lengths in JSON (COCO, labelme) as labels of one picture.
 
-COCO: a file with `images` and `annotations`, or a bare list of annotations as segment-anything writes it, or one run
-length alone; polygons, plain runs and compressed runs. labelme: polygon, rectangle, circle and mask shapes. Nothing
-beyond numpy and Pillow is needed. Both count x to the right and y down, from the corner of the picture: pixel (0, 0)
-covers 0..1, and belongs to an outline when its centre (0.5, 0.5) is inside.
+COCO: a file with `images` and `annotations`, a bare list of annotations as segment-anything writes it, or a single run
+length; polygons, plain runs and compressed runs. labelme: polygon, rectangle, circle and mask shapes. In both, x goes to
+the right and y down from the corner of the picture: pixel (0, 0) covers 0..1, and is inside an outline when its centre
+(0.5, 0.5) is. Only numpy and Pillow are needed.
 """
+
+from __future__ import annotations
 
 import base64
 import binascii
 import io
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hodor.masks import Labels, label_dtype
+if TYPE_CHECKING:
+    from hodor.masks import Labels
 
 Plane = npt.NDArray[np.bool_]
 Size = tuple[int, int]
 
 
 class Drawn(NamedTuple):
-    """Labels [H, W] drawn from a file, what there is to say about it, its kind in words, and names by id if any."""
+    """Labels drawn from a file.
+
+    Attributes:
+        labels: ids per pixel [H, W], uint8 or uint16.
+        notes: remarks on what was read, one line each.
+        kind: format of the file in words, such as "COCO JSON".
+        names: id -> name of the object, where the file has one.
+    """
 
     labels: Labels
     notes: tuple[str, ...]
@@ -32,7 +42,13 @@ class Drawn(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """One annotation: its object's key (equal keys are one object), its name, and how to draw it at a size."""
+    """One annotation.
+
+    Attributes:
+        key: key of its object; shapes with equal keys are one object.
+        name: name of its object, "" if it has none.
+        draw: function from a size (H, W) to its plane.
+    """
 
     key: object
     name: str
@@ -42,18 +58,24 @@ class Shape(NamedTuple):
 def draw_annotations(data: Any, where: str, size: Size | None = None, image: str | int | None = None) -> Drawn:
     """Draw the objects of parsed COCO or labelme JSON.
 
-    data    what json.load gave
-    where   the file's name, for messages
-    size    (H, W) of the video; used only where the file does not say its own size
-    image   which picture of a COCO file: its file name (with or without folder and ending) or its id; may be left
-            out when only one picture has annotations
+    Ids of COCO: the `track_id` of the annotations (their own or in `attributes`) if all have one in 1..65535, and equal
+    ones are one object; else 1, 2, ... in the order of the file. COCO's own annotation ids count over the whole data set
+    and are not used. Ids of labelme: 1, 2, ... in order of appearance; shapes of the same label and the same `group_id`
+    are one object, each shape without group_id is an object. Where objects overlap, the later one is used.
 
-    Ids. COCO: the `track_id` of the annotations (their own or in `attributes`) when all have one in 1..65535, and equal
-    ones are one object; else 1, 2, ... in the order of the file. COCO's own annotation ids count over the whole data
-    set and are not used. labelme: 1, 2, ... in order of appearance; shapes of the same label and the same `group_id`
-    are one object, shapes without group_id are objects of their own. Where objects overlap the later one wins.
-    Raises ValueError, one line naming `where`: not such a file, several pictures and none chosen, no shape to draw,
-    sizes unknown, or runs that do not fill the picture.
+    Args:
+        data: result of `json.load`.
+        where: name of the file, for messages.
+        size: (H, W) of the video; used only where the file does not state its own size.
+        image: which picture of a COCO file: its file name (with or without folder and suffix) or its id. It can be
+            omitted if only one picture has annotations.
+
+    Returns:
+        The labels, with notes, format and names.
+
+    Raises:
+        ValueError: one line that begins with `where`: the file is neither COCO nor labelme, it has several pictures and
+            none was chosen, it has no shape to draw, the size is unknown, or run lengths do not fill the picture.
     """
     try:
         if isinstance(data, dict) and "shapes" in data:
@@ -63,10 +85,10 @@ def draw_annotations(data: Any, where: str, size: Size | None = None, image: str
         if isinstance(data, list) and data and all(isinstance(a, dict) and "segmentation" in a for a in data):
             data = {"images": [{"id": i} for i in dict.fromkeys(a.get("image_id") for a in data)], "annotations": data}
         if isinstance(data, dict) and "videos" in data:
-            raise ValueError("holds whole videos (YouTube-VIS): wanted the masks of one frame")
+            raise ValueError("holds whole videos (YouTube-VIS): give the masks of one frame")
         if isinstance(data, dict) and "annotations" in data:
             return _coco(data, size, image)
-        raise ValueError("is JSON, but neither COCO (images, annotations) nor labelme (shapes)")
+        raise ValueError("is JSON, but neither COCO (images, annotations) nor labelme (shapes): give one of these")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{where} is damaged: {type(error).__name__} {error}") from None
     except ValueError as error:
@@ -74,9 +96,19 @@ def draw_annotations(data: Any, where: str, size: Size | None = None, image: str
 
 
 def polygon(points: npt.ArrayLike, size: Size) -> Plane:
-    """The pixels whose centres lie inside one closed outline [(x, y), ...], even-odd where it crosses itself.
+    """Fill one closed outline, with the even-odd rule where it crosses itself.
 
-    For each row, every edge that crosses the line through the pixel centres flips all pixels to its right.
+    In each row, every edge that crosses the line through the pixel centres inverts all pixels to its right.
+
+    Args:
+        points: corners [(x, y), ...], in pixels.
+        size: size of the picture (H, W).
+
+    Returns:
+        bool [H, W]: the pixels whose centres are inside.
+
+    Raises:
+        ValueError: "holds an outline that is not pairs of numbers".
     """
     height, width = size
     flat = np.asarray(points, np.float64).ravel()
@@ -96,11 +128,21 @@ def polygon(points: npt.ArrayLike, size: Size) -> Plane:
 
 
 def decode_runs(counts: Sequence[int] | str | bytes, size: Size) -> Plane:
-    """COCO run lengths -> plane. Runs go down the columns, the first counts zeros. A string is COCO's compression.
+    """Decode COCO run lengths.
 
-    The string holds 5 bits a character (code - 48), low bits first, 32 says that more follow, the last one's bit 16 is
-    the sign; from the fourth number on it is the difference to the number two places before.
-    Raises ValueError: "holds runs of 11 pixels for a picture of 4x3" (width x height).
+    Runs go down the columns; the first one counts zeros. A string holds compressed runs: 5 bits a character (code - 48),
+    low bits first; 32 marks that more follow, and bit 16 of the last character is the sign. From the fourth number on, a
+    number is the difference from the number two places before.
+
+    Args:
+        counts: run lengths, or a string of compressed ones.
+        size: size of the picture (H, W).
+
+    Returns:
+        bool [H, W].
+
+    Raises:
+        ValueError: "holds runs of 11 pixels for a picture of 4x3" (width x height).
     """
     if isinstance(counts, str | bytes):
         runs: list[int] = []
@@ -145,27 +187,29 @@ def _coco(data: dict[str, Any], size: Size | None, image: str | int | None) -> D
     return _paint(shapes, keys, size, "COCO JSON", notes)
 
 
-def _choose(images: list[dict[str, Any]], annotations: list[dict[str, Any]], wanted: str | int | None) -> Any:
-    """The entry of `images` to draw; None when the file lists no picture at all."""
+def _choose(images: list[dict[str, Any]], annotations: list[dict[str, Any]], chosen: str | int | None) -> Any:
+    """Return the entry of `images` to draw; None if the file lists no picture."""
 
-    def is_wanted(entry: dict[str, Any]) -> bool:
+    def is_chosen(entry: dict[str, Any]) -> bool:
         name = PurePath(str(entry.get("file_name", "")))
-        return str(wanted) in (str(entry.get("id")), str(name), name.name, name.stem)
+        return str(chosen) in (str(entry.get("id")), str(name), name.name, name.stem)
 
-    found = [i for i in images if wanted is None or is_wanted(i)]
-    if wanted is None and len(found) > 1:
+    found = [i for i in images if chosen is None or is_chosen(i)]
+    if chosen is None and len(found) > 1:
         annotated = {a.get("image_id") for a in annotations}
         found = [i for i in found if i.get("id") in annotated] or found
-    if len(found) == 1 or (not images and wanted is None):
+    if len(found) == 1 or (not images and chosen is None):
         return found[0] if found else None
     listed = [str(i.get("file_name", i.get("id"))) for i in (found or images)]
     listing = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
     if found:
         raise ValueError(f"holds {len(found)} pictures ({listing}): name one of them as image")
-    raise ValueError(f"holds no picture {wanted!r}: it has {listing or 'none'}")
+    raise ValueError(f"holds no picture {chosen!r}: it has {listing or 'none'}")
 
 
 def _segment(segmentation: Any) -> Callable[[Size], Plane]:
+    """Return a function that draws a COCO segmentation."""
+
     def draw(size: Size) -> Plane:
         if isinstance(segmentation, dict):
             height, width = segmentation["size"]
@@ -199,6 +243,8 @@ def _labelme(data: dict[str, Any], size: Size | None) -> Drawn:
 
 
 def _labelme_shape(kind: str, shape: dict[str, Any]) -> Callable[[Size], Plane]:
+    """Return a function that draws a labelme shape."""
+
     def draw(size: Size) -> Plane:
         points = np.asarray(shape["points"], np.float64)
         if kind == "polygon":
@@ -206,7 +252,7 @@ def _labelme_shape(kind: str, shape: dict[str, Any]) -> Callable[[Size], Plane]:
         (x0, y0), (x1, y1) = points[:2]
         if kind == "rectangle":
             return polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], size)
-        if kind == "circle":  # centre, then a point on the rim
+        if kind == "circle":  # its centre, then a point on the circle
             y, x = np.mgrid[: size[0], : size[1]] + 0.5
             disc: Plane = (x - x0) ** 2 + (y - y0) ** 2 <= (x1 - x0) ** 2 + (y1 - y0) ** 2
             return disc
@@ -216,13 +262,13 @@ def _labelme_shape(kind: str, shape: dict[str, Any]) -> Callable[[Size], Plane]:
 
 
 def _stamp(encoded: str, left: int, top: int, size: Size) -> Plane:
-    """A base64 picture of one object laid at its place, cut at the borders."""
+    """Place a base64 picture of one object at its position, cropped at the borders."""
     from PIL import Image
 
     try:
         small = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")) > 0
     except (OSError, binascii.Error):
-        raise ValueError("holds a mask shape whose picture cannot be read") from None
+        raise ValueError("holds a mask shape whose picture cannot be read: save it again") from None
     canvas = np.zeros((size[0] + 2 * small.shape[0], size[1] + 2 * small.shape[1]), bool)
     top, left = top + small.shape[0], left + small.shape[1]
     if top >= 0 and left >= 0:
@@ -232,11 +278,15 @@ def _stamp(encoded: str, left: int, top: int, size: Size) -> Plane:
 
 
 def _paint(shapes: list[Shape], keys: dict[object, int], size: Size | None, kind: str, notes: list[str]) -> Drawn:
-    """Draw the shapes one over the other. Overlap between different objects and shapes without a pixel are noted."""
+    """Draw the shapes in order. Notes report overlap of different objects, and shapes without a pixel."""
+    from hodor.masks import label_dtype  # imports Pillow, which other users of this module do not need
+
     if not shapes:
         raise ValueError("holds no outline or run length to draw")
     if size is None:
-        raise ValueError("does not say the picture's height and width, and no size was given")
+        raise ValueError(
+            "does not state the height and width of the picture, and no size was given: give the size of the video"
+        )
     labels: Labels = np.zeros(size, label_dtype(max(keys.values())))
     covered = 0
     for shape in shapes:
@@ -246,6 +296,6 @@ def _paint(shapes: list[Shape], keys: dict[object, int], size: Size | None, kind
         covered += int(np.count_nonzero(plane & (labels != 0) & (labels != i)))
         labels[plane] = i
     if covered:
-        notes.append(f"{covered} px lie in several objects: the later object wins")
+        notes.append(f"{covered} px are in several objects: the later object is used")
     names = {keys[s.key]: s.name for s in shapes if s.name}
     return Drawn(labels, tuple(notes), kind, names)

@@ -1,9 +1,9 @@
-"""The mask doctor: reads a mask as people really have it, mends what can be mended, and says what it did.
+"""The mask doctor: read masks in the forms in which they occur, repair them, and report what was done.
 
-read(source) takes a picture of any common kind, a file per object, or COCO and labelme JSON, and gives labels with the
-objects' ids. Whatever it decides stands in `notes`, in words and pixel counts; what it cannot decide it refuses in one
-line. examine(source) tells what a file holds without refusing, for `hodor doctor FILE`. Sizes in words are width x
-height, as players show them; sizes in code are (H, W).
+`read` accepts a picture of any common format, a file per object, or COCO and labelme JSON, and returns labels. Each of
+its decisions is reported in `Reading.notes`, with pixel counts; what cannot be decided is a ValueError of one line.
+`examine` reports what a file contains, for `hodor doctor FILE`. Sizes in messages are width x height, as players show
+them; sizes in code are (H, W).
 """
 
 import json
@@ -27,10 +27,14 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A mask as read. labels [H, W] uint8 or uint16, at least one object; objects are the ids in it, sorted.
+    """A mask that was read.
 
-    notes: what was found and mended, one plain line each; kind: what the source was recognised as; names: the objects'
-    names where the source gives any (labelme labels, COCO categories, file names).
+    Attributes:
+        labels: ids per pixel [H, W], uint8 or uint16, with at least one object.
+        objects: the ids in the labels, sorted.
+        notes: what was found and repaired, one line each.
+        kind: format of the source in words, such as "palette PNG".
+        names: id -> name of the object, where the source has names (labelme labels, COCO categories, file names).
     """
 
     labels: Labels
@@ -41,15 +45,23 @@ class Reading:
 
 
 def read(source: Source, size: Size | None = None, image: str | int | None = None) -> Reading:
-    """Read a first mask from a picture, a folder or list of pictures (one per object), or COCO or labelme JSON.
+    """Read a mask from a picture, a folder or list of pictures (one per object), or COCO or labelme JSON.
 
-    source  path, or several paths. Of several files each is one object: its id is the number at the end of the file's
-            name when all have a different one above 0, else 1, 2, ... in sorted order; the later wins overlaps
-    size    (H, W) of the video: a mask of another size is fitted to it, nearest pixel, and the notes say so
-    image   which picture of a COCO file with several: its file name or id
+    Args:
+        source: path, or several paths. Of several files each is one object. Its id is the number at the end of the
+            file's name if all files have different numbers above 0 there, else 1, 2, ... in sorted order. Where objects
+            overlap, the one with the higher id is used.
+        size: (H, W) of the video. A mask of another size is resized with nearest neighbour, with a note. Default: the
+            size of the mask.
+        image: which picture of a COCO file with several: its file name or id.
 
-    Raises FileNotFoundError "mask x.png does not exist", ValueError in one line that names the file: empty masks, files
-    that are no picture, JPEG and photographs without clear objects (with counts), JSON of other kinds.
+    Returns:
+        The labels, with notes, format and names.
+
+    Raises:
+        FileNotFoundError: "mask x.png does not exist".
+        ValueError: one line that names the file: an empty mask, a file that is no picture, a JPEG or a photograph
+            without clear objects (with counts), JSON of another format.
     """
     where, found = _find(source, size, image)
     height, width = found.labels.shape
@@ -59,26 +71,37 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
     labels, notes = found.labels, list(found.notes)
     if size is not None and labels.shape != tuple(size):
         labels = fit_labels(labels, size)
-        notes.append(f"fitted from {width}x{height} to the video's {size[1]}x{size[0]} (nearest pixel)")
+        notes.append(f"resized from {width}x{height} to the video's {size[1]}x{size[0]} (nearest neighbour)")
         stretch = (width * size[0]) / (height * size[1])
         if abs(stretch - 1) > 0.02:
-            turned = "; is it turned by 90 degrees?" if (width - height) * (size[1] - size[0]) < 0 else ""
-            notes.append(f"its shape differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
+            turned = "; is it rotated by 90 degrees?" if (width - height) * (size[1] - size[0]) < 0 else ""
+            notes.append(f"its aspect ratio differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
     objects = objects_in(labels)
     if not objects:
-        raise ValueError(f"mask {where} is empty once fitted from {width}x{height} to {size}: its objects are too small")
+        raise ValueError(
+            f"mask {where} is empty after resizing from {width}x{height} to {size[1]}x{size[0]}: draw larger objects"
+        )
     if lost := sorted(set(before) - set(objects)):
-        notes.append(f"object {_list(lost)} too small to survive the fitting")
+        notes.append(f"object {_list(lost)} is too small for the new size: no pixel is left")
     labels = labels.astype(label_dtype(objects[-1]))
     names = {i: name for i, name in found.names.items() if i in objects}
     return Reading(labels, objects, tuple(notes), found.kind, names)
 
 
 def examine(source: Source, size: Size | None = None, image: str | int | None = None) -> list[str]:
-    """Say what a mask holds and what `read` would make of it: lines for a person.
+    """Describe what a mask contains and how `read` would read it.
 
-    Format, mode and size; the values with pixel counts; each object's pixels and bounding box; the notes; last the
-    verdict, which starts with "good:", "mended:" or "refused:". Raises only FileNotFoundError.
+    Args:
+        source: as for `read`.
+        size: as for `read`.
+        image: as for `read`.
+
+    Returns:
+        Lines of text: format, mode and size; the values with pixel counts; pixels and bounding box of each object; the
+        notes; last the verdict, which starts with "good:", "repaired:" or "refused:".
+
+    Raises:
+        FileNotFoundError: "mask x.png does not exist". Other errors of `read` become the verdict.
     """
     lines = []
     for path in _files(source)[:1]:
@@ -100,11 +123,11 @@ def examine(source: Source, size: Size | None = None, image: str | int | None = 
         lines.append(f"object  {i}{name}: {len(ys)} px ({len(ys) / reading.labels.size:.1%}), {box}")
     lines += [f"note    {note}" for note in reading.notes]
     count = f"{len(reading.objects)} object{'s' if len(reading.objects) > 1 else ''}"
-    return [*lines, f"mended: {count}, as the notes say" if reading.notes else f"good: {count}, ids as they stand"]
+    return [*lines, f"repaired: {count}, see the notes" if reading.notes else f"good: {count}, ids as stored"]
 
 
 def _files(source: Source) -> list[Path]:
-    """The files a source stands for: of a folder its pictures in sorted order."""
+    """Return the files of a source; of a folder its pictures, sorted."""
     if not isinstance(source, str | os.PathLike):
         return [Path(s) for s in source]
     path = Path(source)
@@ -119,7 +142,7 @@ def _find(source: Source, size: Size | None, image: str | int | None) -> tuple[s
     files = _files(source)
     where = str(source if isinstance(source, str | os.PathLike) else ", ".join(map(str, files[:3])))
     if not files:
-        raise ValueError(f"mask {where or 'list'} holds no picture: wanted one file per object ({' '.join(ENDINGS)})")
+        raise ValueError(f"mask {where or 'list'} holds no picture: give one file per object ({' '.join(ENDINGS)})")
     if len(files) > 1:
         return where, _one_file_per_object(files, size)
     if files[0].suffix.lower() == ".json":
@@ -150,38 +173,38 @@ def _one_file_per_object(files: list[Path], size: Size | None) -> Found:
         found = read_picture(file)
         if len(objects_in(found.labels)) > 1:
             raise ValueError(
-                f"mask {file} holds {len(objects_in(found.labels))} objects, but of several files each is one object: "
-                "give one file alone, for a video's masks the first"
+                f"mask {file} holds {len(objects_in(found.labels))} objects, but of several files each must be one object: "
+                "give a single file; of the masks of a video, the first"
             )
         plane = found.labels != 0
         if size is not None and plane.shape != tuple(size):
             plane = fit_labels(plane.astype(np.uint8), size).astype(bool)
-            notes.append(f"{file.name}: fitted to the video's {size[1]}x{size[0]} (nearest pixel)")
+            notes.append(f"{file.name}: resized to the video's {size[1]}x{size[0]} (nearest neighbour)")
         if planes and plane.shape != planes[0].shape:
-            was, now = planes[0].shape, plane.shape
-            raise ValueError(f"mask {file} is {now[1]}x{now[0]}, {files[0].name} is {was[1]}x{was[0]}: sizes must agree")
+            expected, got = (f"{shape[1]}x{shape[0]}" for shape in (planes[0].shape, plane.shape))
+            raise ValueError(f"mask {file}: expected {expected} pixels, the size of {files[0].name}, got {got}")
         if not plane.any():
             notes.append(f"{file.name} is empty: no object {i}")
         notes += [f"{file.name}: {note}" for note in found.notes if not note.startswith("0 and 255")]
         planes.append(plane)
-    _refuse_a_video(files, planes)
+    _reject_video(files, planes)
     labels: Labels = np.zeros(planes[0].shape, label_dtype(max(ids)))
     covered = 0
     for plane, i in sorted(zip(planes, ids, strict=True), key=lambda pair: pair[1]):
         covered += int(np.count_nonzero(labels[plane]))
         labels[plane] = i
     if covered:
-        notes.append(f"{covered} px lie in several objects: the later object wins")
+        notes.append(f"{covered} px are in several objects: the later object is used")
     return Found(labels, "one file per object", notes, {i: f.stem for f, i in zip(files, ids, strict=True)})
 
 
-def _refuse_a_video(files: list[Path], planes: list[Plane]) -> None:
-    """Masks of successive frames lie nearly on one another; masks of different objects do not."""
+def _reject_video(files: list[Path], planes: list[Plane]) -> None:
+    """Raise ValueError for masks of successive frames: they overlap almost entirely, masks of different objects do not."""
     pairs = list(pairwise(planes))
     if len(pairs) >= 2 and all(2 * np.sum(a & b) > np.sum(a | b) for a, b in pairs):
         raise ValueError(
-            f"mask files {files[0].name}, {files[1].name}, ... lie on one another like the frames of a video: "
-            f"give the first alone, {files[0]}"
+            f"mask files {files[0].name}, {files[1].name}, ... overlap like successive frames of a video: "
+            f"give only the first, {files[0]}"
         )
 
 

@@ -1,14 +1,14 @@
-"""One picture file -> labels: what a pixel's value means, first rule that fits.
+"""Read one picture file as labels. The first rule that applies decides what the value of a pixel means:
 
-    palette picture        the index is the id, unless its colours show that an editor sorted them anew
+    palette picture        the index is the id, unless the colours show that an editor has reordered the palette
     0 and 255              object 1
-    38, 75, 113, 15, ...   the greys of the DAVIS palette's colours: a palette flattened on its way; ids 1, 2, 3, 4, ...
-    255 beside small ids   void, therefore background
+    38, 75, 113, 15, ...   greys of the DAVIS palette's colours, from a palette converted to grey; ids 1, 2, 3, 4, ...
+    255 with small ids     void, which becomes background
     other greys            the value is the id
     colours                DAVIS palette colours are their ids; else 1, 2, ... in the order of red, green, blue
-    shaped alpha           alpha > 127 is object 1, or, over a few flat colours, what is no background
+    alpha with a shape     alpha > 127 is object 1; over a few uniform colours, what is not background is an object
 
-Whatever is decided is said in the notes. hodor.mask_files.doctor is the door to this room.
+Every decision is reported in the notes. Use `hodor.mask_files.doctor` to read masks; this module is a part of it.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hodor.mask_files.stray_values import MANY, Classes, classify, clutter, is_dust, is_gradient, mend_edges
+from hodor.mask_files.stray_values import MAX_VALUES, Classes, classify, clutter, is_dust, is_gradient, repair_edges
 from hodor.masks import VOID, Labels, label_dtype, open_picture, palette
 
 Plane = npt.NDArray[np.bool_]
 Colours = npt.NDArray[np.uint8]
-MOSAIC = 0.25  # clutter above this is a photograph or dithering; half of it for 64 to 256 values
-FLAT = 0.9  # the share of a cut-out's pixels in few colours from which on the colours are objects
+MAX_CLUTTER = 0.25  # a picture with more clutter is a photograph or dithered; half of this for 64 to 256 values
+UNIFORM = 0.9  # share of a cut-out's pixels in few colours from which the colours are objects
 
 
 class Found(NamedTuple):
-    """What one file says before it is fitted to the video; the labels may be empty."""
+    """The content of one file, before it is resized to the video.
+
+    Attributes:
+        labels: ids per pixel [H, W]; there can be no object.
+        kind: format of the file in words.
+        notes: what was found and repaired, one line each.
+        names: id -> name of the object, where the file has one.
+    """
 
     labels: Labels
     kind: str
@@ -38,7 +45,18 @@ class Found(NamedTuple):
 
 
 def read_picture(path: Path) -> Found:
-    """Read one picture file into labels, which may be empty."""
+    """Read one picture file as labels.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The labels, which can be without an object, with notes and format.
+
+    Raises:
+        FileNotFoundError: "mask x.png does not exist".
+        ValueError: the file is no picture, or no mask.
+    """
     picture, step = open_picture(path)
     where, form = f"mask {path}", f"{picture.format}"
     notes: list[str] = []
@@ -54,7 +72,7 @@ def read_picture(path: Path) -> Found:
     if picture.mode[0] in "IF":
         wide = np.asarray(picture)
         if not np.array_equal(wide, np.round(wide)) or wide.min(initial=0) < 0:
-            raise ValueError(f"{where} holds fractions or negative numbers ({wide.min()} to {wide.max()}): wanted ids")
+            raise ValueError(f"{where}: expected ids from 0, got fractions or negative numbers ({wide.min()} to {wide.max()})")
         labels = _from_values(wide.astype(np.int64), False, where, notes)
         return Found(labels, f"{'16' if 'I;16' in picture.mode else '32'}-bit grey {form}", notes, {})
     if picture.mode not in ("L", "RGB"):
@@ -69,13 +87,13 @@ def read_picture(path: Path) -> Found:
     if pixels.ndim == 3:
         return Found(_from_colours(pixels, where, notes), f"colours in {form}", notes, {})
     if step > 1 and len(np.unique(pixels)) > 2:  # 2 or 4 bits a pixel; two values alone are black and white
-        notes.append(f"a grey {form} of {8 // (2 if step == 17 else 4)} bits: values divided by {step} to what is stored")
+        notes.append(f"a grey {form} of {8 // (2 if step == 17 else 4)} bits: values divided by {step}, to those stored")
         pixels = pixels // step
     return Found(_from_values(pixels, False, where, notes), f"grey {form}", notes, {})
 
 
 def _index_is_id(picture: Image.Image, index: npt.NDArray[Any], notes: list[str]) -> bool:
-    """Whether a palette picture's indices are ids; False (with a note) where its colours say otherwise."""
+    """Return whether the indices of a palette picture are ids; False (with a note) if its colours show that they are not."""
     used = np.unique(index)
     stored = np.asarray(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
     colours = np.zeros((256, 3), np.uint8)
@@ -84,18 +102,18 @@ def _index_is_id(picture: Image.Image, index: npt.NDArray[Any], notes: list[str]
         return True
     black = used[(colours[used] == 0).all(1)]
     if len(black) and black[0] != 0 and colours[0].any():
-        notes.append(f"the palette holds black at index {black[0]}, not 0: read by its colours, not its indices")
+        notes.append(f"the palette has black at index {black[0]}, not 0: read by its colours, not its indices")
         return False
     if len(used) > 3:
-        mended, moved = mend_edges(classify(colours[index]), False)
-        if moved and len(used) - len(mended.values) >= 3:
-            notes.append("the palette holds shades of smoothed edges: read by its colours, not its indices")
+        repaired, moved = repair_edges(classify(colours[index]), False)
+        if moved and len(used) - len(repaired.values) >= 3:
+            notes.append("the palette has shades of smoothed edges: read by its colours, not its indices")
             return False
     return True
 
 
 def _threshold_jpeg(pixels: Colours, where: str, notes: list[str]) -> Labels:
-    """A JPEG can hold black and white, nothing finer: its noise makes values of its own."""
+    """Threshold a black and white JPEG; others are rejected, since compression noise adds values of its own."""
     bright = pixels.max(2)
     tinted = int(np.count_nonzero(bright - pixels.min(2) > 60))
     low, high = int(np.count_nonzero(bright < 64)), int(np.count_nonzero(bright > 191))
@@ -103,7 +121,7 @@ def _threshold_jpeg(pixels: Colours, where: str, notes: list[str]) -> Labels:
     if not high or between > 0.05 * bright.size or tinted > 0.01 * bright.size:
         raise ValueError(
             f"{where} is a JPEG that is not black and white ({low} px dark, {between} px between, {high} px bright, "
-            f"{tinted} px coloured): its noise would make false objects, save the mask as PNG"
+            f"{tinted} px coloured), whose noise would become false objects: save the mask as PNG"
         )
     noisy = int(np.count_nonzero((bright > 0) & (bright < 255)))
     notes.append(f"JPEG noise in {noisy} px: above 127 is object 1")
@@ -112,13 +130,13 @@ def _threshold_jpeg(pixels: Colours, where: str, notes: list[str]) -> Labels:
 
 
 def _from_alpha(pixels: Colours, alpha: Plane, form: str, where: str, notes: list[str]) -> Found:
-    """A picture with a shape cut out: flat colours inside are objects; of a photograph or one grey the shape is."""
+    """Read a picture with a shape in its alpha. A few uniform colours inside are objects; else the shape is the object."""
     inside = np.where(alpha[..., None], pixels, 0).astype(np.uint8)
     counts = np.sort(classify(inside[alpha][None]).counts())[::-1]
     plain = len(counts) == 1 and int(np.ptp(inside[alpha])) == 0
-    if plain or counts[:MANY].sum() < FLAT * counts.sum():
-        what = "of one grey" if plain else f"a cut-out in {len(counts)} colours"
-        notes.append(f"alpha above 127 is object 1: {int(alpha.sum())} px, {what}")
+    if plain or counts[:MAX_VALUES].sum() < UNIFORM * counts.sum():
+        content = "of one grey" if plain else f"a cut-out in {len(counts)} colours"
+        notes.append(f"alpha above 127 is object 1: {int(alpha.sum())} px, {content}")
         return Found(alpha.astype(np.uint8), f"alpha of {form}", notes, {})
     notes.append(f"{int(alpha.size - alpha.sum())} transparent px are background")
     if (inside == inside[..., :1]).all():
@@ -127,55 +145,55 @@ def _from_alpha(pixels: Colours, alpha: Plane, form: str, where: str, notes: lis
 
 
 def _clean(classes: Classes, trusted: bool, where: str, notes: list[str]) -> Classes:
-    """Without the phantoms of smoothed edges; refuses what is no list of objects."""
+    """Remove the stray values of smoothed edges. Raises ValueError where the values are no list of objects."""
     before = classes
-    classes, moved = mend_edges(classes, trusted)
+    classes, moved = repair_edges(classes, trusted)
     if moved:
-        gone = len(before.values) - len(classes.values)
-        told = f"smoothed edges: {moved} px in {gone} shades given to what lies beside them"
-        left_out = ~(before.values[:, None] == classes.values[None]).all(2).any(1)
-        most = int(np.where(left_out, before.counts(), 0).argmax())
-        notes.append(f"{told}; the most of one shade: {before.counts()[most]} px of {_value(before.values[most])}")
+        removed = ~(before.values[:, None] == classes.values[None]).all(2).any(1)
+        commonest = int(np.where(removed, before.counts(), 0).argmax())
+        number = len(before.values) - len(classes.values)
+        shades = f"smoothed edges: {moved} px in {number} shades assigned to what is next to them"
+        notes.append(f"{shades}; the commonest shade: {before.counts()[commonest]} px of {_value(before.values[commonest])}")
     counts, number = classes.counts(), len(classes.values)
-    shades = number > MANY and not trusted and (is_gradient(classes) or is_dust(classes))
-    limit = MOSAIC / 2 if 64 <= number <= 256 else MOSAIC
-    if shades or (number > 3 and clutter(classes) > limit):
+    is_smooth = number > MAX_VALUES and not trusted and (is_gradient(classes) or is_dust(classes))
+    limit = MAX_CLUTTER / 2 if 64 <= number <= 256 else MAX_CLUTTER
+    if is_smooth or (number > 3 and clutter(classes) > limit):
         largest = np.argsort(-counts, kind="stable")[:4]
         shown = ", ".join(f"{_value(classes.values[k])}: {counts[k]} px" for k in largest)
-        what = f"holds {number} values without clear objects ({shown}, ...)"
-        raise ValueError(f"{where} {what}: a photograph or a smoothed mask? Save it as a palette PNG without smoothing")
+        content = f"holds {number} values without clear objects ({shown}, ...), like a photograph or a smoothed mask"
+        raise ValueError(f"{where} {content}: save the mask as a palette PNG without smoothing")
     return classes
 
 
 def _from_values(values: npt.NDArray[Any], indexed: bool, where: str, notes: list[str]) -> Labels:
-    """Grey values or palette indices [H, W] -> labels."""
+    """Convert grey values or palette indices [H, W] to labels."""
     classes = classify(values)
     ids = classes.values[:, 0]
-    small = ids[(ids > 0) & ((ids != VOID) | (ids[-1] > VOID))]  # with ids beyond 255 it is one of them
+    small = ids[(ids > 0) & ((ids != VOID) | (ids[-1] > VOID))]  # with ids above 255, 255 is an id too
     top = int(small.max(initial=0))
-    # whole numbers 1..n are ids, unless most of them have no inside: then they are the shades of something smooth
-    trusted = indexed or top <= MANY or (top == len(small) and not is_dust(classes))
+    # numbers 1..n are ids, unless more than a third have no interior: then they are shades of something smooth
+    trusted = indexed or top <= MAX_VALUES or (top == len(small) and not is_dust(classes))
     classes = _clean(classes, trusted, where, notes)
     ids, counts = classes.values[:, 0].copy(), classes.counts()
     shown = ids[ids > 0]
     if shown.tolist() == [VOID]:
         notes.append(f"0 and 255: {counts[-1]} px of 255 are object 1")
         ids[-1] = 1
-    elif not indexed and (greys := _flattened(shown)):
-        told = ", ".join(f"{grey} is id {i}" for grey, i in greys.items())
-        notes.append(f"a palette that was flattened to grey: {told}")
+    elif not indexed and (greys := _ids_of_greys(shown)):
+        listed = ", ".join(f"{grey} is id {i}" for grey, i in greys.items())
+        notes.append(f"a palette that was converted to grey: {listed}")
         ids = np.array([greys.get(int(grey), 0) for grey in ids])
     elif VOID in shown and (indexed or int(shown[shown != VOID].max()) <= 100):
-        notes.append(f"255 is void: {counts[ids == VOID][0]} px made background")
+        notes.append(f"255 is void: {counts[ids == VOID][0]} px set to background")
         ids[ids == VOID] = 0
     labels: Labels = ids.astype(label_dtype(int(ids.max(initial=0))))[classes.at]
     return labels
 
 
-def _flattened(shown: npt.NDArray[Any]) -> dict[int, int]:
-    """{grey: id} if all values are greys of the DAVIS palette's first 15 colours, in which no two share one; else {}.
+def _ids_of_greys(shown: npt.NDArray[Any]) -> dict[int, int]:
+    """Return {grey: id} if all values are greys of the DAVIS palette's first 15 colours, which all differ; else {}.
 
-    One value alone could be an id of its own: only 38, the grey of id 1, is then taken for it. 220 is the grey of void.
+    A single value could be an id itself, so only 38, the grey of id 1, is then read as a grey. 220 is the grey of void.
     """
     grey_of = np.asarray(Image.fromarray(palette()[None]).convert("L"))[0].tolist()
     greys = {grey_of[i]: i for i in range(1, 16)} | {grey_of[VOID]: 0}
@@ -185,10 +203,10 @@ def _flattened(shown: npt.NDArray[Any]) -> dict[int, int]:
 
 
 def _from_colours(pixels: Colours, where: str, notes: list[str]) -> Labels:
-    """Colours [H, W, 3] -> labels: black, or else the colour along most of the border, is background."""
+    """Convert colours [H, W, 3] to labels. Black, else the commonest colour along the border, is the background."""
     classes = _clean(classify(pixels), False, where, notes)
     colours, counts = [tuple(v) for v in classes.values.tolist()], classes.counts()
-    known = {tuple(colour): i for i, colour in enumerate(palette().tolist())}
+    palette_ids = {tuple(colour): i for i, colour in enumerate(palette().tolist())}
     if (0, 0, 0) in colours:
         ground = colours.index((0, 0, 0))
     else:
@@ -197,28 +215,40 @@ def _from_colours(pixels: Colours, where: str, notes: list[str]) -> Labels:
         ground = int(np.bincount(border).argmax())
         notes.append(f"no black: {_value(colours[ground])} along the border is background, {counts[ground]} px")
     objects = [k for k in range(len(colours)) if k != ground]
-    if all(colours[k] in known for k in objects):
-        ids = {k: known[colours[k]] % VOID for k in objects}
-        notes.append("colours of the DAVIS palette: " + _told(objects, colours, ids))
+    if all(colours[k] in palette_ids for k in objects):
+        ids = {k: palette_ids[colours[k]] % VOID for k in objects}
+        notes.append("colours of the DAVIS palette: " + _listed(objects, colours, ids))
     else:
         ids = {k: i for i, k in enumerate(objects, 1)}
-        notes.append("colours numbered by red, green, blue: " + _told(objects, colours, ids))
+        notes.append("colours numbered by red, green, blue: " + _listed(objects, colours, ids))
     table = np.array([ids.get(k, 0) for k in range(len(colours))])
     labels: Labels = table.astype(label_dtype(int(table.max(initial=0))))[classes.at]
     return labels
 
 
-def _told(objects: list[int], colours: Sequence[Any], ids: dict[int, int]) -> str:
+def _listed(objects: list[int], colours: Sequence[Any], ids: dict[int, int]) -> str:
+    """List which colour is which id."""
     return ", ".join(f"{_value(colours[k])} is {f'id {ids[k]}' if ids[k] else 'void, so background'}" for k in objects)
 
 
 def _value(value: Sequence[int]) -> str:
-    """A grey or index as a number, a colour as (red, green, blue)."""
+    """Format a grey or index as a number, a colour as (red, green, blue)."""
     return str(int(value[0])) if len(value) == 1 else "(" + ", ".join(str(int(c)) for c in value) + ")"
 
 
 def describe_picture(path: Path) -> list[str]:
-    """Format, size and values of one picture file; for JSON its name only."""
+    """Describe format, size and values of one picture file; of a JSON file only its name and length.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Lines of text.
+
+    Raises:
+        FileNotFoundError: "mask x.png does not exist".
+        ValueError: "mask x.png cannot be read as a picture: ...".
+    """
     if path.suffix.lower() == ".json":
         return [f"file    {path}: JSON, {path.stat().st_size} bytes"]
     picture, _ = open_picture(path)

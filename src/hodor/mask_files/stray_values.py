@@ -1,13 +1,15 @@
-"""Values that are no objects: the shades that smoothing leaves along the edges of a mask.
+"""Find stray values: shades that smoothing leaves along the edges of a mask, and that are no objects.
 
-A mask that was drawn with anti-aliasing, or resized with interpolation, holds shades between its true values: between
-0 and 255 every grey, between ids 0 and 5 the ids 1 to 4. Read literally each would be an object. What gives them away:
+A mask that was drawn with anti-aliasing, or resized with interpolation, has shades between its original values: between
+0 and 255 every grey, between ids 0 and 5 the ids 1 to 4. Read literally, each would be an object. Stray values have three
+properties:
 
-    they have no inside        no pixel whose 3x3 neighbours all share its value
-    they lie between           within a few pixels there are two true values, one on each side of theirs
-    they follow an edge        together they reach along at least half of the thing whose edge they are
+    no interior            no pixel has the same value as all of its 3x3 neighbours
+    between two values     within a few pixels there are two original values, one on each side of theirs
+    along an edge          together they extend along at least half of the object whose edge they are
 
-A small object alone on the background fails the second, a small one at the edge of a big one fails the third.
+A small object alone on the background does not have the second property; one at the edge of a large object does not have
+the third.
 """
 
 from typing import Any, NamedTuple
@@ -20,30 +22,43 @@ from hodor.masks import VOID, palette
 Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 
-REACH = 4  # px to either side of an edge where shades are looked for: enough for enlargement by about four
-OVERSHOOT = 0.12  # of the step at the edge: how far bicubic and Lanczos filters ring beyond it
-DARK = 32  # greys up to this are near black, from 255 less this near white
-NOISE = 16  # levels a shade may be off the true value it rings around
-STRAGGLERS = 0.5  # shades that fail the tests above, at most, for each that meets them: thin parts, ringing
-MANY = 30  # more values than this in colours or greys are no list of objects
+REACH = 4  # px to either side of an edge in which shades are searched: enough for enlargement by about four
+OVERSHOOT = 0.12  # share of the step at an edge by which bicubic and Lanczos filters overshoot it
+DARK = 32  # greys up to this are nearly black, from 255 minus this nearly white
+NOISE = 16  # levels by which a shade can differ from the original value around which it rings
+MAX_FAILING = 0.5  # pixels that fail the tests, per pixel that passes, that are still stray: thin parts, ringing
+MAX_VALUES = 30  # more colours or greys than this are no list of objects
 
 
 class Classes(NamedTuple):
-    """A picture by its distinct values: `values` [K, C] in ascending order, `at` [H, W] says which of them."""
+    """A picture as its distinct values.
+
+    Attributes:
+        at: index of the value of each pixel [H, W].
+        values: the distinct values in ascending order [K, C], C channels.
+    """
 
     at: Ints
     values: Ints
 
     def counts(self) -> Ints:
+        """Return the number of pixels of each value [K]."""
         return np.bincount(self.at.ravel(), minlength=len(self.values))
 
     def only(self, keep: Bools) -> "Classes":
-        """Without the classes that no pixel has any more; `keep` [K]."""
+        """Return the classes without those that no pixel has; `keep` [K]."""
         return Classes((np.cumsum(keep) - 1)[self.at], self.values[keep])
 
 
 def classify(pixels: Ints) -> Classes:
-    """Pixels [H, W] of integers or [H, W, 3] of bytes -> their distinct values and where they are."""
+    """Find the distinct values of a picture.
+
+    Args:
+        pixels: integers [H, W], or bytes [H, W, 3].
+
+    Returns:
+        The values, and which of them each pixel has.
+    """
     flat: Ints = _packed(pixels) if pixels.ndim == 3 else pixels.astype(np.int32)
     if flat.size and flat.min() >= 0 and flat.max() < 1 << 16:  # a table is much faster than sorting
         present = np.flatnonzero(np.bincount(flat.ravel()))
@@ -56,22 +71,29 @@ def classify(pixels: Ints) -> Classes:
     return Classes(index.reshape(flat.shape), values)
 
 
-def mend_edges(classes: Classes, trusted: bool) -> tuple[Classes, int]:
-    """Give the pixels of phantom values to the true value next to them that is nearest in shade.
+def repair_edges(classes: Classes, trusted: bool) -> tuple[Classes, int]:
+    """Replace stray values by the most similar of the original values next to them.
 
-    -> (classes without phantoms, number of pixels moved; 0 where nothing was found). `trusted` says that the values are
-    ids by their form (a palette, small whole numbers): then only what is proven goes, that is, at least two values of
-    which each alone lies between others and follows an edge. Else one such value is enough, and what fails the tests
-    beside them goes too (thin parts of a mask have no true value near). Soft black and white is decided at 128.
+    A soft black and white mask is thresholded at 128.
+
+    Args:
+        classes: the values of a picture.
+        trusted: the values are ids by their form (a palette, small integers). Then only values that are proven stray are
+            removed, that is, at least two values of which each alone is between others and follows an edge. Otherwise one
+            such value is enough, and values that fail the tests next to them are removed too (thin parts of a mask have
+            no original value near them).
+
+    Returns:
+        The values without stray ones, and the number of changed pixels, 0 if nothing was found.
     """
     at, values = classes
-    soft = not trusted and len(values) > MANY
-    is_true = _true_values(classes, soft)
-    if soft and values.shape[1] == 1 and _is_dark_or_light(values[is_true, 0]).all():
-        return _halve(classes)
-    anchors = np.flatnonzero(is_true & (values[:, 0] != VOID) if trusted else is_true)
-    ys, xs = np.nonzero(~is_true[at])
-    # more shades than true values, or a great many of both: no mask at all
+    soft = not trusted and len(values) > MAX_VALUES
+    is_original = _original_values(classes, soft)
+    if soft and values.shape[1] == 1 and _is_dark_or_light(values[is_original, 0]).all():
+        return _threshold(classes)
+    anchors = np.flatnonzero(is_original & (values[:, 0] != VOID) if trusted else is_original)
+    ys, xs = np.nonzero(~is_original[at])
+    # more shades than original values, or a very large number of both: this is no mask
     if not len(ys) or len(anchors) < 2 or 2 * len(ys) > at.size or len(ys) * len(anchors) > 3e7:
         return classes, 0
     of_class, shades = at[ys, xs], values[at[ys, xs]].astype(np.float64)
@@ -79,49 +101,50 @@ def mend_edges(classes: Classes, trusted: bool) -> tuple[Classes, int]:
     counts = classes.counts()
 
     def suspects(overshoot: float) -> Bools:
-        """Which classes lie between others, nine pixels of ten."""
+        """Return the classes that are between others in at least nine of ten pixels."""
         between = _lies_between(shades, values[anchors], near, overshoot)
-        if soft:  # ringing and compression: almost the shade of a true value close by
+        if soft:  # ringing and compression: nearly the shade of an original value close by
             between |= _is_noise(shades, values[anchors], near)
-        return ~is_true & (np.bincount(of_class[between], minlength=len(values)) >= 0.9 * counts)
+        return ~is_original & (np.bincount(of_class[between], minlength=len(values)) >= 0.9 * counts)
 
     suspect = suspects(0 if trusted else OVERSHOOT)
     follows = _follows_edges(classes, anchors, near, ys, xs, suspect, together=not trusted)
     if trusted and follows.sum() < 2:
         return classes, 0
-    if trusted:  # it was smoothed: then shades of a few pixels and of ringing are phantoms too, if no blob of 2x2
-        phantom = follows | (suspects(OVERSHOOT) & (_per_class(classes, _blocks(at)) == 0))
+    if trusted:  # it was smoothed: shades of few pixels and of ringing are stray too, without a 2x2 block
+        stray = follows | (suspects(OVERSHOOT) & (_per_class(classes, _blocks(at)) == 0))
     else:
-        others = ~is_true & ~follows
-        phantom = ~is_true if counts[others].sum() <= STRAGGLERS * counts[follows].sum() else follows
-    moved = phantom[of_class]
+        others = ~is_original & ~follows
+        stray = ~is_original if counts[others].sum() <= MAX_FAILING * counts[follows].sum() else follows
+    moved = stray[of_class]
     if not moved.any():
         return classes, 0
-    # the nearest in shade among those near; where none or one is near, as in thin parts, among all
+    # the most similar of the values nearby; of all values where fewer than two are nearby, as in thin parts
     allowed = (near | (near.sum(1, keepdims=True) < 2))[moved]
     distance = ((shades[moved][:, None] - values[anchors][None]) ** 2).sum(2)
-    mended = at.copy()
-    mended[ys[moved], xs[moved]] = anchors[np.where(allowed, distance, np.inf).argmin(1)]
-    return Classes(mended, values).only(~phantom), int(moved.sum())
+    repaired = at.copy()
+    repaired[ys[moved], xs[moved]] = anchors[np.where(allowed, distance, np.inf).argmin(1)]
+    return Classes(repaired, values).only(~stray), int(moved.sum())
 
 
-def _true_values(classes: Classes, soft: bool) -> Bools:
-    """Which values [K] are surely no shades: those with an inside.
+def _original_values(classes: Classes, soft: bool) -> Bools:
+    """Return which values [K] are original: those with an interior.
 
-    Among more than 30 values (soft) a gradient has an inside here and there: there it takes half a percent of all
-    insides but the largest; but a colour of the DAVIS palette, being an id by itself, needs one pixel only.
+    Among more than 30 values (soft), a gradient has an interior in some places. Then an original value needs half a
+    percent of all interior pixels without those of the largest value; a colour of the DAVIS palette, which is an id by
+    itself, needs one pixel.
     """
-    inside = _per_class(classes, _inside(classes.at))
+    interior = _per_class(classes, _interior(classes.at))
     if not soft:
-        return inside > 0
-    enough: Bools = inside >= max(1.0, 0.005 * (inside.sum() - inside.max(initial=0)))
+        return interior > 0
+    enough: Bools = interior >= max(1.0, 0.005 * (interior.sum() - interior.max(initial=0)))
     if classes.values.shape[1] == 3:
-        enough |= (inside > 0) & np.isin(_packed(classes.values), _packed(palette()))
+        enough |= (interior > 0) & np.isin(_packed(classes.values), _packed(palette()))
     return enough
 
 
 def _is_noise(shades: npt.NDArray[np.float64], anchors: Ints, near: Bools) -> Bools:
-    """Whether each shade [P, C] is within a few levels of one of the anchors [A, C] near it [P, A]."""
+    """Return whether each shade [P, C] is within a few levels of one of the anchors [A, C] near it [P, A]."""
     off = np.abs(shades[:, None] - anchors[None]).max(2)
     return np.asarray(((off <= NOISE) & near).any(1))
 
@@ -130,10 +153,10 @@ def _is_dark_or_light(greys: Ints) -> Bools:
     return np.asarray((greys <= DARK) | (greys >= 255 - DARK))
 
 
-def _halve(classes: Classes) -> tuple[Classes, int]:
-    """A soft black and white mask, decided at 128.
+def _threshold(classes: Classes) -> tuple[Classes, int]:
+    """Threshold a soft black and white mask at 128.
 
-    Left as it is where greys are more than a third of it, or white less than a twentieth of what is not black.
+    It is not changed if more than a third of it is grey, or less than a twentieth of what is not black is white.
     """
     shades, counts = classes.values[:, 0], classes.counts()
     light = counts[shades >= 255 - DARK].sum()
@@ -145,10 +168,16 @@ def _halve(classes: Classes) -> tuple[Classes, int]:
 
 
 def clutter(classes: Classes) -> float:
-    """How much of a mosaic it is: of all neighbours left and right off the commonest value, the share that differ.
+    """Return the share of horizontal neighbours that differ, of those in which both are not the commonest value.
 
-    At most 0.06 in the masks of DAVIS and COCO, 0.3 for cells of 3x3, above 0.4 for dithered colours; in photographs
-    of 256 shades 0.1 to 0.8. Fewer than 500 such neighbours are too few to judge: 0.
+    It is at most 0.06 in the masks of DAVIS and COCO, 0.3 for cells of 3x3, above 0.4 for dithered colours, and 0.1 to
+    0.8 in photographs of 256 shades.
+
+    Args:
+        classes: the values of a picture.
+
+    Returns:
+        The share, in [0, 1]; 0 if there are fewer than 500 such neighbours.
     """
     index = classes.at
     ground = classes.counts().argmax()
@@ -158,12 +187,12 @@ def clutter(classes: Classes) -> float:
 
 
 def is_dust(classes: Classes) -> bool:
-    """Whether more than a third of the values have no inside."""
-    return bool(np.mean(_per_class(classes, _inside(classes.at)) == 0) > 1 / 3)
+    """Return whether more than a third of the values have no interior."""
+    return bool(np.mean(_per_class(classes, _interior(classes.at)) == 0) > 1 / 3)
 
 
 def is_gradient(classes: Classes) -> bool:
-    """Whether neighbouring greys mostly differ by 1 or 2 both across and down, as in a soft matte or a heat map."""
+    """Return whether most steps between greys are 1 or 2 in both directions, as in a soft matte or a heat map."""
     if classes.values.shape[1] > 1:
         return False
     steps = []
@@ -175,19 +204,19 @@ def is_gradient(classes: Classes) -> bool:
 
 
 def _packed(colours: Ints) -> Ints:
-    """Colours [..., 3] of bytes as single numbers, red first."""
+    """Pack colours [..., 3] of bytes into single numbers, red first."""
     red, green, blue = (colours[..., c].astype(np.int32) for c in range(3))
     return (red << 16) + (green << 8) + blue
 
 
 def _per_class(classes: Classes, where: Bools) -> Ints:
-    """How many pixels of each class are marked."""
+    """Count the marked pixels of each class."""
     height, width = where.shape
     return np.bincount(classes.at[:height, :width][where], minlength=len(classes.values))
 
 
-def _inside(index: Ints) -> Bools:
-    """Pixels whose 3x3 neighbourhood is all of one value; the border of the picture has none."""
+def _interior(index: Ints) -> Bools:
+    """Return the pixels whose 3x3 neighbourhood has one value; the border of the picture has none."""
     found = np.zeros(index.shape, bool)
     if min(index.shape) >= 3:
         across = index[:, 1:] == index[:, :-1]
@@ -198,14 +227,14 @@ def _inside(index: Ints) -> Bools:
 
 
 def _blocks(index: Ints) -> Bools:
-    """Pixels that start a 2x2 block of one value; [H-1, W-1]."""
+    """Return the upper left pixels of 2x2 blocks of one value; [H-1, W-1]."""
     across, down = index[:, 1:] == index[:, :-1], index[1:] == index[:-1]
     blocks: Bools = across[1:] & across[:-1] & down[:, 1:] & down[:, :-1]
     return blocks
 
 
 def _grow(mask: Bools, reach: int) -> Bools:
-    """The mask grown by `reach` pixels to all sides (a square)."""
+    """Dilate the mask by `reach` pixels to all sides (a square)."""
     for axis in (0, 1):
         grown = mask.copy()
         for step in range(1, min(reach, mask.shape[axis] - 1) + 1):
@@ -218,7 +247,7 @@ def _grow(mask: Bools, reach: int) -> Bools:
 
 
 def _lies_between(shades: npt.NDArray[np.float64], anchors: Ints, near: Bools, overshoot: float) -> Bools:
-    """Whether each shade [P, C] lies in the box spanned by the anchors [A, C] near it [P, A]; two at least."""
+    """Return whether each shade [P, C] is in the box spanned by the anchors [A, C] near it [P, A]; at least two."""
     inside = near.sum(1) >= 2
     for channel in range(shades.shape[1]):
         low = np.where(near, anchors[:, channel], np.inf).min(1, initial=np.inf)
@@ -229,7 +258,7 @@ def _lies_between(shades: npt.NDArray[np.float64], anchors: Ints, near: Bools, o
 
 
 def _follows_edges(classes: Classes, anchors: Ints, near: Bools, ys: Ints, xs: Ints, suspect: Bools, together: bool) -> Bools:
-    """Which suspect classes [K] reach along at least half of the smallest anchor near them; as one if `together`."""
+    """Return the suspects [K] that extend along half of the smallest anchor near them; jointly if `together`."""
     reach = {int(a): _extent(*np.nonzero(classes.at == a)) for a in anchors}
     by_size = sorted(range(len(anchors)), key=lambda n: reach[int(anchors[n])])
     parent = np.asarray(by_size)[near[:, by_size].argmax(1)]
@@ -241,12 +270,12 @@ def _follows_edges(classes: Classes, anchors: Ints, near: Bools, ys: Ints, xs: I
         members[group] = True
         chosen = members[of_class] & near.any(1)
         for n in np.unique(parent[chosen]):
-            here = chosen & (parent == n)
-            if _extent(ys[here], xs[here]) >= 0.5 * reach[int(anchors[n])]:
+            along = chosen & (parent == n)
+            if _extent(ys[along], xs[along]) >= 0.5 * reach[int(anchors[n])]:
                 follows |= members
     return follows
 
 
 def _extent(ys: Ints, xs: Ints) -> float:
-    """The diagonal of the bounding box, in pixels."""
+    """Return the diagonal of the bounding box, in pixels."""
     return float(np.hypot(np.ptp(ys) + 1, np.ptp(xs) + 1)) if len(ys) else 0.0
