@@ -43,7 +43,7 @@ def hodor(capfd: pytest.CaptureFixture[str]) -> Hodor:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Options that name a tiny network."""
+    """Options that select a tiny network."""
     path = checkpoint(tmp_path_factory.mktemp("network"))
     return ["--checkpoint", path, "--device", "cpu", "--dtype", "float32"]
 
@@ -81,10 +81,10 @@ def test_version(hodor: Hodor) -> None:
     assert hodor("--version") == (0, f"hodor {__version__}\n", [])
 
 
-def test_an_unknown_command_is_named_with_the_known_ones(hodor: Hodor) -> None:
+def test_an_unknown_command_is_named_with_the_valid_ones(hodor: Hodor) -> None:
     code, out, errors = hodor("segmnt", "clip.mp4")
     assert (code, out) == (2, "")
-    assert errors == [f"hodor: no command 'segmnt': want one of {', '.join(cli.COMMANDS)}; see `hodor --help`"]
+    assert errors == [f"hodor: expected a command ({', '.join(cli.COMMANDS)}), got 'segmnt': see `hodor --help`"]
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -142,7 +142,7 @@ def test_ctrl_c_before_the_work_is_one_line_and_code_130(hodor: Hodor, monkeypat
     assert hodor("doctor", "x") == (130, "", ["hodor: stopped"])
 
 
-def test_a_reader_that_left_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_has_exited_is_no_error(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     running = process(["doctor", *[mask_file(tmp_path / "m.png")] * 3], stdout=writing)
@@ -246,7 +246,7 @@ def test_masks_on_several_frames_and_a_folder_with_a_file_per_object(tmp_path: P
     assert f"mask {tmp_path / 'objects'}: ids are the numbers at the end of the file names" in errors
 
 
-def test_a_file_whose_name_holds_an_at_is_taken_as_it_stands(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+def test_a_file_whose_name_has_an_at_is_not_split(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
     source = stills(tmp_path / "in", ["0.png", "1.png"])
     code, _, errors = hodor("segment", source, "--mask", mask_file(tmp_path / "m@1.png"), "-o", tmp_path / "out", *tiny)
     assert code == 0, errors
@@ -262,7 +262,7 @@ def test_a_folder_whose_name_is_a_number_is_no_camera(
     assert code == 0, errors
 
 
-def test_an_absent_camera_is_one_line(tmp_path: Path, hodor: Hodor) -> None:
+def test_a_missing_camera_is_one_line(tmp_path: Path, hodor: Hodor) -> None:
     code, _, errors = hodor("segment", "7", "--mask", mask_file(tmp_path / "m.png"))
     assert (code, len(errors)) == (2, 1)
     assert errors[0].startswith("hodor: camera 7 cannot be opened")
@@ -283,13 +283,13 @@ def test_progress_without_a_terminal_is_at_most_a_line_in_ten_seconds(
 
 def test_progress_on_a_terminal_is_a_bar(tmp_path: Path, tiny: list[object]) -> None:
     source = stills(tmp_path / "in", [f"{i}.png" for i in range(8)])
-    ours, theirs = pty.openpty()
+    reading, writing = pty.openpty()
     arguments = ["segment", source, "--mask", mask_file(tmp_path / "m.png"), "-o", tmp_path / "out", *tiny]
-    running = process(arguments, stderr=theirs)
-    os.close(theirs)
+    running = process(arguments, stderr=writing)
+    os.close(writing)
     shown = b""
     try:
-        while chunk := os.read(ours, 4096):
+        while chunk := os.read(reading, 4096):
             shown += chunk
     except OSError:  # how a terminal ends on Linux
         pass
@@ -297,10 +297,10 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path: Path, tiny: list[object]) -> 
     assert "8/8" in shown.decode()
 
 
-# doctor, evaluate, convert
+# doctor, score, convert
 
 
-def test_doctor_tells_what_masks_hold(tmp_path: Path, hodor: Hodor) -> None:
+def test_doctor_reports_what_masks_contain(tmp_path: Path, hodor: Hodor) -> None:
     code, out, errors = hodor("doctor", mask_file(tmp_path / "m.png"))
     assert (code, errors) == (0, [])
     lines = out.splitlines()
@@ -321,7 +321,7 @@ def test_doctor_names_a_file_that_does_not_exist(tmp_path: Path, hodor: Hodor) -
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Ground truth of two sequences, and predictions: "right" is the ground truth, "moved" lies 3 pixels beside."""
+    """Ground truth of two sequences, and predictions: "right" is the ground truth, "moved" is shifted by 3 pixels."""
     for name, shift in (("right", 0), ("moved", 3)):
         for i in range(5):
             write_labels(tmp_path / "ground_truth" / name / f"{i:05d}.png", mask(i))
@@ -329,8 +329,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "ours", tmp_path / "ground_truth"
 
 
-def test_evaluate_writes_scores_of_sequences_and_objects(folders: tuple[Path, Path], tmp_path: Path, hodor: Hodor) -> None:
-    code, out, errors = hodor("evaluate", *folders, "--workers", 1, "--json", tmp_path / "scores.json")
+def test_score_writes_scores_of_sequences_and_objects(folders: tuple[Path, Path], tmp_path: Path, hodor: Hodor) -> None:
+    code, out, errors = hodor("score", *folders, "--workers", 1, "--json", tmp_path / "scores.json")
     assert (code, errors) == (0, [])
     assert "right" in out
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -343,16 +343,16 @@ def test_evaluate_writes_scores_of_sequences_and_objects(folders: tuple[Path, Pa
     assert scores["summary"]["J"] == pytest.approx((2 + moved[1]["J"] + moved[2]["J"]) / 4)
 
 
-def test_evaluate_of_some_sequences_prints_nothing_but_json_on_stdout(folders: tuple[Path, Path], hodor: Hodor) -> None:
-    code, out, _ = hodor("evaluate", *folders, "--sequences", "right", "--late-objects", "--workers", 1, "--json", "-")
+def test_score_of_some_sequences_prints_nothing_but_json_on_stdout(folders: tuple[Path, Path], hodor: Hodor) -> None:
+    code, out, _ = hodor("score", *folders, "--sequences", "right", "--late-objects", "--workers", 1, "--json", "-")
     assert code == 0
     assert [sequence["name"] for sequence in json.loads(out)["sequences"]] == ["right"]
 
 
-def test_evaluate_tells_all_problems_at_once(folders: tuple[Path, Path], hodor: Hodor) -> None:
+def test_score_reports_all_problems_at_once(folders: tuple[Path, Path], hodor: Hodor) -> None:
     (folders[0] / "right" / "00001.png").unlink()
     (folders[0] / "moved" / "00002.png").unlink()
-    code, _, errors = hodor("evaluate", *folders, "--workers", 1)
+    code, _, errors = hodor("score", *folders, "--workers", 1)
     assert (code, len(errors)) == (2, 3)
     assert "right" in "".join(errors[1:])
     assert "moved" in "".join(errors[1:])
@@ -402,13 +402,15 @@ def test_benchmark_measures_and_draws(tmp_path: Path, tiny: list[object], hodor:
     assert report["peak_gflops"]["mean"] > 0.1
     assert out.count("frames/s") == len(report["cases"])
     with Image.open(tmp_path / "b.png") as drawn:
-        assert drawn.width == 2 * round(4.2 * 120), "want a panel for objects and one for history"
+        assert drawn.width == 2 * round(4.2 * 120), "expected a panel for objects and one for history"
         assert len(np.unique(np.asarray(drawn.convert("L")))) > 20
 
 
 def test_benchmark_refuses_before_it_measures(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
-    assert hodor("benchmark", "--plot", "x.gif", *tiny)[2] == ["hodor: plot x.gif: want a name that ends in .png or .svg"]
-    assert hodor("benchmark", "--frames", 1, *tiny)[2] == ["hodor: frames is 1: want at least 2 to measure"]
+    assert hodor("benchmark", "--plot", "x.gif", *tiny)[2] == [
+        "hodor: expected a plot whose name ends in .png or .svg, got x.gif"
+    ]
+    assert hodor("benchmark", "--frames", 1, *tiny)[2] == ["hodor: expected at least 2 frames to measure, got 1"]
 
 
 @pytest.fixture
@@ -466,8 +468,8 @@ def test_train_lists_its_recipes(hodor: Hodor) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "77"}])
-def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], tmp_path: Path) -> None:
-    """GNU's OpenMP says itself, as torch loads it, how its threads wait for each other."""
+def test_threads_wait_briefly_unless_the_environment_sets_how(given: dict[str, str], tmp_path: Path) -> None:
+    """GNU's OpenMP reports, when torch loads it, how its threads wait for each other."""
     free = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
         [sys.executable, "-m", "hodor.cli", "segment", "no.mp4", "--mask", "no.png", "-o", str(tmp_path / "out")],
@@ -475,7 +477,7 @@ def test_threads_wait_briefly_unless_told_otherwise(given: dict[str, str], tmp_p
         capture_output=True,
         text=True,
     )
-    said = re.search(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
-    if said is None:
+    reported = re.search(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    if reported is None:
         pytest.skip("torch uses another OpenMP here")
-    assert said[1] == given.get("GOMP_SPINCOUNT", "1000" if not given else "30000000000")
+    assert reported[1] == given.get("GOMP_SPINCOUNT", "1000" if not given else "30000000000")

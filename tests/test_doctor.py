@@ -365,7 +365,7 @@ def test_another_size_is_resized_with_a_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "warned"), [((96, 130), False), ((96, 131), True), ((128, 96), True)])
-def test_an_aspect_ratio_that_differs_by_more_than_2_percent_has_a_warning(tmp_path: Path, size: tuple[int, int], warned: bool) -> None:
+def test_an_aspect_ratio_off_by_more_than_2_percent_has_a_note(tmp_path: Path, size: tuple[int, int], warned: bool) -> None:
     indexed(scene(1, 2)).save(tmp_path / "m.png")
     notes = doctor.read(tmp_path / "m.png", size=size).notes
     assert any("differs from the video's" in note for note in notes) == warned

@@ -110,7 +110,7 @@ def test_soft_masks_come_back_within_half_a_step(tmp_path: Path) -> None:
     soft = np.random.default_rng(0).random((3, *SIZE)).astype(np.float16)
     with SoftWriter(tmp_path) as writer:
         writer.write(result(5, soft=soft))
-        with pytest.raises(ValueError, match="frame 00006 has no soft masks"):
+        with pytest.raises(ValueError, match="expected soft masks for frame 00006, got none"):
             writer.write(result(6, soft=None))
     planes, objects = read_soft(tmp_path / "00005.npz")
     assert objects == (3, 7, 300)
@@ -149,7 +149,7 @@ def test_cut_outs_take_their_alpha_from_the_soft_mask_or_else_the_labels(tmp_pat
     with av.open(str(tmp_path / "a.mov")) as container:
         first, _ = (f.to_ndarray(format="rgba").astype(int) for f in container.decode(video=0))
     assert np.abs(first[..., 3] - soft[..., 3]).max() <= 1
-    with pytest.raises(ValueError, match="cut-out kind exr: wanted rgba or prores"):
+    with pytest.raises(ValueError, match=r"expected a cut-out kind \(rgba, prores\), got 'exr'"):
         CutoutWriter(tmp_path, 3, "exr")  # type: ignore[arg-type]
 
 
@@ -199,7 +199,7 @@ def test_a_table_says_where_each_object_is_and_what_is_not_known(tmp_path: Path)
     data = json.loads((tmp_path / "a.json").read_text())
     assert data[0] == dict(zip(rows[0], [1, 'odd, "name"', 0.04, 3, 0.901, False, 120, 1, 10, 12, 10], strict=True))
     assert data[1]["x"] is None
-    with pytest.raises(ValueError, match=r"table a\.txt: wanted a name that ends in \.csv or \.json"):
+    with pytest.raises(ValueError, match=r"expected a table whose name ends in \.csv or \.json, got a\.txt"):
         TableWriter("a.txt")
 
 

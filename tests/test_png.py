@@ -159,7 +159,9 @@ def same_error(path: Path) -> str:
 def test_what_is_no_label_png_is_refused_in_the_same_words(folder: Path) -> None:
     Image.new("RGB", (3, 4)).save(folder / "colour.png")
     assert "colour.png: expected ids in a palette or grey PNG, got RGB" in same_error(folder / "colour.png")
-    with pytest.raises(ValueError, match=r"^mask z.zip: seq/1.png: expected ids .*, got RGB: run `hodor doctor z.zip: seq/1.png` to see"):
+    with pytest.raises(
+        ValueError, match=r"^mask z.zip: seq/1.png: expected ids .*, got RGB: run `hodor doctor z.zip: seq/1.png` to see"
+    ):
         png.decode_labels((folder / "colour.png").read_bytes(), "z.zip: seq/1.png")
     (folder / "text.png").write_text("no picture")
     assert "not a known picture format" in same_error(folder / "text.png")

@@ -1,7 +1,7 @@
-"""How fast, how much memory, and how far from what the machine could do: measured through the same job as `hodor segment`.
+"""Measure speed and memory of the whole job of `hodor segment`, and compare the network with the machine's peak.
 
-The video is made on the spot, H.264 with moving textured objects, so that anybody can repeat the figures; decoding, network
-and writing of masks are all in the frames a second. Stages are timed one after another in a run of their own.
+The video is generated, H.264 with moving textured objects, so the measurement can be repeated without data. Frames a second
+include decoding, the network and writing the masks. The stages are timed one after another in a separate run.
 """
 
 from __future__ import annotations
@@ -29,11 +29,19 @@ from hodor.segment import Outputs, segment
 from hodor.tracking import Tracker
 
 STAGES = ("decode", "fit", "encode", "segment", "labels", "remember", "write")
+"""Stages of a frame; "fit" is resizing the frame and the rest of the tracker."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: objects, history T, short side inside (None: the model's), frames of the video."""
+    """One configuration to measure.
+
+    Attributes:
+        objects: number of objects.
+        history: number of past frames kept in memory (T).
+        size: short side inside the network, in pixels; None means the model's.
+        frames: length of the video.
+    """
 
     objects: int = 1
     history: int = 7
@@ -43,8 +51,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """fps: end to end, files written. ms: per frame, the whole of it. stages: ms by stage, run one after another. peak_mb: of
-    the process. state_kb: the tracker's state as saved. gflop: multiply-adds counted twice, of one frame's network."""
+    """The measurements of one case.
+
+    Attributes:
+        case: the case.
+        fps: frames a second from video file to mask files.
+        ms: milliseconds a frame, all stages together.
+        stages: milliseconds a frame by stage, when the stages run one after another.
+        peak_mb: peak memory of the process, in MB.
+        state_kb: size of the saved state of the tracker, in kB.
+        gflop: GFLOP of the network for one frame; a multiply-add counts as two operations.
+    """
 
     case: Case
     fps: float
@@ -62,26 +79,46 @@ CURVES: dict[str, tuple[Case, ...]] = {
     "length": tuple(Case(frames=n) for n in (60, 200, 600)),
 }
 FIELD = {"objects": "objects", "history": "history", "size": "size", "length": "frames"}
-"""What each curve varies."""
+"""Curve -> the field of `Case` that it varies."""
 
 
 def curves(base: Case, names: Sequence[str]) -> list[Case]:
-    """The cases of these curves; all but what a curve varies is as in `base`."""
+    """Return the cases of some curves.
+
+    Args:
+        base: the values of all fields that a curve does not vary.
+        names: keys of CURVES.
+
+    Returns:
+        One case for each point of each curve.
+    """
     return [replace(base, **{FIELD[name]: getattr(case, FIELD[name])}) for name in names for case in CURVES[name]]
 
 
 def run(network: Any, cases: Sequence[Case], *, height: int = 480, width: int = 854) -> dict[str, Any]:
-    """Measure the cases; -> a dict for JSON: the machine, its measured peak, and one row a case.
+    """Measure some cases.
 
-    Raises ValueError: "frames is 1: want at least 2 to measure".
+    Args:
+        network: the network, on its device.
+        cases: what to measure.
+        height: height of the generated video, in pixels.
+        width: width of the generated video, in pixels.
+
+    Returns:
+        A dict for JSON: the machine, its measured peak, and one row for each case. `floor_ms` of a row is the lower bound
+        of the network's time, its GFLOP at the measured peak; `times_floor` is the time of encode, segment and remember
+        divided by it.
+
+    Raises:
+        ValueError: "expected at least 2 frames to measure, got 1".
     """
     for case in cases:
         if case.frames < 2:
-            raise ValueError(f"frames is {case.frames}: want at least 2 to measure")
+            raise ValueError(f"expected at least 2 frames to measure, got {case.frames}")
     weight = next(network.parameters())
     dtype = weight.dtype
     measured = [measure(network, case, height, width) for case in cases]
-    # Counting comes last: what it imports would weigh in the peak memory of all cases but the first.
+    # counting comes last: what it imports would add to the peak memory of all cases but the first
     counts = [round(count_gflop(network, case, height, width), 3) for case in cases]
     rows = [asdict(replace(row, gflop=gflop)) for row, gflop in zip(measured, counts, strict=True)]
     peak = peak_gflops(dtype, weight.device)
@@ -99,7 +136,17 @@ def run(network: Any, cases: Sequence[Case], *, height: int = 480, width: int = 
 
 
 def measure(network: Any, case: Case, height: int, width: int) -> Measured:
-    """One case, on a video made for it."""
+    """Measure one case on a generated video.
+
+    Args:
+        network: the network, on its device.
+        case: what to measure.
+        height: height of the video, in pixels.
+        width: width of the video, in pixels.
+
+    Returns:
+        The measurements, without `gflop`.
+    """
     size = case.size or network.size
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
@@ -120,7 +167,17 @@ def measure(network: Any, case: Case, height: int, width: int) -> Measured:
 
 
 def count_gflop(network: Any, case: Case, height: int, width: int) -> float:
-    """-> GFLOP of the network for one frame, with the memory full."""
+    """Count the operations of the network for one frame, with a full memory.
+
+    Args:
+        network: the network, on its device.
+        case: number of objects, history and size.
+        height: height of the frame, in pixels.
+        width: width of the frame, in pixels.
+
+    Returns:
+        GFLOP.
+    """
     tracker = Tracker(network, history=case.history, size=case.size or network.size)
     labels = np.arange(width) * case.objects // width + 1
     frame = np.zeros((height, width, 3), np.uint8)
@@ -134,12 +191,23 @@ def count_gflop(network: Any, case: Case, height: int, width: int) -> float:
 
 
 def _linear_flop(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """The counter does not know oneDNN's product by itself."""
+    """Count oneDNN's matrix product, which the counter does not support."""
     return 2 * int(np.prod(x)) * weight[0]
 
 
 def time_stages(network: Any, case: Case, video: Path, first: np.ndarray, folder: Path) -> dict[str, float]:
-    """-> milliseconds a frame by stage, each stage alone; the first frames warm up and do not count."""
+    """Time each stage, one after another; the first frames warm up and are not counted.
+
+    Args:
+        network: the network, on its device.
+        case: history, size and length.
+        video: the video file.
+        first: labels of its first frame.
+        folder: folder for the written masks.
+
+    Returns:
+        Milliseconds a frame by stage.
+    """
     spent = dict.fromkeys(STAGES, 0.0)
     timed: Any = _Timed(network, spent)
     tracker = Tracker(timed, history=case.history, size=case.size or network.size)
@@ -166,8 +234,8 @@ def time_stages(network: Any, case: Case, video: Path, first: np.ndarray, folder
     return {stage: round(seconds / max(count - skip, 1) * 1000, 2) for stage, seconds in spent.items()}
 
 
-class _Timed:  # stands in for a Network
-    """A network whose three verbs are timed; predictions time their labels."""
+class _Timed:
+    """A network whose methods encode, segment and remember are timed; its predictions time `labels`."""
 
     def __init__(self, network: Any, spent: dict[str, float]) -> None:
         self._network, self._spent = network, spent
@@ -203,10 +271,21 @@ class _TimedPrediction:
 
 
 def make_video(path: Path, objects: int, frames: int, height: int, width: int) -> np.ndarray:
-    """Write an H.264 video of textured discs that move before a texture; -> labels of its first frame, uint8 [H, W]."""
+    """Write an H.264 video of textured discs that move over a texture.
+
+    Args:
+        path: the file.
+        objects: number of discs.
+        frames: length of the video.
+        height: height, in pixels.
+        width: width, in pixels.
+
+    Returns:
+        Labels of its first frame, uint8 [H, W].
+    """
     random = np.random.default_rng(0)
     coarse = random.integers(0, 255, (height // 16 + 1, width // 16 + 1, 3), np.uint8)
-    ground = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+    texture = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
     y, x = np.mgrid[:height, :width]
     radius = min(height, width) / (3 + 1.5 * objects**0.5)
     centres = random.uniform((radius, radius), (height - radius, width - radius), (objects, 2))
@@ -215,7 +294,7 @@ def make_video(path: Path, objects: int, frames: int, height: int, width: int) -
     first = np.zeros((height, width), np.uint8)
     with VideoWriter(path, Fraction(25)) as out:
         for t in range(frames):
-            image = ground.copy()
+            image = texture.copy()
             for i in range(objects):
                 span = np.array([height, width]) - 2 * radius
                 place = np.abs((centres[i] + speeds[i] * t - radius) % (2 * span) - span) + radius
@@ -229,7 +308,15 @@ def make_video(path: Path, objects: int, frames: int, height: int, width: int) -
 
 
 def peak_gflops(dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, float]:
-    """What this machine reaches, in GFLOP/s, on a 3 x 3 convolution and on a matrix product; the floor uses their mean."""
+    """Measure the peak speed of this machine on a 3 x 3 convolution and on a matrix product.
+
+    Args:
+        dtype: dtype of the operands.
+        device: device of the operands.
+
+    Returns:
+        GFLOP/s by "conv", "matmul" and "mean"; the lower bound of a frame's time uses the mean.
+    """
     a = torch.randn(2048, 2048, dtype=dtype, device=device)
     image = torch.randn(1, 256, 64, 128, dtype=dtype, device=device)
     kernel = torch.randn(256, 256, 3, 3, dtype=dtype, device=device)
@@ -241,7 +328,7 @@ def peak_gflops(dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[
 
 
 def _best(work: Any, times: int = 12, seconds: float = 2.0) -> float:
-    """The quickest of `times` goes, or of as many as fit in `seconds`; the first only warms up."""
+    """Return the shortest time of `times` calls, or of as many as fit in `seconds`; the first call warms up."""
     with torch.inference_mode():
         _timed_once(work)
         end, best = time.perf_counter() + seconds, _timed_once(work)
@@ -261,7 +348,7 @@ def _timed_once(work: Any) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads, versions."""
+    """Describe the machine: processor, cores, threads, GPU and versions."""
     return {
         "processor": next(_cpu_names(), platform.processor() or platform.machine()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -282,7 +369,7 @@ def _cpu_names() -> Iterator[str]:
 
 
 def _reset_peak() -> None:
-    """Let the peak count from now, without what earlier cases freed, where the system offers it (Linux)."""
+    """Reset the peak memory, without memory that earlier cases freed, where the system supports it (Linux)."""
     import ctypes
     import gc
 
@@ -305,16 +392,31 @@ def _peak_mb() -> float:
 
 
 def check_plot(path: Path) -> None:
-    """Raises ValueError before minutes of measuring: "plot x.gif: want a name that ends in .png or .svg", "a plot needs
-    matplotlib: pip install 'hodor-vos[viz]'"."""
+    """Check that a plot can be written, before minutes of measuring.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: "expected a plot whose name ends in .png or .svg, got x.gif", "a plot needs matplotlib: pip install
+            'hodor-vos[viz]'".
+    """
     if path.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"plot {path}: want a name that ends in .png or .svg")
+        raise ValueError(f"expected a plot whose name ends in .png or .svg, got {path}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("a plot needs matplotlib: pip install 'hodor-vos[viz]'")
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Milliseconds a frame and peak memory against what the cases vary beside the first one, a panel each, as PNG or SVG."""
+    """Plot milliseconds a frame and peak memory against each field in which cases differ from the first one.
+
+    Args:
+        report: the result of `run`.
+        path: the file, which ends in .png or .svg.
+
+    Raises:
+        ValueError: as `check_plot`.
+    """
     check_plot(path)
     import matplotlib
 
@@ -332,7 +434,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         rows = sorted(rows, key=lambda r: r["case"][name] or report["network"]["size"])
         x = [r["case"][name] or report["network"]["size"] for r in rows]
         axis.plot(x, [r["ms"] for r in rows], "o-", color="tab:blue")
-        axis.set_xlabel({"size": "short side inside, pixels", "frames": "length, frames"}.get(name, name))
+        axis.set_xlabel({"size": "short side inside the network, pixels", "frames": "length, frames"}.get(name, name))
         axis.set_ylabel("milliseconds a frame", color="tab:blue")
         axis.set_ylim(bottom=0)
         other = axis.twinx()

@@ -1,4 +1,4 @@
-"""J and F, the scores of video object segmentation: the public names of `hodor.scoring.metrics`."""
+"""The measures J and F of video object segmentation, from `hodor.scoring.metrics`."""
 
 from hodor.scoring.metrics import (
     BOUND,

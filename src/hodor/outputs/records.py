@@ -1,6 +1,7 @@
-"""What was found on each frame, as records: COCO, YouTube-VIS and tables. See hodor.outputs.writers.
+"""Write the objects of each frame as records: COCO, YouTube-VIS and tables. See hodor.outputs.writers.
 
-While a run goes on there is one line of JSON per frame; the files are made from the lines at the end, streaming.
+While a run continues, one line of JSON is stored per frame. The files are assembled from these lines at the end, one
+record at a time.
 """
 
 import contextlib
@@ -25,11 +26,18 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of one frame.
+    """The result of one frame.
 
-    image: uint8 [H, W, 3]. labels: ids [H, W], 0 is background. objects: the ids followed, in the order of the soft
-    planes, on this frame or not. soft: one plane per object in [0, 1], [N, H, W], or None. confidence: id -> [0, 1].
-    lost: ids the tracker says are not in view. time: seconds, None for stills.
+    Attributes:
+        index: number of the frame, from 0.
+        name: name of the frame, used for file names.
+        time: time in seconds, None for images.
+        image: RGB picture, uint8 [H, W, 3].
+        labels: ids per pixel [H, W]; 0 is the background.
+        objects: ids that are followed, whether they are on this frame or not, in the order of the soft planes.
+        soft: one soft mask per object in [0, 1], float [N, H, W], or None.
+        confidence: id -> confidence in [0, 1].
+        lost: ids to which the tracker assigned no pixel.
     """
 
     index: int
@@ -44,17 +52,21 @@ class Result:
 
 
 class Writer:
-    """The three verbs of every writer."""
+    """The base class of all writers."""
 
     def write(self, result: Result) -> None:
-        """Take one frame. Raises OSError if the disk is full, and leaves no half file then."""
+        """Write one frame. A full disk raises OSError and leaves no incomplete file."""
         raise NotImplementedError
 
     def close(self, finished: bool = True) -> None:
-        """Finish the file from the frames so far. `finished=False`: it may be resumed, keep what that takes."""
+        """Complete the file from the frames so far.
+
+        Args:
+            finished: False if the run can be resumed; then the records that this needs are kept.
+        """
 
     def abort(self) -> None:
-        """Leave the file as it was before the run, or absent."""
+        """Keep the file of before the run, if there was one."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,20 +79,23 @@ class Writer:
 
 
 class _Records(Writer):
-    """A line of JSON per frame, appended and flushed beside `path`; `close` turns the lines into the file.
+    """Append one line of JSON per frame to a hidden file beside `path`; `close` assembles the file from the lines.
 
-    The lines are read back in order of frame index, a frame written twice counts as last written. Aborting keeps them,
-    since they are what a resumed run goes on from; a run that finished removes them, a new run starts them anew.
+    The lines are read in order of frame index; of a frame that was written twice, the last line is used. `abort` keeps
+    the lines, which a resumed run needs. A finished run removes them, and a new run starts without them.
+
+    Args:
+        path: the file.
+        keep: names of the finished frames of the run to resume. Default: a new run.
+
+    Raises:
+        ValueError: "coco.json cannot be resumed, 3 finished frames are not in .coco.json.records (00002, ...): run without
+            resume".
     """
 
     _masks = True
 
     def __init__(self, path: str | os.PathLike[str], keep: Collection[str] | None = None) -> None:
-        """`keep`: names of finished frames of the run to resume; None starts anew.
-
-        Raises ValueError: "coco.json cannot be resumed, 3 finished frames are not in .coco.json.records (00002, ...):
-        run without resume".
-        """
         self._path = Path(path)
         self._lines = self._path.with_name(f".{self._path.name}.records")
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,18 +103,19 @@ class _Records(Writer):
         missing = set(names)
         with written_whole(self._lines) as file:
             for line in _lines_of(self._lines) if names else ():
-                # The last line may be torn; a frame that was cut off before its mask is not in `keep`.
+                # the last line can be incomplete; a frame that was killed before its mask was written is not in `keep`
                 if line.endswith(b"\n") and (name := json.loads(line)["name"]) in names:
                     file.write(line)
                     missing.discard(name)
             if missing:
-                lost = f"{len(missing)} finished frames are not in {self._lines.name} ({min(missing)}, ...)"
-                raise ValueError(f"{self._path} cannot be resumed, {lost}: run without resume")
-        self._places: list[int] = []
-        self._whole = False
+                problem = f"{len(missing)} finished frames are not in {self._lines.name} ({min(missing)}, ...)"
+                raise ValueError(f"{self._path} cannot be resumed, {problem}: run without resume")
+        self._offsets: list[int] = []
+        self._assembled_file = False
         self._file: IO[bytes] | None = self._lines.open("ab")
 
     def write(self, result: Result) -> None:
+        """Append the record of one frame."""
         if self._file is None:
             raise ValueError(f"{self._path} is closed: open another writer")
         line = json.dumps(_record(result, self._masks), separators=(",", ":")).encode() + b"\n"
@@ -111,48 +127,56 @@ class _Records(Writer):
             raise
 
     def close(self, finished: bool = True) -> None:
-        """May be called again: first `finished=False` puts the file together, then `finished=True` lets go of the lines."""
+        """Assemble the file, and with `finished` remove the lines. It can be called first without, then with `finished`."""
         if self._file is not None:
             self._file.close()
             self._file = None
-            self._places = self._ordered()
+            self._offsets = self._ordered()
             with written_whole(self._path) as file:
                 for text in self._assembled():
                     file.write(text.encode())
-            self._whole = True
-        if finished and self._whole:
+            self._assembled_file = True
+        if finished and self._assembled_file:
             self._lines.unlink(missing_ok=True)
 
     def abort(self) -> None:
+        """Close the file of lines without assembling the file."""
         if self._file is not None:
             file, self._file = self._file, None
-            with contextlib.suppress(OSError):  # a full disk refuses the rest of the last line again
+            with contextlib.suppress(OSError):  # on a full disk, flushing the rest of the last line fails again
                 file.close()
             with contextlib.suppress(OSError):
                 if self._lines.stat().st_size == 0:
                     self._lines.unlink()  # nothing to resume
 
     def _ordered(self) -> list[int]:
-        """Where in the file of lines each frame begins, in order of frame index."""
-        places: dict[int, int] = {}
+        """Return the offset of each frame in the file of lines, in order of frame index."""
+        offsets: dict[int, int] = {}
         with self._lines.open("rb") as file:
             while line := file.readline():
-                places[json.loads(line)["index"]] = file.tell() - len(line)
-        return [place for _, place in sorted(places.items())]
+                offsets[json.loads(line)["index"]] = file.tell() - len(line)
+        return [offset for _, offset in sorted(offsets.items())]
 
     def _records(self) -> Iterator[Record]:
         with self._lines.open("rb") as file:
-            for place in self._places:
-                file.seek(place)
+            for offset in self._offsets:
+                file.seek(offset)
                 yield json.loads(file.readline())
 
     def _assembled(self) -> Iterator[str]:
+        """Yield the text of the file, in parts."""
         raise NotImplementedError
 
 
 class CocoWriter(_Records):
-    """COCO JSON: `images`; `annotations` with compressed RLE, area, bbox [x, y, w, h], track_id (the object's id) and
-    score (confidence, absent if unknown); one category, "object". `file_name` is the frame's name and ".jpg".
+    """Write COCO JSON.
+
+    It has `images`, whose `file_name` is the frame's name and ".jpg"; `annotations` with compressed RLE, area, bbox [x, y,
+    w, h], track_id (the object's id) and score (the confidence, omitted if unknown); and one category, "object".
+
+    Args:
+        path: the file.
+        keep: names of the finished frames of the run to resume. Default: a new run.
     """
 
     def _assembled(self) -> Iterator[str]:
@@ -178,12 +202,18 @@ class CocoWriter(_Records):
 
 
 class YtvisWriter(_Records):
-    """YouTube-VIS JSON of one video: `videos`, and one annotation per object with `segmentations`, `bboxes` and `areas`
-    per frame, null where it is absent. `score` is the mean confidence of the frames it is on, `id` the object's id.
+    """Write YouTube-VIS JSON of one video.
+
+    It has `videos`, and one annotation per object with `segmentations`, `bboxes` and `areas` per frame, null where the
+    object has no pixel. `score` is the mean confidence over the frames with the object, `id` the object's id.
+
+    Args:
+        path: the file.
+        keep: names of the finished frames of the run to resume. Default: a new run.
+        video: name of the video, and the folder in `file_names`.
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: Collection[str] | None = None, video: str = "video") -> None:
-        """`video`: its name, and the folder in `file_names`."""
         super().__init__(path, keep)
         self._video = video
 
@@ -192,16 +222,16 @@ class YtvisWriter(_Records):
         for r in self._records():
             length, size = length + 1, (r["height"], r["width"])
             for o in r["objects"]:
-                known = scores.setdefault(o["object"], [])
+                total = scores.setdefault(o["object"], [])
                 if o["area"] and o["confidence"] is not None:
-                    known[:] = [known[0] + o["confidence"], known[1] + 1] if known else [o["confidence"], 1]
+                    total[:] = [total[0] + o["confidence"], total[1] + 1] if total else [o["confidence"], 1]
         names = (f"{self._video}/{r['name']}.jpg" for r in self._records())
         yield f'{{"videos": [{{"id": 1, "name": {json.dumps(self._video)}, "length": {length}, "height": {size[0]}, '
         yield f'"width": {size[1]}, "file_names": ['
         yield from _listed(names, "", ", ")
         yield f']}}],\n"categories": {json.dumps(CATEGORY)},\n"annotations": ['
-        for i, (number, known) in enumerate(sorted(scores.items())):
-            mean = f'"score": {round(known[0] / known[1], 4)}, ' if known else ""
+        for i, (number, total) in enumerate(sorted(scores.items())):
+            mean = f'"score": {round(total[0] / total[1], 4)}, ' if total else ""
             yield f'{"," if i else ""}\n{{"id": {number}, "video_id": 1, "category_id": 1, "iscrowd": 0, '
             yield f'"height": {size[0]}, "width": {size[1]}, "length": {length}, {mean}"segmentations": ['
             masks = (o and {"size": list(size), "counts": o["counts"]} for o in self._of(number))
@@ -214,21 +244,30 @@ class YtvisWriter(_Records):
         yield "]}\n"
 
     def _of(self, number: int) -> Iterator[Record | None]:
+        """Yield the record of one object on each frame, None where it has no pixel."""
         for r in self._records():
             yield next((o for o in r["objects"] if o["object"] == number and o["area"]), None)
 
 
 class TableWriter(_Records):
-    """A row per frame and object, CSV or JSON by suffix; what is unknown is empty (null).
+    """Write a table with a row per frame and object.
 
-    frame (index), name, time in seconds, object, confidence, lost, area_px, and the box x, y, width, height in pixels.
+    Columns: frame (index), name, time in seconds, object (id), confidence, lost, area_px, and the box x, y, width, height
+    in pixels. Unknown values are empty (CSV) or null (JSON).
+
+    Args:
+        path: the file, which ends in .csv or .json.
+        keep: names of the finished frames of the run to resume. Default: a new run.
+
+    Raises:
+        ValueError: "expected a table whose name ends in .csv or .json, got a.txt".
     """
 
     _masks = False
 
     def __init__(self, path: str | os.PathLike[str], keep: Collection[str] | None = None) -> None:
         if Path(path).suffix.lower() not in (".csv", ".json"):
-            raise ValueError(f"table {path}: wanted a name that ends in .csv or .json")
+            raise ValueError(f"expected a table whose name ends in .csv or .json, got {path}")
         super().__init__(path, keep)
 
     def _assembled(self) -> Iterator[str]:
@@ -253,23 +292,29 @@ class TableWriter(_Records):
 
 
 def encode_rle(mask: npt.NDArray[Any]) -> Record:
-    """A mask [H, W] -> {"size": [H, W], "counts": "..."}: COCO's compressed run lengths, as pycocotools writes them.
+    """Encode a mask as COCO's compressed run lengths, as pycocotools does.
 
-    Runs go down the columns and begin with the zeros. From the fourth on a run is stored as its difference from the run
-    two before. A number goes out in groups of 5 bits, low first, bit 6 set when more follow, each as chr(48 + group);
-    it ends when what is left is all sign.
+    Runs go down the columns and begin with zeros. From the fourth on, a run is stored as its difference from the run two
+    before. A number is written in groups of 5 bits, low bits first, each as chr(48 + group) with 32 added when more groups
+    follow; it ends when only sign bits are left.
+
+    Args:
+        mask: mask [H, W]; pixels other than 0 are the object.
+
+    Returns:
+        {"size": [H, W], "counts": "..."}.
     """
     flat = np.asarray(mask, bool).ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts = [0, 0] if flat.size and flat[0] else [0]
     runs = np.diff(np.concatenate([starts, changes, [flat.size]])).astype(np.int64)
     runs[3:] -= runs[1:-2].copy()
-    groups, left, going = [], runs, np.ones(runs.shape, bool)
-    while going.any():
-        low, rest = left & 31, left >> 5
-        more = going & np.where(low & 16, rest != -1, rest != 0)
-        groups.append(np.where(going, low + 32 * more + 48, 0))
-        left, going = rest, more
+    groups, remaining, unfinished = [], runs, np.ones(runs.shape, bool)
+    while unfinished.any():
+        low, rest = remaining & 31, remaining >> 5
+        more = unfinished & np.where(low & 16, rest != -1, rest != 0)
+        groups.append(np.where(unfinished, low + 32 * more + 48, 0))
+        remaining, unfinished = rest, more
     letters = np.stack(groups, axis=1)
     return {
         "size": [int(n) for n in np.shape(mask)],
@@ -278,6 +323,7 @@ def encode_rle(mask: npt.NDArray[Any]) -> Record:
 
 
 def _record(result: Result, with_masks: bool) -> Record:
+    """Make the record of one frame, with run lengths if `with_masks`."""
     objects = []
     for number in result.objects:
         mask = result.labels == number
@@ -296,8 +342,8 @@ def _record(result: Result, with_masks: bool) -> Record:
         objects.append(entry | ({"counts": encode_rle(mask)["counts"]} if with_masks and box else {}))
     height, width = result.labels.shape
     time = None if result.time is None else round(float(result.time), 6)
-    known = {"index": result.index, "name": result.name, "time": time, "height": height, "width": width}
-    return known | {"objects": objects}
+    frame = {"index": result.index, "name": result.name, "time": time, "height": height, "width": width}
+    return frame | {"objects": objects}
 
 
 def _lines_of(path: Path) -> Iterator[bytes]:
@@ -307,5 +353,6 @@ def _lines_of(path: Path) -> Iterator[bytes]:
 
 
 def _listed(items: Iterable[Any], first: str = "\n", between: str = ",\n") -> Iterator[str]:
+    """Yield the items of a JSON list, with separators."""
     for i, item in enumerate(items):
         yield (between if i else first) + json.dumps(item)

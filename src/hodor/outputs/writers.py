@@ -1,14 +1,14 @@
-"""Results to files while a run goes on: masks, soft masks, overlays, COCO, YouTube-VIS, cut-outs, tables.
+"""Write the results of a run while it runs: masks, soft masks, overlays, COCO, YouTube-VIS, cut-outs, tables.
 
-Every writer has `write(result)` once a frame, `close()`, `abort()`, and is a context manager that closes at the end and
-on Ctrl-C and aborts on any other exception. Nothing grows with the length of the video but the files, and no file is
-ever half written under its own name.
+Every writer has `write(result)` for each frame, `close()` and `abort()`. As a context manager it closes at the end and on
+Ctrl-C, and aborts on any other exception. Memory does not grow with the length of the video, and no file is ever
+incomplete under its own name.
 
-To resume a killed run: put the MaskWriter last, so that a frame's mask says that all of the frame is written; at the
-start ask `completed(folder)` which frames are whole, and give that set to the writers of records (COCO, YouTube-VIS,
-table) as `keep`. They keep what they wrote of those frames, beside their file under a hidden name, drop the rest, and
-end with the bytes of an unbroken run. Overlays, sheets and ProRes are streams that cannot be joined: make them anew
-and feed them the source with the finished masks first.
+To resume a killed run, put the MaskWriter last, so that the mask of a frame shows that all its outputs are written. At
+the start, `completed(folder)` returns the frames that are complete; pass them to the writers of records (COCO,
+YouTube-VIS, table) as `keep`. Those keep the records of these frames, which are stored under a hidden name beside the
+file, and discard the others. The files of the resumed run have the bytes of an uninterrupted one. Overlays, sheets and
+ProRes are streams that cannot be continued: write them again from the source and the finished masks.
 """
 
 import os
@@ -30,7 +30,14 @@ from hodor.video.render import Sheet, VideoWriter, overlay
 
 
 def completed(folder: str | os.PathLike[str]) -> set[str]:
-    """-> names of the frames whose mask PNG in `folder` exists and is whole (chunk checksums and end are checked)."""
+    """Find the frames whose mask file is complete; chunk checksums and the end of the file are checked.
+
+    Args:
+        folder: folder of mask PNGs.
+
+    Returns:
+        The names of the frames.
+    """
     from PIL import Image
 
     names = set()
@@ -46,13 +53,20 @@ def completed(folder: str | os.PathLike[str]) -> set[str]:
 
 
 class MaskWriter(Writer):
-    """folder/<frame name>.png: palette PNG; 16-bit where the labels are uint16, also on a frame without a high id, so that
-    all files of a video are of one kind. Aborting keeps the frames done: each one is whole."""
+    """Write masks to folder/<frame name>.png.
+
+    They are palette PNGs; 16-bit where the labels are uint16, also on a frame without a high id, so that all files of a
+    video have one format. `abort` keeps the frames so far, since each file is complete.
+
+    Args:
+        folder: the folder; it is created if needed.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
 
     def write(self, result: Result) -> None:
+        """Write the mask of one frame."""
         path = self._folder / f"{result.name}.png"
         if result.labels.dtype == np.uint16:
             _write_png(path, result.labels, compress_level=1)
@@ -61,26 +75,45 @@ class MaskWriter(Writer):
 
 
 class SoftWriter(Writer):
-    """folder/<frame name>.npz: `planes` uint8 [N, H, W], 255 is 1.0, and `objects` int64 [N]. See read_soft."""
+    """Write soft masks to folder/<frame name>.npz: `planes` uint8 [N, H, W], 255 is 1.0, and `objects` int64 [N].
+
+    `read_soft` reads them.
+
+    Args:
+        folder: the folder; it is created if needed.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
 
     def write(self, result: Result) -> None:
-        """Raises ValueError: "frame 00007 has no soft masks: ask the tracker for them"."""
+        """Write the soft masks of one frame.
+
+        Raises:
+            ValueError: "expected soft masks for frame 00007, got none: set Result.soft".
+        """
         if result.soft is None:
-            raise ValueError(f"frame {result.name} has no soft masks: ask the tracker for them")
+            raise ValueError(f"expected soft masks for frame {result.name}, got none: set Result.soft")
         with written_whole(self._folder / f"{result.name}.npz") as file:
             np.savez_compressed(file, planes=_bytes(result.soft), objects=np.asarray(result.objects, np.int64))
 
 
 def read_soft(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
-    """-> planes float32 [N, H, W] in [0, 1], within 1/510 of what was written, and their objects."""
+    """Read a file of `SoftWriter`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Planes, float32 [N, H, W] in [0, 1], within 1/510 of those written, and their ids.
+    """
     with np.load(path) as stored:
         return stored["planes"].astype(np.float32) / 255, tuple(int(i) for i in stored["objects"])
 
 
 class _FilmWriter(Writer):
+    """A writer with a video file, if there is one."""
+
     _video: VideoWriter | None = None
 
     def close(self, finished: bool = True) -> None:
@@ -93,37 +126,60 @@ class _FilmWriter(Writer):
 
 
 class OverlayWriter(_FilmWriter):
-    """An MP4 of the frames with their objects drawn over, timed as the source. Frames must come in order of time."""
+    """Write an MP4 of the frames with the objects drawn over them; frames must come in order of time.
+
+    Args:
+        path: the file.
+        rate: frames a second for frames without a time; None means 25.
+        opacity: opacity of the objects' colour, in [0, 1].
+    """
 
     def __init__(self, path: str | os.PathLike[str], rate: Fraction | float | None, opacity: float = 0.5) -> None:
-        """`rate` in frames a second for frames without time; None means 25."""
         self._video: VideoWriter = VideoWriter(path, rate or 25, crf=20)
         self._opacity = opacity
 
     def write(self, result: Result) -> None:
+        """Write one frame."""
         self._video.write(overlay(result.image, result.labels, self._opacity), result.time)
 
 
 class SheetWriter(Writer):
-    """A contact sheet PNG of at most `count` evenly spaced frames, whatever the length. Written at close."""
+    """Write a contact sheet of evenly spaced frames as a PNG, on `close`.
+
+    Args:
+        path: the file.
+        count: maximum number of frames on it.
+        columns: frames in a row.
+        width: width of the sheet, in pixels.
+    """
 
     def __init__(self, path: str | os.PathLike[str], count: int = 24, columns: int = 4, width: int = 1280) -> None:
         self._path, self._sheet, self._empty = Path(path), Sheet(count, columns, width), True
 
     def write(self, result: Result) -> None:
+        """Add one frame."""
         self._sheet.add(result.index, result.image, result.labels)
         self._empty = False
 
     def close(self, finished: bool = True) -> None:
+        """Write the sheet, if there was a frame."""
         if not self._empty:
             _write_png(self._path, self._sheet.image())
 
 
 class CutoutWriter(_FilmWriter):
-    """One object cut out: RGBA, colour as it was, alpha from the soft mask if there is one, else from the labels.
+    """Cut out one object: RGBA with the colours of the frame, and alpha from the soft mask, else from the labels.
 
-    kind "rgba": a folder of PNG, <frame name>.png; kind "prores": a ProRes 4444 MOV. Frames without the object are
-    transparent.
+    Frames without the object are transparent.
+
+    Args:
+        path: a folder for <frame name>.png ("rgba"), or a .mov file ("prores").
+        object_id: id of the object.
+        kind: "rgba" for PNG files, "prores" for a ProRes 4444 video.
+        rate: frames a second for frames without a time ("prores"); None means 25.
+
+    Raises:
+        ValueError: "expected a cut-out kind (rgba, prores), got 'exr'".
     """
 
     def __init__(
@@ -134,11 +190,12 @@ class CutoutWriter(_FilmWriter):
         rate: Fraction | float | None = None,
     ) -> None:
         if kind not in ("rgba", "prores"):
-            raise ValueError(f"cut-out kind {kind}: wanted rgba or prores")
+            raise ValueError(f"expected a cut-out kind (rgba, prores), got {kind!r}")
         self._path, self._object = Path(path), object_id
         self._video = VideoWriter(path, rate or 25, codec="prores4444") if kind == "prores" else None
 
     def write(self, result: Result) -> None:
+        """Write one frame."""
         if result.soft is not None and self._object in result.objects:
             alpha = _bytes(result.soft[result.objects.index(self._object)])
         else:
@@ -151,6 +208,7 @@ class CutoutWriter(_FilmWriter):
 
 
 def _bytes(soft: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
+    """Convert values in [0, 1] to integers from 0 to 255."""
     return (soft.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
