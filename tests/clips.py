@@ -1,4 +1,4 @@
-"""Videos for the tests: each frame shows its number as a grey and which way is up. Made with FFmpeg, not shipped."""
+"""Videos for the tests, written with FFmpeg: each frame shows its number as a grey, and which side is up."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -12,7 +12,7 @@ from hodor.frames import Frame
 
 
 def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
-    """Frame i of the test videos: a grey that tells i, and a red top left corner that tells which way is up."""
+    """Frame i of the test videos: a grey that encodes i, and a red corner at the top left."""
     image = np.full((*size, 3), 40 + i % 50 * 4, np.uint8)
     image[: size[0] // 4, : size[1] // 4] = (255, 0, 0)
     return image

@@ -1,4 +1,4 @@
-"""A small real video, its masks, a small network and the command as a process: for the tests of the whole job."""
+"""For tests of a whole run: a small real video, its masks, a small network, and the command as a process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def picture(i: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def mask(i: int = 0, red: int = 1, blue: int = 2, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """The ground truth of picture(i); id 0 leaves a block out."""
+    """The ground truth of picture(i); id 0 omits a block."""
     labels = np.zeros(size, np.uint16 if max(red, blue) > 254 else np.uint8)
     labels[10:30, (r := 10 + i % 50) : r + 24] = red
     labels[36:60, (b := max(60 - i, 0)) : b + 24] = blue
@@ -43,7 +43,7 @@ def mask(i: int = 0, red: int = 1, blue: int = 2, size: tuple[int, int] = SIZE) 
 
 
 def video(path: Path, count: int = 40, size: tuple[int, int] = SIZE, gop: int = 12, noise: bool = False) -> Path:
-    """H.264 with its index in front, so that a cut file still opens."""
+    """H.264 with its index at the front, so that a cut file can still be opened."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
         stream: Any = container.add_stream("libx264", rate=25, options={"g": str(gop), "bf": "0", "crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
@@ -70,7 +70,7 @@ def mask_file(path: Path, i: int = 0, **ids: Any) -> Path:
 
 @functools.cache
 def network(seed: int = 0) -> Network:
-    """Untrained: its masks mean nothing, but depend on every frame before."""
+    """An untrained network: its masks have no meaning, but depend on all frames before."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     shape = {"width": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "backbone": "efficientnet-lite0"}
@@ -91,15 +91,15 @@ def masks_in(folder: Path) -> dict[str, np.ndarray]:
 
 
 def process(arguments: Sequence[object], **options: Any) -> subprocess.Popen[str]:
-    """The command as a process of its own, on one thread as the tests are."""
-    known: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    """The command in a separate process, on one thread like the tests."""
+    defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
-    return subprocess.Popen([*HODOR, *map(str, arguments)], env=environment, **(known | options))
+    return subprocess.Popen([*HODOR, *map(str, arguments)], env=environment, **(defaults | options))
 
 
 def stopped(arguments: Sequence[object], masks: Path, count: int, how: signal.Signals) -> tuple[int, str]:
     """Send `how` once `count` masks exist; -> exit code, stderr. Fails where the run ends before."""
-    # a shell's background jobs ignore SIGINT, and so does all that they start, unless somebody sets a handler before
+    # background jobs of a shell, and the processes that they start, ignore SIGINT unless a handler is set before
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         running = process(arguments)

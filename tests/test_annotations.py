@@ -1,4 +1,4 @@
-"""COCO and labelme JSON, read through the doctor. Run lengths are held against pycocotools where it is installed."""
+"""COCO and labelme JSON, read through the doctor. Run lengths are compared with pycocotools where it is installed."""
 
 import base64
 import io
@@ -102,7 +102,7 @@ def test_coco_polygons_plain_and_compressed_runs_give_the_same_object(tmp_path: 
         assert (reading.kind, reading.names) == ("COCO JSON", {1: "cat"})
 
 
-def test_coco_ids_follow_the_order_and_the_later_object_wins(tmp_path: Path) -> None:
+def test_coco_ids_follow_the_order_and_the_later_object_is_used(tmp_path: Path) -> None:
     reading = doctor.read(save(tmp_path / "c.json", coco([[0, 0, 4, 0, 4, 8, 0, 8]], [SQUARE])))
     assert np.count_nonzero(reading.labels == 1) == 32 - 6
     np.testing.assert_array_equal(reading.labels == 2, square() == 1)
@@ -198,7 +198,7 @@ def test_labelme_shapes_of_one_label_and_group_are_one_object(tmp_path: Path) ->
     assert reading.names == {1: "cat", 2: "dog"}
 
 
-def test_a_labelme_mask_shape_lies_at_its_corner(tmp_path: Path) -> None:
+def test_a_labelme_mask_shape_is_placed_at_its_corner(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((3, 4), 255, np.uint8)).save(file, "PNG")
     drawn = shape("cat", [[2, 1], [5, 3]], "mask") | {"mask": base64.b64encode(file.getvalue()).decode()}
@@ -209,7 +209,7 @@ def test_a_labelme_mask_shape_lies_at_its_corner(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+def test_what_is_left_out_has_a_note(tmp_path: Path) -> None:
     drawn = labelme(shape("cat", CORNERS), shape("eye", [[1, 1]], "point"), shape("dot", [[1.1, 1.1]] * 3))
     reading = doctor.read(save(tmp_path / "l.json", drawn))
     assert reading.notes == ("shapes of kind point left out: 1", "object 2 dot covers no pixel")

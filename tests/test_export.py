@@ -1,4 +1,4 @@
-"""Results to files: what others read back (pycocotools, Pillow, FFmpeg), and what a kill or a full disk leaves."""
+"""Output files: read back by pycocotools, Pillow and FFmpeg, and after a kill or on a full disk."""
 
 import csv
 import errno
@@ -93,7 +93,7 @@ def test_rle_of_long_runs_is_what_pycocotools_writes(runs: list[int]) -> None:
     assert encode_rle(mask)["counts"] == coco.encode(np.asfortranarray(mask))["counts"].decode()
 
 
-def test_masks_are_read_back_and_completed_knows_the_whole_ones(tmp_path: Path) -> None:
+def test_masks_are_read_back_and_completed_names_the_complete_ones(tmp_path: Path) -> None:
     write(MaskWriter(tmp_path), 0, 1, 2)
     np.testing.assert_array_equal(read_labels(tmp_path / "00001.png"), result(1).labels)
     assert completed(tmp_path) == {"00000", "00001", "00002"}
@@ -106,7 +106,7 @@ def test_masks_are_read_back_and_completed_knows_the_whole_ones(tmp_path: Path) 
     assert completed(tmp_path / "nowhere") == set()
 
 
-def test_soft_masks_come_back_within_half_a_step(tmp_path: Path) -> None:
+def test_soft_masks_are_read_back_within_half_a_step(tmp_path: Path) -> None:
     soft = np.random.default_rng(0).random((3, *SIZE)).astype(np.float16)
     with SoftWriter(tmp_path) as writer:
         writer.write(result(5, soft=soft))
@@ -137,7 +137,7 @@ def test_a_sheet_of_a_long_run_stays_small(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "sheet.png").size == (64, 48)
 
 
-def test_cut_outs_take_their_alpha_from_the_soft_mask_or_else_the_labels(tmp_path: Path) -> None:
+def test_the_alpha_of_cut_outs_is_the_soft_mask_or_else_the_labels(tmp_path: Path) -> None:
     with CutoutWriter(tmp_path, 3) as writer:
         writer.write(result(1))
         writer.write(result(2, soft=None))
@@ -188,7 +188,7 @@ def test_ytvis_has_a_null_where_an_object_is_absent(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coco.decode(tracks[3]["segmentations"][i]), result(i).labels == 3)
 
 
-def test_a_table_says_where_each_object_is_and_what_is_not_known(tmp_path: Path) -> None:
+def test_a_table_holds_the_place_of_each_object_and_is_empty_where_unknown(tmp_path: Path) -> None:
     for name in ("a.csv", "a.json"):
         with TableWriter(tmp_path / name) as writer:
             writer.write(result(1, name='odd, "name"'))

@@ -1,4 +1,4 @@
-"""Sources of frames that are not videos, what every source refuses, and reading ahead."""
+"""Sources of frames that are not videos, the errors of all sources, and reading ahead."""
 
 import gc
 import itertools
@@ -69,7 +69,7 @@ def test_a_change_of_size_is_named_with_both_sizes(tmp_path: Path) -> None:
             list(open_source(spec))
 
 
-def test_a_folder_comes_in_natural_order_whatever_the_names(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_natural_order_for_all_names(tmp_path: Path) -> None:
     names = ["10.png", "2.png", "1.PNG", "Urlaub 2019, Tür (3).jpg", "a%03d.png", "frame:7.png", "é.webp", "x.y.z.bmp"]
     for i, name in enumerate(names):
         Image.fromarray(picture(i)).save(tmp_path / name)
@@ -97,7 +97,7 @@ def test_a_video_may_have_a_colon_or_a_percent_in_its_name(tmp_path: Path, monke
     assert len(list(open_source("cam:2 100%05d.mp4"))) == 3
 
 
-def test_a_broken_image_is_named_when_its_turn_comes(tmp_path: Path) -> None:
+def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(picture(i, (96, 96))).save(tmp_path / f"{i}.jpg")
     (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:400])
@@ -107,7 +107,7 @@ def test_a_broken_image_is_named_when_its_turn_comes(tmp_path: Path) -> None:
         next(frames)
 
 
-def test_stills_come_upright_without_alpha_in_8_bits(tmp_path: Path) -> None:
+def test_images_are_read_upright_without_alpha_in_8_bits(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate 90 degrees clockwise to show"
     Image.fromarray(picture(5)).save(tmp_path / "phone.png", exif=exif)
@@ -120,7 +120,7 @@ def test_stills_come_upright_without_alpha_in_8_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(next(iter(open_source(tmp_path / "clear.png"))).image, picture(3))
 
 
-def test_iterators_take_arrays_and_tensors() -> None:
+def test_iterators_accept_arrays_and_tensors() -> None:
     torch = pytest.importorskip("torch")
     rgb = picture(9)
     tensor = torch.from_numpy(rgb).permute(2, 0, 1).float() / 255

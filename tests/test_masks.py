@@ -257,13 +257,13 @@ def test_fit_size_gives_the_short_side_exactly(size: tuple[int, int], short: int
 
 
 @given(LABELS8, st.integers(1, 4))
-def test_enlarging_labels_whole_times_repeats_them_and_fitting_back_undoes_it(labels: np.ndarray, times: int) -> None:
+def test_enlarging_labels_by_an_integer_repeats_them_and_resizing_back_restores_them(labels: np.ndarray, times: int) -> None:
     large = masks.fit_labels(labels, (labels.shape[0] * times, labels.shape[1] * times))
     np.testing.assert_array_equal(large, labels.repeat(times, 0).repeat(times, 1))
     np.testing.assert_array_equal(masks.fit_labels(large, labels.shape), labels)
 
 
-def test_fitting_takes_the_pixel_under_the_centre() -> None:
+def test_resizing_uses_the_pixel_at_the_centre() -> None:
     assert masks.fit_labels(np.arange(1, 6)[None], (1, 3)).tolist() == [[1, 3, 5]]
     assert masks.fit_labels(np.arange(1, 5)[None], (1, 2)).tolist() == [[2, 4]]
 

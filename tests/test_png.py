@@ -1,4 +1,4 @@
-"""Label PNGs read without Pillow: the same numbers as with it, and damage is told."""
+"""Label PNGs read without Pillow: the same values as with Pillow, and an error for damaged files."""
 
 import io
 import struct
@@ -191,7 +191,7 @@ def remade(content: bytes, height: int = 4) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
-def test_damage_behind_a_right_checksum_is_told() -> None:
+def test_damage_with_a_correct_checksum_is_an_error() -> None:
     good = zlib.compress(bytes(24))
     assert png.decode_labels(remade(good), "m").shape == (4, 5)
     assert png.decode_labels(remade(zlib.compress(bytes(90))), "m").shape == (4, 5)  # rows too many, as Pillow takes it
@@ -227,7 +227,7 @@ def test_every_inflater_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatc
     mask = smooth((60, 100))
     whole = file(mask, [0] * 60, 100)
     assert png.decode_labels(whole, "m").tolist() == mask.tolist()
-    test_damage_behind_a_right_checksum_is_told()
+    test_damage_with_a_correct_checksum_is_an_error()
     test_a_small_file_cannot_fill_the_memory()
 
 
@@ -252,7 +252,7 @@ def test_zlib_is_used_where_nothing_faster_is_installed(monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults as Linux does")
-def test_masks_read_one_after_the_other_are_laid_into_the_same_memory(folder: Path) -> None:
+def test_masks_read_one_after_the_other_reuse_the_same_memory(folder: Path) -> None:
     masks.write_labels(folder / "large.png", np.pad(smooth((120, 160)), ((0, 360), (0, 694))) // 255)
     code = (
         "import resource, sys\nfrom hodor.mask_files import png\n"

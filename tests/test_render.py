@@ -1,4 +1,4 @@
-"""Pictures for people: overlays, sheets, and videos written, read back, killed and out of disk."""
+"""Overlays, contact sheets, and videos that are written, read back, killed, and written to a full disk."""
 
 import errno
 import os
@@ -164,7 +164,7 @@ def test_overlay_tints_and_outlines_objects_and_nothing_else() -> None:
     np.testing.assert_array_equal(full[labels > 0], palette()[labels[labels > 0]])
 
 
-def test_overlay_takes_any_integer_labels_and_ids_beyond_the_palette() -> None:
+def test_overlay_accepts_any_integer_labels_and_ids_beyond_the_palette() -> None:
     image = np.full((9, 9, 3), 100, np.uint8)
     labels = np.zeros((9, 9), np.int64)
     np.testing.assert_array_equal(overlay(image, labels), image)

@@ -1,4 +1,4 @@
-"""The job: what it leaves for every frame, that a killed run ends with the same bytes, and that what is wrong is one line."""
+"""`segment`: the files of every frame, killed runs that end with the same bytes after resume, and errors of one line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Options that name the tiny network."""
+    """Options that select the tiny network."""
     path = checkpoint(tmp_path_factory.mktemp("network"))
     return ["--checkpoint", path, "--device", "cpu", "--dtype", "float32"]
 
@@ -95,7 +95,7 @@ def test_a_video_gives_one_mask_per_frame_numbered_from_00000(full: tuple[Path, 
     assert not list(folder.glob(".*")), "hidden files are left"
 
 
-def test_given_masks_come_back_exactly_on_their_frames(full: tuple[Path, Summary]) -> None:
+def test_given_masks_are_written_exactly_on_their_frames(full: tuple[Path, Summary]) -> None:
     found = masks_in(full[0] / "masks")
     assert np.array_equal(found["00012.png"], mask(12))
     assert np.array_equal(found["00030.png"] == 5, np.pad(np.ones((6, 40), bool), ((2, 56), (50, 6))))
@@ -113,7 +113,7 @@ def test_a_mask_in_the_middle_is_followed_to_both_ends(clip: Path, tmp_path: Pat
     assert all(np.array_equal(forward[f"{i:05d}.png"], both[f"{i:05d}.png"]) for i in range(12, 30))
 
 
-def test_the_way_back_is_the_way_forward_of_the_reversed_video(tmp_path: Path) -> None:
+def test_the_backward_pass_is_the_forward_pass_of_the_reversed_video(tmp_path: Path) -> None:
     stills(tmp_path / "in", [f"{i:02d}.png" for i in range(8)])
     run(tmp_path / "in", {7: mask(7)}, tmp_path / "back")
     reverse = tmp_path / "reverse"
@@ -162,7 +162,7 @@ def test_areas_and_boxes_of_the_table_are_those_of_the_masks(full: tuple[Path, S
             assert [int(row[k]) for k in ("x", "y", "width", "height")] == box
 
 
-def test_the_overlay_holds_every_frame_in_order_of_time_after_a_way_back(full: tuple[Path, Summary]) -> None:
+def test_the_overlay_holds_every_frame_in_order_of_time_after_a_backward_pass(full: tuple[Path, Summary]) -> None:
     with open_source(full[0] / "overlay.mp4") as source:
         frames = [f.image.astype(int) for f in source.frames()]
     masks = masks_in(full[0] / "masks").values()
@@ -177,7 +177,7 @@ def test_the_contact_sheet_is_a_picture(full: tuple[Path, Summary]) -> None:
         assert np.asarray(sheet).std() > 20
 
 
-def test_soft_masks_lie_in_the_frame_and_agree_with_the_labels(full: tuple[Path, Summary]) -> None:
+def test_soft_masks_have_the_size_of_the_frame_and_agree_with_the_labels(full: tuple[Path, Summary]) -> None:
     folder = full[0]
     for i in (0, 12, 20, 39):
         planes, objects = read_soft(folder / "soft" / f"{i:05d}.npz")
@@ -205,7 +205,7 @@ def alpha_of(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgba")[..., 3].astype(float) for frame in container.decode(video=0)]
 
 
-def test_prores_alpha_is_the_soft_mask_on_the_way_back_too(full: tuple[Path, Summary]) -> None:
+def test_prores_alpha_is_the_soft_mask_in_the_backward_pass_too(full: tuple[Path, Summary]) -> None:
     alphas = alpha_of(full[0] / "cutout_2.mov")
     assert len(alphas) == 40
     for i in (0, 7, 11, 12, 25):
@@ -213,7 +213,7 @@ def test_prores_alpha_is_the_soft_mask_on_the_way_back_too(full: tuple[Path, Sum
         assert np.abs(alphas[i] - planes[objects.index(2)] * 255).max() <= 3
 
 
-def test_prores_alone_is_soft_on_the_way_back_and_leaves_no_hidden_files(clip: Path, tmp_path: Path) -> None:
+def test_prores_alone_is_soft_in_the_backward_pass_and_leaves_no_hidden_files(clip: Path, tmp_path: Path) -> None:
     run(clip, {12: mask(12)}, tmp_path / "out", outputs={"prores": (2,)})
     run(clip, {12: mask(12)}, tmp_path / "soft", outputs={"soft": True})
     alphas = alpha_of(tmp_path / "out" / "cutout_2.mov")
@@ -239,12 +239,12 @@ def test_frames_without_an_object_are_named_in_order_of_time(
 ) -> None:
     step = Tracker.step
 
-    def blind(self: Tracker, *arguments: Any) -> Any:
-        """A tracker that does not see object 2 on every third frame."""
+    def losing(self: Tracker, *arguments: Any) -> Any:
+        """Lose object 2 on every third frame."""
         seen, index = step(self, *arguments), self.index
         return seen if index % 3 else replace(seen, labels=np.where(seen.labels == 2, 0, seen.labels), lost=frozenset({2}))
 
-    monkeypatch.setattr(Tracker, "step", blind)
+    monkeypatch.setattr(Tracker, "step", losing)
     summary = run(clip, {12: mask(12)}, tmp_path)
     without = [name[:5] for name, m in masks_in(tmp_path / "masks").items() if not (m == 2).any()]
     assert len([name for name in without if name < "00012"]) >= 3
@@ -276,7 +276,7 @@ def test_a_slow_disk_holds_the_run_back_instead_of_piling_up_frames(tmp_path: Pa
     write, alive, waiting = writers.MaskWriter.write, set[int](), list[int]()
 
     def stuck(self: writers.MaskWriter, result: writers.Result) -> None:
-        """The first write ends when the run has come to a stop behind it."""
+        """The first write ends when the run waits for it."""
         while result.index == 0 and waiting[-1:] != [len(alive)]:
             waiting.append(len(alive))
             time.sleep(0.3)
@@ -288,14 +288,14 @@ def test_a_slow_disk_holds_the_run_back_instead_of_piling_up_frames(tmp_path: Pa
     assert 1 < max(waiting) <= 24
 
 
-# Killed, stopped, taken up again
+# Killed, stopped, resumed
 
 RECORDED = ["--coco", "--ytvis", "--table", "--soft", "--overlay", "--cutout", "1"]
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, tiny: list[object]) -> list[object]:
-    """A command of 70 frames with its mask on frame 30: 30 frames back, then 40 on; only -o is missing."""
+    """A command of 70 frames with its mask on frame 30: 30 frames backward, then 40 forward; only -o is missing."""
     folder = tmp_path_factory.mktemp("job")
     clip = video(folder / "clip.mp4", 70)
     return ["segment", clip, "--mask", f"{mask_file(folder / 'mask.png', 30)}@30", *tiny, *RECORDED]
@@ -320,22 +320,22 @@ def assert_same(folder: Path, unbroken: Path) -> None:
     assert len(files) == 70 * 3 + 4
     for file in files:
         if file.suffix == ".npz":
-            (ours, ids), (theirs, known) = read_soft(folder / file), read_soft(unbroken / file)
-            assert ids == known
-            assert np.array_equal(ours, theirs), file
+            (planes, ids), (expected, expected_ids) = read_soft(folder / file), read_soft(unbroken / file)
+            assert ids == expected_ids
+            assert np.array_equal(planes, expected), file
         elif file.suffix != ".mp4":
             assert (folder / file).read_bytes() == (unbroken / file).read_bytes(), file
     # x264 with several threads does not give the same bytes each time: 1.6 grey levels apart have been seen on a busy machine
-    with open_source(folder / "overlay.mp4") as ours_again, open_source(unbroken / "overlay.mp4") as ground_truth:
-        for a, b in zip(ours_again, ground_truth, strict=True):
+    with open_source(folder / "overlay.mp4") as resumed, open_source(unbroken / "overlay.mp4") as expected_overlay:
+        for a, b in zip(resumed, expected_overlay, strict=True):
             assert np.abs(a.image.astype(int) - b.image).mean() < 4
 
 
 @pytest.mark.parametrize(
     "counts",
     [
-        pytest.param([27], id="on-the-way-back"),
-        pytest.param([57], id="on-the-way-on"),
+        pytest.param([27], id="backward"),
+        pytest.param([57], id="forward"),
         pytest.param([4, 36, 63], id="three-times", marks=pytest.mark.slow),
     ],
 )
@@ -354,7 +354,9 @@ def test_a_killed_run_that_is_resumed_ends_with_the_bytes_of_an_unbroken_one(
     assert summary["tracked"] <= 70 - counts[-1] + 20, "finished frames were tracked again"
 
 
-def test_ctrl_c_leaves_whole_files_and_one_line_and_can_be_resumed(job: list[object], unbroken: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_complete_files_and_one_line_and_can_be_resumed(
+    job: list[object], unbroken: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "out"
     code, errors = stopped([*job, "-o", folder], folder / "masks", 45, signal.SIGINT)
     assert code == 130
@@ -372,7 +374,7 @@ def test_ctrl_c_leaves_whole_files_and_one_line_and_can_be_resumed(job: list[obj
 
 @pytest.fixture(scope="module")
 def broken_off(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose run broke off after 22 frames, in this process: the writer failed as a process dies."""
+    """A folder whose run stopped after 22 frames, in this process: the writer failed as in a killed process."""
     folder = tmp_path_factory.mktemp("broken") / "out"
     write, count = writers.MaskWriter.write, [0]
 
@@ -428,7 +430,7 @@ def test_resume_refuses_another_source(killed: Path, tmp_path: Path) -> None:
         run(other, {0: mask()}, killed, resume=True)
 
 
-def test_resume_refuses_a_folder_that_lost_masks(clip: Path, killed: Path) -> None:
+def test_resume_refuses_a_folder_without_finished_masks(clip: Path, killed: Path) -> None:
     (killed / "masks" / "00007.png").unlink()
     with pytest.raises(ValueError, match=r"lacks 1 finished masks \(00007, \.\.\.\): start again without resume"):
         run(clip, {0: mask()}, killed, resume=True)
@@ -456,14 +458,14 @@ def test_the_state_is_saved_only_when_its_frames_are_on_disk(
     assert saved == [("forward", 20, True), ("forward", 40, True)]
 
 
-def test_resume_clears_away_what_was_being_written(clip: Path, killed: Path) -> None:
+def test_resume_removes_files_that_were_being_written(clip: Path, killed: Path) -> None:
     half = killed / "masks" / ".00022.png.0badc0de.part"
     half.write_bytes(b"half")
     run(clip, {0: mask()}, killed, resume=True)
     assert not half.exists()
 
 
-def test_resume_works_from_frames_that_come_only_once(tmp_path: Path) -> None:
+def test_resume_works_with_frames_that_can_be_read_only_once(tmp_path: Path) -> None:
     pictures = [picture(i) for i in range(30)]
 
     def broken() -> Iterator[np.ndarray]:
@@ -480,7 +482,7 @@ def test_resume_works_from_frames_that_come_only_once(tmp_path: Path) -> None:
         assert np.array_equal(labels, read_labels(tmp_path / "out" / "masks" / name))
 
 
-def test_resume_with_nothing_there_or_all_there_does_it_all_and_says_so(tmp_path: Path) -> None:
+def test_resume_of_no_run_or_a_complete_one_computes_all_frames_with_a_note(tmp_path: Path) -> None:
     source = stills(tmp_path / "in", [f"{i}.png" for i in range(5)])
     for _ in range(2):
         summary = run(source, {0: mask()}, tmp_path / "out", outputs={"coco": True}, resume=True)
@@ -489,7 +491,7 @@ def test_resume_with_nothing_there_or_all_there_does_it_all_and_says_so(tmp_path
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["coco.json", "masks"]
 
 
-def test_a_run_killed_while_its_files_are_put_together_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_while_its_files_are_assembled_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, outputs = video(tmp_path / "in.mp4", 20), {"coco": True, "ytvis": True, "table": True}
 
     def failing(self: records.YtvisWriter) -> Iterator[str]:
@@ -507,7 +509,7 @@ def test_a_run_killed_while_its_files_are_put_together_can_be_resumed(tmp_path: 
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-# What is wrong
+# Errors
 
 
 def test_a_cut_video_ends_with_code_3_and_keeps_all_it_could_read(
@@ -692,7 +694,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("output", ["--coco", "--soft", "--overlay", "--prores=2"])
-def test_a_full_disk_is_one_line_and_leaves_whole_files(
+def test_a_full_disk_is_one_line_and_leaves_complete_files(
     output: str, small_disk: Path, tmp_path: Path, tiny: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
     clip = video(tmp_path / "clip.mp4", 60, noise=True)
@@ -716,8 +718,8 @@ def test_the_process_of_a_wrong_command_prints_one_line_and_no_traceback(tmp_pat
     assert (running.returncode, out, errors) == (2, "", f"hodor: {tmp_path / 'gone.mp4'} does not exist\n")
 
 
-def test_what_was_done_before_an_error_is_written_up_to_the_first_that_cannot_be() -> None:
-    """A frame that cannot be read, or a full disk, takes no finished frame with it, and leaves no gap."""
+def test_results_before_an_error_are_written_up_to_the_first_that_cannot_be() -> None:
+    """A frame that cannot be read, or a full disk, loses no finished frame and leaves no gap."""
 
     class Slow:
         def __init__(self, breaks: int) -> None:

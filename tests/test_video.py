@@ -1,4 +1,4 @@
-"""Video files as sources: made here with FFmpeg, cut and turned by hand, and the demo clips if present."""
+"""Video files as sources: written here with FFmpeg, cut and rotated, and the demo clips if present."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_every_stretch_and_direction_is_a_slice_of_the_whole(kind: str, tmp_path: Path) -> None:
+def test_every_range_and_direction_is_a_slice_of_all_frames(kind: str, tmp_path: Path) -> None:
     source = open_source(FILES[kind](tmp_path))
     whole = stamp(source.frames())
     assert [w[0] for w in whole] == list(range(len(whole)))
@@ -47,7 +47,7 @@ def test_every_stretch_and_direction_is_a_slice_of_the_whole(kind: str, tmp_path
     assert source.stopped is None
 
 
-def test_a_source_tells_its_size_count_and_rate(tmp_path: Path) -> None:
+def test_a_source_has_size_count_and_rate(tmp_path: Path) -> None:
     with open_source(make(tmp_path / "clip.mp4", 20)) as source:
         assert (source.name, source.size, source.count, source.estimated) == ("clip", (48, 64), 20, False)
         assert (source.rate, source.notes) == (25, [])
@@ -101,7 +101,7 @@ def test_rotation_of_the_track_is_applied(turn: str, tmp_path: Path) -> None:
         ("ffv1", "gbrp12le"),
     ],
 )
-def test_odd_sizes_and_other_pixel_formats_come_out_as_8_bit_rgb(codec: str, pixels: str, tmp_path: Path) -> None:
+def test_odd_sizes_and_other_pixel_formats_are_read_as_8_bit_rgb(codec: str, pixels: str, tmp_path: Path) -> None:
     source = open_source(make(tmp_path / "a.mkv", 3, codec, pixels, size=(33, 47)))
     frames = list(source)
     assert [f.image.shape for f in frames] == [(33, 47, 3)] * 3
@@ -150,7 +150,7 @@ def test_backwards_nothing_is_decoded_twice_where_keyframes_are_close(tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_cut_file_gives_what_decodes_and_says_where_it_stopped(suffix: str, tmp_path: Path) -> None:
+def test_a_cut_file_gives_what_decodes_and_reports_where_it_stopped(suffix: str, tmp_path: Path) -> None:
     flags = {"movflags": "+faststart"} if suffix == "mp4" else {}
     whole = make(tmp_path / f"whole.{suffix}", 50, flags=flags, g=10, noise=True)
     cut = tmp_path / f"cut.{suffix}"
@@ -167,7 +167,7 @@ def test_a_cut_file_gives_what_decodes_and_says_where_it_stopped(suffix: str, tm
     assert again.stopped == source.stopped
 
 
-def test_a_file_damaged_in_the_middle_stops_there_with_what_ffmpeg_said(tmp_path: Path) -> None:
+def test_a_file_damaged_in_the_middle_stops_there_with_the_message_of_ffmpeg(tmp_path: Path) -> None:
     path = make(tmp_path / "a.mp4", 100, g=10, noise=True)
     whole = stamp(open_source(path).frames())
     data = bytearray(path.read_bytes())

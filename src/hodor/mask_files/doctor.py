@@ -78,9 +78,8 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
             notes.append(f"its aspect ratio differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
     objects = objects_in(labels)
     if not objects:
-        raise ValueError(
-            f"mask {where} is empty after resizing from {width}x{height} to {size[1]}x{size[0]}: draw larger objects"
-        )
+        sizes = f"from {width}x{height} to {labels.shape[1]}x{labels.shape[0]}"
+        raise ValueError(f"mask {where} is empty after resizing {sizes}: draw larger objects")
     if lost := sorted(set(before) - set(objects)):
         notes.append(f"object {_list(lost)} is too small for the new size: no pixel is left")
     labels = labels.astype(label_dtype(objects[-1]))

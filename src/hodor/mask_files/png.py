@@ -121,12 +121,12 @@ def _plain(data: bytes, name: str) -> Labels | None:
     stride = -(-width * depth // 8)
     raw = _inflated(chunks[b"IDAT"], height * (1 + stride), name)
     rows = np.frombuffer(raw, np.uint8).reshape(height, 1 + stride)
-    kinds, pixels = rows[:, 0], rows[:, 1:]
-    if kinds.any():
-        if kinds.max() > 4:
-            raise _damaged(name, f"its rows have the unknown filter {kinds.max()}")
+    filters, pixels = rows[:, 0], rows[:, 1:]
+    if filters.any():
+        if filters.max() > 4:
+            raise _damaged(name, f"its rows have the unknown filter {filters.max()}")
         lanes = depth // 8 or 1  # the bytes of a pixel are filtered independently
-        parts = [_unfiltered(kinds, pixels[:, lane::lanes]) for lane in range(lanes)]
+        parts = [_unfiltered(filters, pixels[:, lane::lanes]) for lane in range(lanes)]
         decoded = [part for part in parts if part is not None]
         if len(decoded) < lanes:
             return None
@@ -186,25 +186,25 @@ def _damaged(name: str, what: str) -> ValueError:
 # Row filters (PNG 1.2, chapter 6): rows hold differences from the bytes left (a), above (b) and upper left (c) ---------
 
 
-def _unfiltered(kinds: Bytes, rows: Bytes) -> Bytes | None:
+def _unfiltered(filters: Bytes, rows: Bytes) -> Bytes | None:
     """Undo the filters of rows [H, n] of one byte a pixel; None if Pillow would be faster."""
     rows = rows.copy()
-    sub = kinds == 1
+    sub = filters == 1
     if sub.any():  # these rows do not depend on others
         rows[sub] = _summed(rows[sub])
     above, steps_left = np.zeros(rows.shape[1], np.uint8), MAX_STEPS
-    for y in np.flatnonzero(kinds > 1):
+    for y in np.flatnonzero(filters > 1):
         if y:
             above = rows[y - 1]
-        if kinds[y] == 2:
+        if filters[y] == 2:
             rows[y] += above
             continue
         # where b equals c, Paeth's predictor is a, so only places where the row above changes need a decision
-        turns = np.flatnonzero(np.diff(above, prepend=np.uint8(0))) if kinds[y] == 4 else np.arange(len(above))
+        turns = np.flatnonzero(np.diff(above, prepend=np.uint8(0))) if filters[y] == 4 else np.arange(len(above))
         steps_left -= len(turns)
         if steps_left < 0:
             return None
-        rows[y] = _stepped(rows[y], above, turns, _paeth if kinds[y] == 4 else _mean)
+        rows[y] = _stepped(rows[y], above, turns, _paeth if filters[y] == 4 else _mean)
     return rows
 
 

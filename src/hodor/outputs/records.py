@@ -111,7 +111,7 @@ class _Records(Writer):
                 problem = f"{len(missing)} finished frames are not in {self._lines.name} ({min(missing)}, ...)"
                 raise ValueError(f"{self._path} cannot be resumed, {problem}: run without resume")
         self._offsets: list[int] = []
-        self._assembled_file = False
+        self._is_assembled = False
         self._file: IO[bytes] | None = self._lines.open("ab")
 
     def write(self, result: Result) -> None:
@@ -135,8 +135,8 @@ class _Records(Writer):
             with written_whole(self._path) as file:
                 for text in self._assembled():
                     file.write(text.encode())
-            self._assembled_file = True
-        if finished and self._assembled_file:
+            self._is_assembled = True
+        if finished and self._is_assembled:
             self._lines.unlink(missing_ok=True)
 
     def abort(self) -> None:
