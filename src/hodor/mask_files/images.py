@@ -87,7 +87,9 @@ def read_picture(path: Path) -> Found:
     if pixels.ndim == 3:
         return Found(_from_colours(pixels, where, notes), f"colours in {form}", notes, {})
     if step > 1 and len(np.unique(pixels)) > 2:  # 2 or 4 bits a pixel; two values alone are black and white
-        notes.append(f"a grey {form} of {8 // (2 if step == 17 else 4)} bits: values divided by {step}, to those stored")
+        notes.append(
+            f"a grey {form} of {8 // (2 if step == 17 else 4)} bits: values divided by {step}, which gives the stored ones"
+        )
         pixels = pixels // step
     return Found(_from_values(pixels, False, where, notes), f"grey {form}", notes, {})
 
