@@ -15,7 +15,8 @@ from PIL import Image
 
 import benchmarks
 from benchmarks import SIZE, labels, numbered
-from hodor.data.layouts import KINDS, Layout, VideoFiles, open_layout
+from hodor.data.benchmarks import BENCHMARKS
+from hodor.data.layouts import Layout, VideoFiles, open_layout
 from hodor.masks import write_labels
 from hodor.names import natural_key
 
@@ -259,7 +260,7 @@ def test_wrong_kinds_splits_folders_and_meta_files_are_told(tmp_path: Path) -> N
     root = benchmarks.youtube(tmp_path / "y")
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder: want a benchmark's root"):
         open_layout(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no kind 'davis': want auto, davis2016"):
+    with pytest.raises(ValueError, match=r"expected a data set format \(auto, davis2016, .*\), got 'davis'"):
         open_layout(root, "davis")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no split 'test': want train, valid"):
         open_layout(root, "youtube-vos", "test")
@@ -288,7 +289,7 @@ def test_layouts_import_neither_pyav_nor_torch() -> None:
 
 
 def test_there_is_a_fixture_for_every_kind() -> None:
-    assert {*BUILT, "folder"} == set(KINDS)
+    assert {*BUILT, "folder"} == set(BENCHMARKS)
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="the DAVIS 2016 train sequences are not here")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from hodor.data import stills, videos
 from hodor.data.augment import PLAIN, Augment
+from hodor.data.benchmarks import BENCHMARKS
 from hodor.data.clip import Clip, collate
 from hodor.data.paste import Scene
 from hodor.data.stream import Data, Stream
@@ -113,8 +114,8 @@ def test_dense_clips_follow_their_first_frame_in_order_within_the_gap(tmp_path: 
 
 
 def test_the_kind_of_a_data_set_sets_the_gap() -> None:
-    assert videos.GAPS["youtube-vos"] == (7, 6)
-    assert videos.GAPS["davis2017"] == (15, 12)
+    assert BENCHMARKS["youtube-vos"].gap == (7, 6)
+    assert BENCHMARKS["davis2017"].gap == (15, 12)
 
 
 @pytest.mark.parametrize(("which", "frame"), [("first", 0), ("middle", 5)])
@@ -190,7 +191,7 @@ def test_jumps_grow_by_shares_of_the_training_and_are_divided_by_the_interval(tm
     assert Stream(drawn.data, 3, 2, 0).jump(999, 0) == 5, "nobody said how many steps"
     five = Stream(replace(drawn.data, interval=(5,)), 3, 2, 0, steps=1000)
     assert [five.jump(step, 0) for step in (0, 100, 400)] == [1, 2, 5]
-    assert videos.INTERVALS == {"youtube-vos": 5}
+    assert {name: one.interval for name, one in BENCHMARKS.items() if one.interval != 1} == {"youtube-vos": 5}
 
 
 def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from hodor.commands.console import info, progress
 from hodor.commands.options import Network
+from hodor.data.benchmarks import KindOrAuto
 
 if TYPE_CHECKING:
     from hodor.data.layouts import VideoFiles
@@ -43,7 +44,7 @@ class Videos:
 
     sequences: tuple[str, ...] = ()
     """Only these; default: see the command."""
-    kind: Literal["auto", "davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder"] = "auto"
+    kind: KindOrAuto = "auto"
     """How the folder is laid out; auto tells by what is there."""
     split: str | None = None
     """Which split; default: val where there is one."""

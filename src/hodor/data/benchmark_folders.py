@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,31 +28,58 @@ from hodor.mask_files.png import read_labels
 from hodor.masks import VOID
 from hodor.names import natural_key
 
-Kind = Literal["davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder"]
-KINDS: tuple[Kind, ...] = ("davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder")
 SAMPLED = 12
 """Masks looked into to tell whether a folder's are 0 and 255."""
 
 
-def recognise(root: Path) -> tuple[Kind, str]:
-    """-> the kind of a folder, and what told it."""
+def is_davis2016(root: Path) -> str | None:
+    """Return the reason why a folder is DAVIS 2016, or None."""
     sets = root / "ImageSets"
     if (sets / "2017").is_dir():
-        return "davis2017", "it has ImageSets/2017"
-    for name in ("2016", "480p", "1080p"):
-        if (sets / name).is_dir():
-            return "davis2016", f"it has ImageSets/{name}"
-    splits = [p for p in (root, *(root / n for n in (*VALID, "test", "train"))) if (p / "JPEGImages").is_dir()]
-    for place in splits:
+        return None
+    return next((f"it has ImageSets/{name}" for name in ("2016", "480p", "1080p") if (sets / name).is_dir()), None)
+
+
+def is_davis2017(root: Path) -> str | None:
+    """Return the reason why a folder is DAVIS 2017, or None."""
+    return "it has ImageSets/2017" if (root / "ImageSets" / "2017").is_dir() else None
+
+
+def is_youtube_vos(root: Path) -> str | None:
+    """Return the reason why a folder is YouTube-VOS, or None."""
+    return _by_meta(root)[0]
+
+
+def is_lvos(root: Path) -> str | None:
+    """Return the reason why a folder is LVOS, or None."""
+    return _by_meta(root)[1]
+
+
+def is_mose(root: Path) -> str | None:
+    """Return the reason why a folder is MOSE, or None."""
+    split = any(place != root for place in _split_folders(root))
+    return "it has train or valid folders with JPEGImages, and no list of objects" if split else None
+
+
+def is_folder(root: Path) -> str:
+    """Return the reason why a folder is no benchmark; every folder qualifies."""
+    return "it has frames and masks, and nothing that only a benchmark has"
+
+
+def _split_folders(root: Path) -> list[Path]:
+    return [p for p in (root, *(root / n for n in (*VALID, "test", "train"))) if (p / "JPEGImages").is_dir()]
+
+
+def _by_meta(root: Path) -> tuple[str | None, str | None]:
+    """Return the reasons why a folder is YouTube-VOS and LVOS: the first meta file with either sign decides."""
+    for place in _split_folders(root):
         for meta in (*place.glob("*meta*.json"), *place.parent.glob(f"{place.name}_meta.json")):
             objects = _first_object(read_json(meta))
             if "frame_range" in objects:
-                return "lvos", f"{meta.relative_to(root) if meta.is_relative_to(root) else meta} has frame ranges"
+                return None, f"{meta.relative_to(root) if meta.is_relative_to(root) else meta} has frame ranges"
             if isinstance(objects.get("frames"), list):
-                return "youtube-vos", f"{meta.relative_to(root)} lists the frames of objects"
-    if any(place != root for place in splits):
-        return "mose", "it has train or valid folders with JPEGImages, and no list of objects"
-    return "folder", "it has frames and masks, and nothing that only a benchmark has"
+                return f"{meta.relative_to(root)} lists the frames of objects", None
+    return None, None
 
 
 def davis2016(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
@@ -200,16 +227,6 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
             else:
                 search.problems.append(f"{name} has no masks in {masks / name}")
     return split or "", _told_single(search, videos)
-
-
-READERS: dict[Kind, Callable[[Search, str | None], tuple[str, list[VideoFiles]]]] = {
-    "davis2016": davis2016,
-    "davis2017": davis2017,
-    "youtube-vos": youtube_vos,
-    "lvos": lvos,
-    "mose": mose,
-    "folder": folder,
-}
 
 
 def _flat(search: Search, name: str, image_bases: Sequence[Path], masks: Path) -> list[VideoFiles]:

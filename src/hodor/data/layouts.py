@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from hodor.data.benchmark_folders import KINDS, READERS, Kind, recognise
+from hodor.data.benchmarks import Kind, KindOrAuto, benchmark, recognise
 from hodor.data.search import Search
 from hodor.data.videofiles import Picture, VideoFiles, shown
 
-__all__ = ["KINDS", "Kind", "Layout", "VideoFiles", "open_layout"]
+__all__ = ["Kind", "KindOrAuto", "Layout", "VideoFiles", "open_layout"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Layout:
 
 def open_layout(
     root: str | Path,
-    kind: Kind | Literal["auto"] = "auto",
+    kind: KindOrAuto = "auto",
     split: str | None = None,
     only: Sequence[str] | None = None,
     without: Sequence[str] = (),
@@ -64,13 +63,13 @@ def open_layout(
     takes val where there is one, else what there is. only, without: names of sequences to take, to leave out; a name in
     `without` that is not there is passed over.
 
-    Raises FileNotFoundError "ROOT is not a folder: want a benchmark's root". Raises ValueError "no kind 'davis': want auto,
-    davis2016, ...", "no sequence 'cow' in ROOT: want ...", "ROOT has no split 'test': want train, val", and, all that is wrong
+    Raises FileNotFoundError "ROOT is not a folder: want a benchmark's root". Raises ValueError
+    "expected a data set format (auto, davis2016, ...), got 'davis'", "no sequence 'cow' in ROOT: want ...", "ROOT has no split 'test': want train, val", and, all that is wrong
     with the sequences taken in one line, "ROOT, read as davis2017: bear has no mask on its first frame 00000; ...".
     """
     root = Path(root)
-    if kind != "auto" and kind not in KINDS:
-        raise ValueError(f"no kind {kind!r}: want auto, {', '.join(KINDS)}")
+    if kind != "auto":
+        benchmark(kind)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: want a benchmark's root")
     notes = []
@@ -78,6 +77,6 @@ def open_layout(
         kind, why = recognise(root)
         notes.append(f"{root} is read as {kind}: {why}")
     search = Search(root, kind, None if not only else tuple(only), tuple(without), notes)
-    split, videos = READERS[kind](search, split)
+    split, videos = benchmark(kind).reader(search, split)
     search.check(videos)
     return Layout(kind, root, split, tuple(videos), tuple(search.notes), search.meta)

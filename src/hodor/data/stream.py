@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hodor.data import benchmark_folders
 from hodor.data.augment import Augment, coloured, mirror, on_ground, place, points_of, show, tint, together, warped
+from hodor.data.benchmarks import BENCHMARKS, recognise
 from hodor.data.clip import Clip, collate
 from hodor.data.coco import find_json, open_coco
 from hodor.data.file_cache import DamagedFileError, Objects, Shelf
@@ -26,7 +26,7 @@ from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source,
 from hodor.data.sampling import below, chance, generator, some, weighted
 from hodor.data.stills import Source, Stills, Taken, open_stills
 from hodor.data.videofiles import VideoFiles
-from hodor.data.videos import INTERVALS, Videos
+from hodor.data.videos import Videos
 
 TRIES = 32
 """Draws of an image until one has as many objects as wanted; the best of them is taken if none has."""
@@ -162,7 +162,9 @@ class Stream:
             return None
         share = step / self.steps if self.steps else 0.0
         stage = sum(share >= begin for begin in self.data.jump_at) - 1
-        between = self.data.interval[root] if self.data.interval else INTERVALS.get(self.sources[root].kind, 1)
+        kind = self.sources[root].kind  # of stills not a benchmark's: their interval is never used
+        interval = BENCHMARKS[kind].interval if kind in BENCHMARKS else 1
+        between = self.data.interval[root] if self.data.interval else interval
         return max(1, self.data.jump[stage] // between)
 
     def _choose(self, source: Source, rng: torch.Generator) -> tuple[int, Sequence[int]] | None:
@@ -336,7 +338,7 @@ def open_root(root: Path, data: Data, frames: int, shelf: Shelf, gap: int | None
 
 
 def open_videos(root: Path, data: Data) -> Layout:
-    kind, _ = benchmark_folders.recognise(root)
+    kind, _ = recognise(root)
     split = data.split if kind != "folder" or (root / data.split).is_dir() else None
     layout = open_layout(root, kind, split, without=data.without)
     videos = tuple(_annotated(video, data.annotated) for video in layout.videos if _asked(data, video.name) and video.masks)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hodor.data.benchmarks import benchmark
 from hodor.data.file_cache import Objects, Shelf, Size, cover_size, read_picture, shrink
 from hodor.data.layouts import Layout
 from hodor.data.sampling import below, chance, some
@@ -22,19 +23,6 @@ from hodor.data.videofiles import VideoFiles
 HELD_OUT = ("bmx-bumps", "dance-jump", "drift-turn", "horsejump-low", "scooter-gray")
 """The five DAVIS 2016 train sequences kept out of every run whose score is reported."""
 
-GAPS: dict[str, tuple[int, int]] = {
-    "youtube-vos": (7, 6),
-    "lvos": (7, 6),
-    "davis2016": (15, 12),
-    "davis2017": (15, 12),
-    "mose": (15, 12),
-    "folder": (15, 12),
-}
-"""How far the other frames of a clip may be from its first: in clips labelled throughout, and on the first frame only. The
-numbers for YouTube-VOS and DAVIS are the released code's."""
-
-INTERVALS = {"youtube-vos": 5}
-"""Frames of the film from one picture to the next, where it is not 1: jumps of a curriculum are divided by it."""
 JUMP = 5
 """How far a frame of a clip that goes forward may be from the one before, where nothing is said."""
 
@@ -43,7 +31,7 @@ class Videos:
     """Videos of one root. An item is a frame that a clip can begin with.
 
     frames: of a clip; 1 takes single frames, each with a mask. gap: how far the others may be from the first, None for the
-    kind's own (GAPS). labels "all": every frame of a clip has a mask, and distances count frames that have one; the others
+    format's own (hodor.data.benchmarks). labels "all": every frame of a clip has a mask, and distances count frames that have one; the others
     follow the first in time, sorted, or precede it in `reverse` of the clips. labels "first": only the first frame's mask
     is read, distances count all frames, and the others lie on one side of it, before or after, unsorted.
 
@@ -68,7 +56,7 @@ class Videos:
         self.frames, self.labels, self.frame_order = frames, labels, frame_order
         self.forward = frame_order == "forward"
         self.back = reverse if labels == "all" else 0.0 if self.forward else 0.5
-        self.gap = gap or (JUMP if self.forward else GAPS[layout.kind][labels == "first"])
+        self.gap = gap or (JUMP if self.forward else benchmark(layout.kind).gap[labels == "first"])
         if self.gap < frames - 1 and not self.forward:
             raise ValueError(f"a gap of {self.gap} leaves no room for {frames} frames: want {frames - 1} or more")
         self._shelf, self._want = shelf, want

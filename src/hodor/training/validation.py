@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from hodor.data.layouts import Kind, VideoFiles, open_layout
+from hodor.data.layouts import KindOrAuto, VideoFiles, open_layout
 from hodor.evaluation.datasets import follow
 from hodor.models.base import Network
 from hodor.scoring.metrics import average, frame_scores, statistics
@@ -26,7 +26,7 @@ class Validation:
 
     every: int = 0
     root: Path | None = None
-    kind: Kind | Literal["auto"] = "auto"
+    kind: KindOrAuto = "auto"
     split: str | None = None
     sequences: tuple[str, ...] = ()
     size: int | None = None
