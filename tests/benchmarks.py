@@ -16,7 +16,7 @@ SIZE = (48, 64)
 
 
 def labels(t: int, ids: Iterable[int], size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Objects as squares side by side, each a pixel further right with every frame."""
+    """Objects as squares side by side, which move one pixel to the right per frame."""
     out = np.zeros(size, np.uint8)
     for place, i in enumerate(ids):
         out[8:24, 4 + 20 * place + t : 16 + 20 * place + t] = i
@@ -53,7 +53,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def davis2017(root: Path, *, count: int = 4) -> Path:
-    """bear (train, one object), cows (val, two), secret (test-dev, the first mask alone)."""
+    """bear (train, one object), cows (val, two), secret (test-dev, only the first mask)."""
     names = numbered(count)
     for split, video, ids in (("train", "bear", (1,)), ("val", "cows", (1, 2)), ("test-dev", "secret", (1, 2))):
         frames(root / "JPEGImages" / "480p" / video, names, ids)
@@ -82,8 +82,8 @@ def davis2016(root: Path, *, count: int = 4) -> Path:
 
 
 def youtube(root: Path, *, all_frames: bool = False) -> Path:
-    """Every fifth of 20 frames; object 2 from the start, 5 from frame 10. valid/0a has the two masks where they begin, and
-    that of frame 10 says nothing of 2; train/0b has all masks."""
+    """Every fifth of 20 frames; object 2 from the start, 5 from frame 10. valid/0a has the two masks where they begin; that
+    of frame 10 leaves object 2 out. train/0b has all masks."""
     names = numbered(4, step=5)
     objects = {"2": {"category": "zebra", "frames": names}, "5": {"category": "yak", "frames": names[2:]}}
     for split, video in (("valid", "0a"), ("train", "0b")):
@@ -112,7 +112,7 @@ def lvos(root: Path) -> Path:
 
 
 def mose(root: Path, *, version: int = 1) -> Path:
-    """train/ab12 with all masks, valid/cd34 with the first alone; version 2 has valid/meta.json."""
+    """train/ab12 with all masks, valid/cd34 with the first only; version 2 has valid/meta.json."""
     names = numbered(4)
     for split, video in (("train", "ab12"), ("valid", "cd34")):
         frames(root / split / "JPEGImages" / video, names, (1, 3))

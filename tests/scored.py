@@ -32,7 +32,7 @@ def store(folder: Path, clip: Sequence[np.ndarray], skip: Sequence[int] = ()) ->
 
 
 def problems(predictions: Path, ground_truth: Path, **options: object) -> list[str]:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  the text is what the tests look at
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  the tests check the text
         evaluate(predictions, ground_truth, **options)  # type: ignore[arg-type]
     lines = str(caught.value).split("\n- ")
     if len(lines) > 1:

@@ -1,4 +1,4 @@
-"""The best assignment, against all ways there are, and against scipy's where it is installed."""
+"""The assignment against a search over all assignments, and against scipy's where it is installed."""
 
 import itertools
 
@@ -15,7 +15,7 @@ GAINS = hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 5)), 
 
 @settings(deadline=None)
 @given(GAINS)
-def test_no_other_way_gains_more(gain: np.ndarray) -> None:
+def test_no_other_assignment_gains_more(gain: np.ndarray) -> None:
     rows, columns = assign(gain)
     count = min(gain.shape)
     assert len(set(rows.tolist())) == len(set(columns.tolist())) == len(rows) == count
@@ -32,8 +32,8 @@ def test_ties_are_decided_as_scipy_does(gain: np.ndarray) -> None:
     assert [side.tolist() for side in assign(gain)] == [side.tolist() for side in optimize.linear_sum_assignment(-gain)]
 
 
-def test_what_is_no_table_of_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gain has shape \(3,\): wanted \[R, C\]"):
+def test_what_is_not_a_table_of_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected gain of shape \[R, C\], got \(3,\)"):
         assign([1, 2, 3])
-    with pytest.raises(ValueError, match="gain holds numbers that are not finite"):
+    with pytest.raises(ValueError, match="expected finite gains, got nan or infinity"):
         assign([[np.nan]])

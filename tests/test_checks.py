@@ -1,4 +1,4 @@
-"""Every way in which predictions can be wrong is told, before a number is: real folders, real files."""
+"""Every way in which predictions can be wrong is reported before a number is given: real folders, real files."""
 
 from pathlib import Path
 
@@ -21,14 +21,12 @@ def ground_truth(tmp_path: Path) -> Path:
     return tmp_path / "ground_truth"
 
 
-def test_an_object_only_in_the_last_judged_frame_is_a_problem_when_alone(out: Path, ground_truth: Path) -> None:
+def test_an_object_only_in_the_last_scored_frame_is_a_problem_when_alone(out: Path, ground_truth: Path) -> None:
     clip = video([1])
     for labels in clip[:4]:
         labels[:] = 0
     store(ground_truth / "walk", clip), store(out / "walk", clip)
-    assert problems(out, ground_truth, late_objects=True) == [
-        "walk: objects appear only in the last evaluated frame, none is evaluated"
-    ]
+    assert problems(out, ground_truth, late_objects=True) == ["walk: expected an object before the last scored frame, got none"]
 
 
 def test_foreign_ids_and_empty_predictions_are_noted(out: Path, ground_truth: Path) -> None:
@@ -38,9 +36,9 @@ def test_foreign_ids_and_empty_predictions_are_noted(out: Path, ground_truth: Pa
     report = evaluate(out, ground_truth)
     assert [score.j.mean for score in report.objects] == [1, 0]
     assert report.notes == (
-        "not scored, the ground truth does not have them: c",
-        "a: the predictions' ids 7, 9 are not in the ground truth: taken as background",
-        "b: all evaluated predictions are empty",
+        "not scored because the ground truth does not have them: c",
+        "a: the predictions' ids 7, 9 are not in the ground truth: they count as background",
+        "b: all scored predictions are empty",
     )
 
 
@@ -48,12 +46,12 @@ def test_predictions_between_sparse_true_frames_are_noted(out: Path, ground_trut
     store(ground_truth / "walk", video(), skip=[1, 3]), store(out / "walk", video())
     report = evaluate(out, ground_truth)
     assert report.frame_objects == 4
-    assert report.notes == ("walk: 2 predictions lie between the true frames and are not evaluated",)
+    assert report.notes == ("walk: 2 predictions are between the ground-truth frames and are not scored",)
 
 
 def test_predictions_before_the_first_true_frame_are_a_problem(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video(), skip=[0, 1]), store(out / "walk", video())
-    assert problems(out, ground_truth) == ["walk: 2 predictions lie before or after all true frames (00000, 00001)"]
+    assert problems(out, ground_truth) == ["walk: 2 predictions are before or after all ground-truth frames (00000, 00001)"]
 
 
 def test_hidden_and_other_files_do_not_count(out: Path, ground_truth: Path) -> None:
@@ -68,12 +66,12 @@ def test_hidden_and_other_files_do_not_count(out: Path, ground_truth: Path) -> N
     report = evaluate(out, ground_truth)
     assert report.frame_objects == 8
     assert report.notes == (
-        "ground truth: 2 files are no masks and are passed over (scores.txt, walk/scores.txt)",
-        "predictions: 2 files are no masks and are passed over (scores.txt, walk/scores.txt)",
+        "ground truth: 2 files are not masks and are skipped (scores.txt, walk/scores.txt)",
+        "predictions: 2 files are not masks and are skipped (scores.txt, walk/scores.txt)",
     )
 
 
-def test_missing_frames_sizes_and_sequences_are_all_told_at_once(out: Path, ground_truth: Path) -> None:
+def test_missing_frames_sizes_and_sequences_are_all_reported_at_once(out: Path, ground_truth: Path) -> None:
     for name in ("a", "b", "c", "d", "e"):
         store(ground_truth / name, video(frames=9))
     store(out / "a", video(frames=9), skip=[1, 2, 3, 4, 5, 6])
@@ -81,28 +79,31 @@ def test_missing_frames_sizes_and_sequences_are_all_told_at_once(out: Path, grou
     store(out / "c", video(frames=9))
     (out / "c" / "00004.png").write_bytes(b"no png")
     store(out / "e", video(frames=11))
-    assert problems(out, ground_truth) == [
+    *others, last = problems(out, ground_truth)
+    assert others == [
         "no predictions for d: name the sequences to score to leave others out",
-        "a: 6 of 7 evaluated frames are missing (00001, 00002, 00003, 00004, ... 00006); there are 00000, 00007, 00008",
-        "e: 2 predictions lie before or after all true frames (00009, 00010)",
-        "b: prediction 00001 is 41x60, the ground truth 40x60 (and 6 more)",
-        f"c: mask {out / 'c' / '00004.png'} cannot be read as a picture: not a known picture format",
+        "a: 6 of 7 frames to score are missing (00001, 00002, 00003, 00004, ... 00006), got 00000, 00007, 00008",
+        "e: 2 predictions are before or after all ground-truth frames (00009, 00010)",
+        "b: expected prediction 00001 of 40x60 pixels, the size of the ground truth, got 41x60 (and 6 more)",
     ]
+    assert last.startswith(f"c: mask {out / 'c' / '00004.png'} ")
 
 
-def test_two_true_frames_leave_nothing_to_judge(out: Path, ground_truth: Path) -> None:
+def test_two_true_frames_leave_nothing_to_score(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video(frames=2)), store(out / "walk", video(frames=2))
-    assert problems(out, ground_truth) == ["walk: 2 true frames, nothing to judge between the first and the last"]
+    assert problems(out, ground_truth) == [
+        "walk: expected at least 1 ground-truth frame between the first and the last, got 2 frames in all"
+    ]
 
 
 def test_a_first_frame_without_an_object_is_a_problem(out: Path, ground_truth: Path) -> None:
     clip = video()
     clip[0][:] = 0
     store(ground_truth / "walk", clip), store(out / "walk", video())
-    assert problems(out, ground_truth) == ["walk: the first true frame, 00000, shows no object"]
+    assert problems(out, ground_truth) == ["walk: expected an object on the first ground-truth frame, 00000, got none"]
 
 
-def test_a_palette_turned_to_grey_is_a_problem(out: Path, ground_truth: Path) -> None:
+def test_a_palette_converted_to_grey_is_a_problem(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video([1, 2]))
     for frame, labels in enumerate(video([1, 2])):
         picture = Image.fromarray(labels)
@@ -110,8 +111,8 @@ def test_a_palette_turned_to_grey_is_a_problem(out: Path, ground_truth: Path) ->
         (out / "walk").mkdir(parents=True, exist_ok=True)
         picture.convert("L").save(out / "walk" / f"{frame:05}.png")
     assert problems(out, ground_truth) == [
-        "walk: the predictions hold the ids 38, 75, the ground truth the ids 1, 2: "
-        "these are the colours of a palette turned to grey, write the ids themselves"
+        "walk: expected the ids 1, 2 of the ground truth, got predictions with the ids 38, 75: "
+        "these are the grey values of a palette's colours, write the ids themselves"
     ]
 
 
@@ -119,38 +120,41 @@ def test_no_common_id_is_a_problem(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "a", video([1])), store(out / "a", video([255]))
     store(ground_truth / "b", video([1, 2])), store(out / "b", video([5]))
     assert problems(out, ground_truth) == [
-        "a: the predictions hold the ids 255, the ground truth the ids 1: 255 is no id here, write the ids themselves",
-        "b: the predictions hold the ids 5, the ground truth the ids 1, 2: write the ground truth's ids",
+        "a: expected the ids 1 of the ground truth, got predictions with the ids 255: 255 is not an id here, "
+        "write the ids themselves",
+        "b: expected the ids 1, 2 of the ground truth, got predictions with the ids 5: write the ground truth's ids",
     ]
 
 
 def test_colour_masks_are_a_problem(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video()), store(out / "walk", [np.stack([labels] * 3, axis=2) for labels in video()])
     (line,) = problems(out, ground_truth)
-    assert line.startswith(f"walk: mask {out / 'walk' / '00001.png'}: expected ids in a palette or grey PNG, got RGB")
+    assert line.startswith(f"walk: mask {out / 'walk' / '00001.png'} ")
     assert line.endswith("(and 3 more)")
 
 
 def test_folders_of_the_wrong_kind_are_problems(out: Path, ground_truth: Path, tmp_path: Path) -> None:
     store(ground_truth / "480p" / "walk", video()), store(out / "walk", video())
     assert problems(out, ground_truth) == [
-        f"ground truth folder {ground_truth} holds no PNGs, nor do the folders in it: did you mean {ground_truth / '480p'}?"
+        f"ground truth folder {ground_truth} has no PNGs, and neither have the folders in it: "
+        f"did you mean {ground_truth / '480p'}?"
     ]
     store(out / "run", video())
     assert problems(out, ground_truth / "480p" / "walk") == [
-        "the ground truth is one sequence, the predictions hold run, walk: give two of a kind, or name the sequence"
+        "expected one sequence or several on both sides, "
+        "got one sequence as ground truth and several as predictions (run, walk): name the sequence"
     ]
     (tmp_path / "jpegs" / "walk").mkdir(parents=True)
     Image.fromarray(video()[0]).save(tmp_path / "jpegs" / "walk" / "00000.jpg")
     (tmp_path / "jpegs" / "walk" / "LICENSE").touch()
     (line,) = problems(tmp_path / "jpegs", ground_truth / "480p")
-    assert line.startswith(f"predictions folder {tmp_path / 'jpegs'} holds no PNGs")
+    assert line.startswith(f"predictions folder {tmp_path / 'jpegs'} has no PNGs")
     assert "only .jpg" in line
     store(out, video(frames=1))
     (line,) = problems(out, ground_truth / "480p")
-    assert line.startswith(f"predictions folder {out} holds PNGs (00000.png) and folders of PNGs (run, walk)")
+    assert line.startswith(f"predictions folder {out} has PNGs (00000.png) and folders of PNGs (run, walk)")
     (line,) = problems(out / "00000.png", ground_truth / "480p")
-    assert line.startswith(f"predictions {out / '00000.png'} is a .png file: wanted a folder of mask PNGs")
+    assert line.startswith(f"predictions {out / '00000.png'}: expected a folder of mask PNGs")
     with pytest.raises(FileNotFoundError, match=r"predictions .*nowhere does not exist"):
         evaluate(tmp_path / "nowhere", ground_truth / "480p")
 
@@ -161,22 +165,23 @@ def test_frames_named_otherwise_are_a_problem_that_says_so(out: Path, ground_tru
     for frame, labels in enumerate(video()):
         Image.fromarray(labels).save(out / f"{frame}.png")
     assert problems(out, ground_truth / "walk")[0] == (
-        "ground truth: 4 of 4 evaluated frames are missing (00001, 00002, 00003, 00004); "
-        "there are 0, 1, 2, 3, ... 5: name them as the ground truth does"
+        "ground truth: 4 of 4 frames to score are missing (00001, 00002, 00003, 00004), "
+        "got 0, 1, 2, 3, ... 5: give them the names of the ground truth"
     ).replace("ground truth:", "walk:")
 
 
 def test_one_sequence_meets_a_dataset_only_by_name(out: Path, ground_truth: Path) -> None:
     store(out, video()), store(ground_truth / "a", video()), store(ground_truth / "b", video())
     assert problems(out, ground_truth) == [
-        "the predictions are one sequence, the ground truth holds a, b: give two of a kind, or name the sequence"
+        "expected one sequence or several on both sides, "
+        "got one sequence as predictions and several as ground truth (a, b): name the sequence"
     ]
     assert [sequence.name for sequence in evaluate(out, ground_truth, sequences=["b"]).sequences] == ["b"]
 
 
 def test_no_sequence_in_common_is_a_problem(out: Path, ground_truth: Path) -> None:
     store(out / "a", video()), store(ground_truth / "b", video())
-    assert problems(out, ground_truth) == ["no predictions for b: the predictions hold a"]
+    assert problems(out, ground_truth) == ["expected predictions for b, got a"]
 
 
 @pytest.mark.parametrize("value", [1, 255, 7])
@@ -185,7 +190,8 @@ def test_0_1_against_0_255_is_no_silent_zero(out: Path, ground_truth: Path, valu
     assert evaluate(out, ground_truth, "davis2016").jf == 1
     store(ground_truth / "pig", video([1])), store(out / "pig", video([255]))
     assert problems(out, ground_truth, profile="davis2017", sequences=["pig"]) == [
-        "pig: the predictions hold the ids 255, the ground truth the ids 1: 255 is no id here, write the ids themselves"
+        "pig: expected the ids 1 of the ground truth, got predictions with the ids 255: 255 is not an id here, "
+        "write the ids themselves"
     ]
 
 
@@ -195,7 +201,7 @@ def test_soft_masks_are_noted_where_all_but_0_counts(out: Path, ground_truth: Pa
         labels[0, :40] = np.arange(40)
     store(ground_truth / "cow", video([255])), store(out / "cow", soft)
     (note,) = evaluate(out, ground_truth, "davis2016").notes
-    assert note == "cow: the predictions hold 40 different values: all but 0 count as the object"
+    assert note == "cow: the predictions contain 40 different values: all but 0 count as the object"
 
 
 def test_bilinear_ids_are_noted(out: Path, ground_truth: Path) -> None:
@@ -225,4 +231,4 @@ def test_an_unreadable_first_true_frame_is_a_problem(out: Path, ground_truth: Pa
     store(ground_truth / "walk", video()), store(out / "walk", video())
     (ground_truth / "walk" / "00000.png").write_bytes(b"x")
     (line,) = problems(out, ground_truth)
-    assert line.startswith(f"walk: mask {ground_truth / 'walk' / '00000.png'} cannot be read")
+    assert line.startswith(f"walk: mask {ground_truth / 'walk' / '00000.png'} ")

@@ -68,7 +68,15 @@ class Heard:
 def small(seed: int = 0, **settings: Any) -> Cutie:
     """An untrained Cutie of 0.2 M weights whose masks are neither empty nor full."""
     torch.manual_seed(seed)
-    widths = {"width": 16, "key_width": 8, "heads": 2, "queries": 4, "blocks": 2, "feedforward_width": 32, "mask_encoder": "light"}
+    widths = {
+        "width": 16,
+        "key_width": 8,
+        "heads": 2,
+        "queries": 4,
+        "blocks": 2,
+        "feedforward_width": 32,
+        "mask_encoder": "light",
+    }
     with pytest.MonkeyPatch.context() as patch:
         tiny.add_backbone(patch)
         made = Cutie(**{"backbone": "tiny", **widths, **settings})

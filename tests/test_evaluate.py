@@ -1,4 +1,4 @@
-"""Scoring real PNGs and masks in memory by the default rule: numbers, report, processes. Wrong input: test_checks.py."""
+"""Scores of PNG files and of masks in memory by the default rule: numbers, report, processes. Wrong input: test_checks.py."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from PIL import Image
 from rich.console import Console
 from scored import problems, store, video
 
-from hodor.commands.evaluate import main as command
+from hodor.commands.score import main as command
 from hodor.evaluate import evaluate
 from hodor.masks import write_labels
 from hodor.metrics import boundary_f, jaccard, statistics
 from hodor.scoring.profiles import PROFILES
-from hodor.scoring.reports import Report, table
+from hodor.scoring.reports import ObjectScore, Report, SequenceScore, other_numbers, table
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 DAVIS = DATA / "davis2016-train" / "Annotations"
@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_middle_frames(out: Path, ground_truth: Path) ->
     assert 0.5 < report.jf < 1
 
 
-def test_first_and_last_prediction_may_be_absent(out: Path, ground_truth: Path) -> None:
+def test_first_and_last_prediction_can_be_missing(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video()), store(out / "walk", video(), skip=[0, 5])
     assert evaluate(out, ground_truth).jf == 1
 
@@ -78,7 +78,7 @@ def test_two_sequence_folders_are_scored_whatever_their_names(out: Path, ground_
 
 
 @pytest.mark.parametrize("value", [1, 255])
-def test_one_object_of_255_may_be_predicted_as_1_or_255(out: Path, ground_truth: Path, value: int) -> None:
+def test_one_object_of_255_can_be_predicted_as_1_or_255(out: Path, ground_truth: Path, value: int) -> None:
     store(ground_truth / "cow", video([255])), store(out / "cow", video([value]))
     report = evaluate(out, ground_truth)
     assert [score.object for score in report.objects] == [1]
@@ -86,7 +86,7 @@ def test_one_object_of_255_may_be_predicted_as_1_or_255(out: Path, ground_truth:
     assert report.notes == ()
 
 
-def test_gaps_in_the_ids_make_no_phantom_objects(out: Path, ground_truth: Path) -> None:
+def test_gaps_in_the_ids_add_no_objects(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video([1, 9])), store(out / "walk", video([1, 9]))
     assert [score.object for score in evaluate(out, ground_truth).objects] == [1, 9]
 
@@ -108,7 +108,7 @@ def golden() -> Iterator[tuple[np.ndarray, np.ndarray, float, float]]:
     data, start = np.load(Path(__file__).parent / "golden" / "davis_metrics.npz"), 0
     for (height, width), j, f in zip(data["sizes"], data["J"], data["F"], strict=True):
         end = start - (-height * width // 8)
-        masks = [np.unpackbits(data[key][start:end])[: height * width] for key in ("prediction", "ground_truth")]
+        masks = [np.unpackbits(data[key][start:end])[: height * width] for key in ("prediction", "truth")]
         yield masks[0].reshape(height, width), masks[1].reshape(height, width), j, f
         start = end
 
@@ -156,7 +156,7 @@ def test_masks_in_memory_score_as_their_files_do(out: Path, ground_truth: Path) 
     assert (memory.predictions, memory.ground_truth) == ("in memory", "in memory")
 
 
-def test_a_profile_of_ones_own_is_followed(out: Path, ground_truth: Path) -> None:
+def test_a_custom_profile_is_used(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video()), store(out / "walk", video())
     report = evaluate(out, ground_truth, replace(PROFILES["davis2017"], first=True, last=True))
     assert report.frame_objects == 12
@@ -164,7 +164,7 @@ def test_a_profile_of_ones_own_is_followed(out: Path, ground_truth: Path) -> Non
 
 
 def test_no_such_profile(out: Path, ground_truth: Path) -> None:
-    with pytest.raises(ValueError, match="no profile 'davis': want one of davis2016, davis2017, "):
+    with pytest.raises(ValueError, match=r"expected a profile \(davis2016, davis2017, .*\), got 'davis'"):
         evaluate(out, ground_truth, "davis")
 
 
@@ -174,11 +174,11 @@ def test_sequences_are_scored_in_the_order_asked_for(out: Path, ground_truth: Pa
     assert [sequence.name for sequence in evaluate(out, ground_truth, sequences=["c", "a"]).sequences] == ["c", "a"]
 
 
-def test_progress_is_told_of_every_frame(out: Path, ground_truth: Path) -> None:
+def test_progress_reports_every_frame(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video(frames=60)), store(out / "walk", video(frames=60))
-    told = list[tuple[int, int | None]]()
-    evaluate(out, ground_truth, progress=lambda done, total: told.append((done, total)))
-    assert told == [(24, 58), (48, 58), (58, 58)]
+    reported = list[tuple[int, int | None]]()
+    evaluate(out, ground_truth, progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(24, 58), (48, 58), (58, 58)]
 
 
 def test_16_bit_ids_and_palette_pngs_are_read_exactly(out: Path, ground_truth: Path) -> None:
@@ -203,7 +203,7 @@ def test_an_object_that_appears_later_is_noted_and_not_scored(out: Path, ground_
     store(ground_truth / "walk", late_clip()), store(out / "walk", late_clip())
     report = evaluate(out, ground_truth)
     assert [score.object for score in report.objects] == [1]
-    assert report.notes == ("walk: the ground truth's ids 2 appear after its first frame: not scored",)
+    assert report.notes == ("walk: the ground truth's ids 2 appear after its first frame: they are not scored",)
 
 
 def test_late_objects_are_scored_from_the_frame_after_their_first(out: Path, ground_truth: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_folder_of_a_segment_run_is_the_sequence_it_holds(out: Path, ground_
 def test_a_sequence_can_be_chosen(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "a", video()), store(ground_truth / "b", video()), store(out / "b", video())
     assert [sequence.name for sequence in evaluate(out, ground_truth, sequences=["b"]).sequences] == ["b"]
-    assert problems(out, ground_truth, sequences=["x"]) == ["the ground truth has no sequence x: it has a, b"]
+    assert problems(out, ground_truth, sequences=["x"]) == ["expected sequences of the ground truth (a, b), got x"]
 
 
 def two_sequences(out: Path, ground_truth: Path) -> Report:
@@ -309,12 +309,17 @@ def test_json_holds_every_score_of_every_frame(out: Path, ground_truth: Path) ->
     }
 
 
+def printed(shown: object) -> str:
+    """What a terminal of 80 columns shows."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(shown)
+    return console.export_text()
+
+
 def test_table_fits_eighty_columns_and_shows_per_cent(out: Path, ground_truth: Path) -> None:
     report = two_sequences(out, ground_truth)
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(table(report))
-    lines = [line.split() for line in console.export_text().splitlines() if line.strip()]
-    assert lines[0] == ["sequence", "object", "J&F", "J", "recall", "decay", "F", "recall", "decay", "frames"]
+    lines = [line.split() for line in printed(table(report)).splitlines() if line.strip()]
+    assert lines[0] == ["sequence", "object", "J&F", "J", "F", "frames"]
     assert [line[:2] for line in lines[2:-1]] == [
         ["one", "1"],
         ["two", "all"],
@@ -323,6 +328,27 @@ def test_table_fits_eighty_columns_and_shows_per_cent(out: Path, ground_truth: P
     ]
     assert lines[-1][:5] == ["all", "2", "all", "3", f"{100 * report.jf:.1f}"]
     assert lines[-1][-1] == "16"
+
+
+def test_no_figure_is_cut_at_eighty_columns() -> None:
+    """Long names, the widest figures, ids of ten digits."""
+    name = "a-sequence-whose-name-is-much-longer-than-a-terminal-of-eighty-columns-" * 2
+    row = (1.0,) * 300
+    sums = statistics(row)
+    objects = tuple(
+        ObjectScore(i, tuple(f"{t:05}" for t in range(300)), row, row, sums, sums, more={"F_new": 1.0})
+        for i in (1, 4_294_967_295)
+    )
+    report = Report(tuple(SequenceScore(f"{name}{n}", objects) for n in range(12)), profile="mose")
+    text = printed(table(report))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    figures = [line.split()[-4:] for line in text.splitlines() if line.rstrip().endswith(("300", "600", "7200"))]
+    assert figures == [["100.0", "100.0", "100.0", frames] for frames in ["600", "300", "300"] * 12 + ["7200"]]
+    numbers = printed(other_numbers(report))
+    assert numbers.split() == other_numbers(report).split()
+    assert "J_recall 100.0" in numbers
+    assert "F_new 100.0" in numbers
 
 
 def test_the_command_writes_json_csv_and_a_page(out: Path, ground_truth: Path, tmp_path: Path) -> None:
@@ -358,7 +384,7 @@ def test_the_command_follows_its_options(
     assert results["sequences"][0]["objects"][0]["frames"] == ["00000", "00002", "00004", "00006"]
     assert command(words) == 0
     assert "J&F_new " in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--sequences and --list name the sequences twice"):
+    with pytest.raises(ValueError, match="--sequences and --list both name the sequences"):
         command([*words, "--sequences", "two"])
     with pytest.raises(FileNotFoundError, match=r"list .*gone\.txt does not exist"):
         command([*words[:-1], str(tmp_path / "gone.txt")])

@@ -40,11 +40,11 @@ def golden_cases() -> list[Case]:
         end = start - (-height * width // 8)
         masks = [
             np.unpackbits(GOLDEN[key][start:end])[: height * width].reshape(height, width).astype(bool)
-            for key in ("prediction", "ground_truth")
+            for key in ("prediction", "truth")
         ]
         cases.append(Case(masks[0], masks[1], j, f))
         start = end
-    assert start == len(GOLDEN["ground_truth"])
+    assert start == len(GOLDEN["truth"])
     return cases
 
 
@@ -391,23 +391,23 @@ def test_average_counts_objects_not_sequences() -> None:
 
 @pytest.mark.parametrize("score", [jaccard, boundary_f, lambda p, t: frame_scores(p, t, [1])])
 def test_sizes_must_agree(score: object) -> None:
-    with pytest.raises(ValueError, match=r"^prediction is 4x5, ground truth is 4x6: masks must have the same size$"):
+    with pytest.raises(ValueError, match=r"^expected prediction of 4x6 pixels, the size of the ground truth, got 4x5$"):
         score(np.zeros((4, 5), int), np.zeros((4, 6), int))  # type: ignore[operator]
 
 
 def test_every_message_names_the_value_it_rejects() -> None:
     mask = np.zeros((4, 5), int)
     for call, message in (
-        (lambda: boundary_f(mask, mask, bound=-1), "bound is -1: it must be 0 or more"),
-        (lambda: boundary_f(mask, mask, bound=float("nan")), "bound is nan"),
-        (lambda: boundary(mask[0]), r"mask has shape \(5,\): a mask is \[H, W\]"),
-        (lambda: jaccard(mask, mask, void=mask[1:]), "void is 3x5, ground truth is 4x5"),
-        (lambda: frame_scores(mask, mask, [1, 1]), r"ids are \[1, 1\]: they must be different and above 0"),
-        (lambda: frame_scores(mask, mask, [0]), r"ids are \[0\]"),
-        (lambda: frame_scores(mask, mask - 1, [1]), "labels are int64, from -1: they must be integers, 0 or more"),
-        (lambda: frame_scores(mask / 1, mask, [1]), "labels are float64, from 0.0: they must be integers"),
-        (lambda: statistics([]), "no scores to sum up"),
-        (lambda: average([]), "no objects to average"),
+        (lambda: boundary_f(mask, mask, bound=-1), "expected bound of at least 0, got -1"),
+        (lambda: boundary_f(mask, mask, bound=float("nan")), "expected bound of at least 0, got nan"),
+        (lambda: boundary(mask[0]), r"expected mask of shape \[H, W\], got \(5,\)"),
+        (lambda: jaccard(mask, mask, void=mask[1:]), "expected void of 4x5 pixels, the size of the ground truth, got 3x5"),
+        (lambda: frame_scores(mask, mask, [1, 1]), r"expected different ids above 0, got \[1, 1\]"),
+        (lambda: frame_scores(mask, mask, [0]), r"expected different ids above 0, got \[0\]"),
+        (lambda: frame_scores(mask, mask - 1, [1]), "expected integer labels of at least 0, got int64 from -1"),
+        (lambda: frame_scores(mask / 1, mask, [1]), "expected integer labels of at least 0, got float64 from 0.0"),
+        (lambda: statistics([]), "expected the scores of at least 1 frame, got none"),
+        (lambda: average([]), "expected the statistics of at least 1 object, got none"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

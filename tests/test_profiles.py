@@ -1,4 +1,4 @@
-"""Each benchmark's rule, against a slow reading of it: which frames and objects count, and what is averaged."""
+"""Each benchmark's rule against a slow implementation of it: which frames and objects count, and what is averaged."""
 
 import itertools
 import json
@@ -42,26 +42,26 @@ def expected(guess: Clip, ground_truth: Clip, i: int, frames: Sequence[int]) -> 
     return [f"{t:05}" for t in frames], [jaccard(*pair) for pair in pairs], [boundary_f(*pair) for pair in pairs]
 
 
-def test_davis2017_judges_the_first_frames_objects_between_the_ends() -> None:
+def test_davis2017_scores_the_first_frames_objects_between_the_ends() -> None:
     ground_truth, guess = clip(gone={1: range(5, 7)}), clip(shift=2, gone={2: range(3, 5)})
     assert rows(score(guess, ground_truth, "davis2017")) == {i: expected(guess, ground_truth, i, range(1, 11)) for i in (1, 2)}
 
 
-def test_compat_makes_phantoms_of_gaps_in_the_ids_as_the_official_tool_does() -> None:
+def test_compat_scores_gaps_in_the_ids_as_the_official_tool_does() -> None:
     ground_truth, guess = clip([1, 3]), clip([1, 3], shift=2)
     ours, official = score(guess, ground_truth, "davis2017"), score(guess, ground_truth, "davis2017", compat=True)
     assert list(rows(ours)) == [1, 3]
     assert list(rows(official)) == [1, 2, 3]
     assert official.objects[1].jf == 1
-    assert ours.notes == ("walk: the ids 2, not in the first true frame, would be objects for the official tool",)
+    assert ours.notes == ("walk: the ids 2, not in the first ground-truth frame, would be objects for the official tool",)
     assert "are scored as objects" in official.notes[0]
-    with pytest.raises(ValueError, match="ids 7 are above the 2 objects: the official tool gives no score"):
+    with pytest.raises(ValueError, match="expected predicted ids up to 2, got ids 7: the official tool gives no score"):
         score(clip([1, 2, 7]), clip([1, 2]), "davis2017", compat=True)
     with pytest.raises(ValueError, match="255 is void for the official tool, use the profile davis2016"):
         score(clip([255]), clip([255]), "davis2017", compat=True)
 
 
-def test_davis2016_takes_all_that_is_not_0_for_the_object() -> None:
+def test_davis2016_scores_all_that_is_not_0_as_one_object() -> None:
     ground_truth, guess = clip([1, 2]), clip([255, 7], shift=1)
     merged = [np.minimum(mask, 1) for mask in ground_truth], [np.minimum(mask, 1) for mask in guess]
     assert rows(score(guess, ground_truth, "davis2016")) == {1: expected(merged[1], merged[0], 1, range(1, 11))}
@@ -76,7 +76,7 @@ def test_vos_benchmark_counts_from_the_first_sighting_on_either_side() -> None:
     }  # 1 is only in the first frame, 4 only predicted
 
 
-def test_vos_benchmark_takes_255_for_an_object() -> None:
+def test_vos_benchmark_scores_255_as_an_object() -> None:
     ground_truth = clip([1])
     for mask in ground_truth:
         mask[30:, :20] = 255
@@ -133,10 +133,10 @@ def test_unsupervised_compat_counts_proposals_that_are_nowhere() -> None:
     assert [one.jf for one in official.objects] == [0, 1]
 
 
-def test_unsupervised_takes_at_most_twenty_proposals_and_may_have_fewer_than_objects() -> None:
+def test_unsupervised_accepts_at_most_twenty_proposals_and_can_have_fewer_than_objects() -> None:
     many = clip([0])
     many[3].flat[:21] = np.arange(1, 22)
-    with pytest.raises(ValueError, match=r"21 proposals, ids 1, 2, 3, 4, 5, 6, 7, 8, \.\.\. 21: at most 20 are allowed"):
+    with pytest.raises(ValueError, match=r"expected at most 20 proposals, got 21 \(ids 1, 2, 3, 4, 5, 6, 7, 8, \.\.\. 21\)"):
         score(many, clip(), "davis2017-unsupervised")
     few = score(clip([2]), clip([1, 2]), "davis2017-unsupervised")
     assert sorted(one.jf for one in few.objects) == [0, 1]
@@ -146,7 +146,7 @@ def test_unsupervised_takes_at_most_twenty_proposals_and_may_have_fewer_than_obj
 META = {"videos": {"walk": {"objects": {"1": {"category": "cat", "frames": []}, "2": {"category": "gnu"}}}}}
 
 
-def test_youtube_vos_judges_late_objects_after_their_first_frame_every_fifth() -> None:
+def test_youtube_vos_scores_late_objects_after_their_first_frame_every_fifth() -> None:
     ground_truth, guess = clip(frames=21, gone={2: range(0, 7)}), clip(frames=21, shift=1)
     report = score(guess, ground_truth, "youtube-vos", meta=META, seen=["cat"])
     assert rows(report) == {1: expected(guess, ground_truth, 1, [5, 10, 15, 20]), 2: expected(guess, ground_truth, 2, [15, 20])}
@@ -157,7 +157,7 @@ def test_youtube_vos_judges_late_objects_after_their_first_frame_every_fifth() -
     assert (summary["J_seen"], summary["F_unseen"]) == (seen.j.mean, unseen.f.mean)
 
 
-def test_youtube_vos_takes_the_frames_of_the_meta_file() -> None:
+def test_youtube_vos_uses_the_frames_of_the_meta_file() -> None:
     entry = {
         "1": {"category": "cat", "frames": ["00000", "00005", "00010"]},
         "2": {"category": "cat", "frames": ["00010", "00015"]},
@@ -175,7 +175,7 @@ def test_g_is_not_made_up_without_categories() -> None:
     assert report.notes[-1] == "2 objects are neither seen nor unseen: give the categories (--seen, --unseen, --meta)"
 
 
-def test_lvos_judges_every_fifth_frame_of_each_objects_range_but_its_ends() -> None:
+def test_lvos_scores_every_fifth_frame_of_each_objects_range_but_its_ends() -> None:
     def named(masks: Clip) -> dict[str, np.ndarray]:
         return {f"{t + 1:08}": mask for t, mask in enumerate(masks) if t % 5 == 0}
 
@@ -204,7 +204,7 @@ def test_lvos_compat_rounds_the_variance() -> None:
 
 
 def test_lvos_needs_its_meta_file_and_every_frame_in_it() -> None:
-    with pytest.raises(ValueError, match=r"profile lvos needs the dataset's meta file: give meta \(--meta\)"):
+    with pytest.raises(ValueError, match=r"profile lvos needs the data set's meta file: give meta \(--meta\)"):
         score(clip(), clip(), "lvos")
     meta = {"videos": {"walk": {"objects": {"1": {"frame_range": {"start": 1, "end": 21}}}}}}
     with pytest.raises(ValueError, match=r"walk: the ground truth lacks 2 frames of the meta file \(00000006, 00000011\)"):
@@ -213,7 +213,7 @@ def test_lvos_needs_its_meta_file_and_every_frame_in_it() -> None:
         score(clip(), clip(), "lvos", meta={"videos": {"run": {"objects": {"1": {"frames": ["00001"]}}}}})
 
 
-def test_mose_smooths_j_and_tells_gaps_apart() -> None:
+def test_mose_smooths_j_and_separates_disappearance_from_reappearance() -> None:
     ground_truth = clip([1], frames=14, gone={1: [*range(3, 5), *range(8, 11)]})
     guess = clip([1], frames=14, shift=2, gone={1: range(4, 6)})
     (one,) = score(guess, ground_truth, "mose").objects
@@ -281,9 +281,9 @@ def test_wrong_meta_files_and_lists_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"meta file .*none\.json does not exist"):
         read_meta(tmp_path / "none.json")
     for name in ("meta.json", "bad.json"):
-        with pytest.raises(ValueError, match=rf"meta file .*{name} is no meta\.json"):
+        with pytest.raises(ValueError, match=rf"meta file .*{name}: expected "):
             read_meta(tmp_path / name)
-    with pytest.raises(ValueError, match=r"list .*empty\.txt names nothing"):
+    with pytest.raises(ValueError, match=r"list .*empty\.txt: expected one name per line"):
         read_names(tmp_path / "empty.txt")
     with pytest.raises(FileNotFoundError, match=r"list .*none\.txt does not exist"):
         read_names(tmp_path / "none.txt")

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from hodor.commands import compare as command
 from hodor.masks import write_labels
@@ -86,13 +88,16 @@ def test_what_is_written_is_read_again(small: Results, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", r"scores .*a\.json cannot be read as JSON: Expecting"),
-        ('{"sequences": {}}', r"scores .*a\.json have the format None: wanted hodor-scores/1, which `hodor evaluate --json`"),
-        ("[1]", "have the format None: wanted hodor-scores/1"),
+        (
+            '{"sequences": {}}',
+            r"scores .*a\.json: expected the format hodor-scores/1, which .*, got None",
+        ),
+        ("[1]", "expected the format hodor-scores/1, which `hodor score --json` writes, got None"),
         ('{"format": "hodor-scores/1", "profile": "x", "summary": {}}', "are damaged: 'sequences' is missing"),
         ('{"format": "hodor-scores/1", "profile": "x", "summary": 3, "sequences": []}', "are damaged: "),
     ],
 )
-def test_what_is_no_results_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_what_is_not_a_results_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         result_files.read(tmp_path / "a.json")
@@ -100,13 +105,13 @@ def test_what_is_no_results_file_is_refused_in_one_line(text: str, message: str,
 
 
 def test_a_missing_file_names_the_command_that_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="does not exist: `hodor evaluate"):
+    with pytest.raises(FileNotFoundError, match="does not exist: `hodor score"):
         result_files.read(tmp_path / "none.json")
 
 
 def test_rows_of_other_length_than_the_frames_are_refused(small: Results) -> None:
     small["sequences"][0]["objects"][0]["J"].pop()
-    with pytest.raises(ValueError, match="scores x: bear, object 1 has 3 frames, J of 2"):
+    with pytest.raises(ValueError, match="scores x: bear, object 1: expected J of 3 frames, got 2"):
         result_files.parse(small, "x")
 
 
@@ -267,17 +272,17 @@ def test_table_cells_hold_what_is_sorted_by(small: Results, tmp_path: Path) -> N
     assert {"sequence", "object", "J&F", "J recall", "F decay"} <= set(page.words)
 
 
-def test_the_page_tells_how_it_was_made(small: Results, tmp_path: Path) -> None:
+def test_the_page_contains_how_it_was_made(small: Results, tmp_path: Path) -> None:
     run = {"command": "hodor segment --dataset davis", "weights_sha256": "abc123", "fps": 11.25}
     page = page_of(small | {"run": run, "options": {"bound": 0.01}, "notes": ["bike: odd"]}, tmp_path / "a.html")
     for text in ("hodor segment --dataset davis", "abc123", "11.25", "bound", "0.01", "bike: odd", "davis2017", "DAVIS"):
         assert any(text in word for word in page.words), text
-    assert any("The objects are those of the first true frame." in word for word in page.words)
+    assert any("The objects are those of the first ground-truth frame." in word for word in page.words)
 
 
-def test_options_of_a_profile_change_what_is_said() -> None:
-    assert "The first of these frames is given, and not evaluated." in sentences("davis2017", {})
-    assert "The first of these frames is evaluated." in sentences("davis2017", {"first": True})
+def test_options_of_a_profile_change_its_sentences() -> None:
+    assert "The first of these frames is given, and not scored." in sentences("davis2017", {})
+    assert "The first of these frames is scored." in sentences("davis2017", {"first": True})
     assert sentences("my own", {}) == []
 
 
@@ -290,7 +295,7 @@ def test_thirty_sequences_of_61_objects_stay_under_five_megabytes(tmp_path: Path
     assert text.count("<path class=") == (2 + 1) * 30 * 61  # two curves and a legend
 
 
-def test_long_curves_leave_frames_out_and_say_so(small: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_curves_skip_frames_and_a_note_says_so(small: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hodor.scoring.pages import page as pages
 
     monkeypatch.setattr(pages, "POINTS", 10)  # of 16
@@ -302,7 +307,7 @@ def test_long_curves_leave_frames_out_and_say_so(small: Results, tmp_path: Path,
 # The worst frames --------------------------------------------------------------------------------------------------------
 
 
-def test_the_worst_frames_come_first_and_lie_apart() -> None:
+def test_the_worst_frames_come_first_and_are_apart() -> None:
     j = np.ones(40)
     j[10:20] = 0  # lost: ten frames, one failure
     j[30] = 0.2
@@ -318,7 +323,7 @@ def test_the_worst_frames_come_first_and_lie_apart() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path, small: Results) -> dict[str, Path]:
-    """Masks and images of `small`: the prediction lies 4 columns right of the ground truth."""
+    """Masks and images of `small`: the prediction is 4 columns right of the ground truth."""
     for sequence in small["sequences"]:
         for frame in ("00000", *sequence["objects"][0]["frames"], "00009"):
             ground_truth = np.zeros((60, 80), np.uint8)
@@ -353,8 +358,8 @@ def test_pictures_show_missed_pixels_blue_and_false_ones_orange(
     page = page_of(small, tmp_path / "a.html", **folders, worst=2)
     images = page.of("img")
     assert [a["alt"] for a in images] == [
-        *("ground_truth", "prediction", "errors of object 1"),
-        *("ground_truth", "prediction", "errors of object 7"),
+        *("ground truth", "prediction", "errors of object 1"),
+        *("ground truth", "prediction", "errors of object 7"),
     ]
     ground_truth, _, errors = (shown(a["src"]) for a in images[:3])
     assert errors.shape[1:] == (360, 3)
@@ -366,7 +371,7 @@ def test_pictures_show_missed_pixels_blue_and_false_ones_orange(
         np.flatnonzero((np.abs(errors - np.array(c) * 0.75 - 8).max(2) < 40).any(0)).mean()
         for c in (pictures.MISSED, pictures.FALSE)
     ]
-    assert columns[0] < columns[1]  # the prediction lies to the right
+    assert columns[0] < columns[1]  # the prediction is to the right
     assert near(ground_truth, (200, 30, 30)) > 0.7  # the image itself
     assert any("20 % missed, 20 % false" in word for word in page.words)
 
@@ -416,21 +421,21 @@ def test_a_proposal_is_shown_by_what_it_covers(small: Results, folders: dict[str
     assert any(text in word for word in page_of(small, tmp_path / "a.html", **folders, worst=1).words)
 
 
-def test_pictures_want_both_masks_and_the_right_folders(small: Results, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_pictures_need_both_masks_and_the_right_folders(small: Results, folders: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "a.html"
     with pytest.raises(ValueError, match="predictions without ground truth: pictures need both"):
         result_files.write_html(small, out, predictions=folders["predictions"])
     with pytest.raises(ValueError, match="ground truth without predictions"):
         result_files.write_html(small, out, ground_truth=folders["ground_truth"])
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         result_files.write_html(small, out, **{**folders, "images": "nowhere"})
     (tmp_path / "movies").mkdir()
-    with pytest.raises(ValueError, match=r"movies holds none of the pictures, such as \w+/\d+.jpg: give the folder of the"):
+    with pytest.raises(ValueError, match=r"movies has none of the pictures, such as \w+/\d+.jpg: give the folder of the"):
         result_files.write_html(small, out, **{**folders, "images": tmp_path / "movies"})
-    with pytest.raises(ValueError, match="worst -1"):
+    with pytest.raises(ValueError, match="expected worst of at least 0, got -1"):
         result_files.write_html(small, out, worst=-1)
     small["sequences"][0]["name"] = "cow"
-    with pytest.raises(ValueError, match="holds no sequence cow: wanted the masks that were scored"):
+    with pytest.raises(ValueError, match="has no sequence cow: give the masks that were scored"):
         result_files.write_html(small, out, **folders)
     assert not out.exists()
 
@@ -458,7 +463,7 @@ def test_the_dataset_is_the_mean_over_objects(small: Results) -> None:
     assert (f.wins, f.losses, f.ties) == (1, 0, 1)
     assert found.dataset("J")[0].difference == 0
     assert found.of("bike", "F")[0].difference == pytest.approx(0.15)
-    assert found.notes[1] == ("b: the profile gives 0.6352, averaged otherwise; the mean over objects is 0.6602")
+    assert found.notes[1] == ("b: the profile's average is 0.6352; the mean over objects is 0.6602")
 
 
 def test_seen_and_unseen_weigh_the_same_under_a_g() -> None:
@@ -470,7 +475,7 @@ def test_seen_and_unseen_weigh_the_same_under_a_g() -> None:
 
     found = result_files.compare([with_g(0.5), with_g(0.7)], ["a", "b"], draws=200)
     assert found.dataset()[0].difference == pytest.approx(0.1)
-    assert not any("averaged otherwise" in note for note in found.notes)
+    assert not any("the profile's average" in note for note in found.notes)
 
 
 def test_swapping_the_files_flips_the_signs() -> None:
@@ -518,8 +523,8 @@ def test_a_third_file_changes_nothing_of_the_second() -> None:
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(3, 0.68, 0.84), (5, 0.87, 0.96), (10, 0.9, 0.98), (30, 0.91, 0.98)])
-def test_intervals_hold_the_true_difference_as_often_as_the_docs_say(count: int, low: float, high: float) -> None:
-    """A sequence's difference is 0.03 plus its own luck; objects share it, as objects of one video do."""
+def test_intervals_hold_the_true_difference_as_often_as_documented(count: int, low: float, high: float) -> None:
+    """A sequence's difference is 0.03 plus noise that its objects share, as objects of one video do."""
     rng = np.random.default_rng(count)
     runs, held = 300, 0
     for _ in range(runs):
@@ -535,7 +540,7 @@ def test_intervals_hold_the_true_difference_as_often_as_the_docs_say(count: int,
 
 
 def test_an_interval_of_frames_holds_the_true_difference_though_they_hang_together() -> None:
-    """A slow random walk back to the mean: neighbours are alike (0.8), so frames drawn alone would give too short bars."""
+    """A slow random walk back to the mean: neighbours are correlated (0.8), single frames would give too short bars."""
     rng = np.random.default_rng(1)
     runs, length, held = 200, 200, 0
     for _ in range(runs):
@@ -555,7 +560,7 @@ def test_an_interval_of_frames_holds_the_true_difference_though_they_hang_togeth
 
 
 @pytest.mark.parametrize(("units", "t"), [(3, 4.303), (5, 2.776), (10, 2.262), (30, 2.045), (1000, 1.962)])
-def test_intervals_of_few_units_are_as_wide_as_students_t_says(units: int, t: float) -> None:
+def test_intervals_of_few_units_are_as_wide_as_students_t(units: int, t: float) -> None:
     from statistics import NormalDist
 
     wide = -NormalDist().inv_cdf(intervals.widened(units))
@@ -591,8 +596,11 @@ def test_objects_that_are_not_in_all_are_refused_or_listed(small: Results) -> No
     ("change", "message"),
     [
         ({"profile": "lvos"}, "^b was scored by lvos, a by davis2017: score both by one profile$"),
-        ({"compat": True}, "^b was scored with compat True, a with False: score both alike$"),
-        ({"options": {"bound": 1}}, r"^b was scored with other options than a \(bound 1 instead of None\): score both alike$"),
+        ({"compat": True}, "^b was scored with compat True, a with False: use one of them$"),
+        (
+            {"options": {"bound": 1}},
+            r"^b was scored with other options than a \(bound 1 instead of None\): score both with",
+        ),
     ],
 )
 def test_scores_of_other_rules_are_refused(small: Results, change: Results, message: str) -> None:
@@ -604,17 +612,17 @@ def test_scores_of_other_frames_are_refused(small: Results) -> None:
     other = copy.deepcopy(small)
     other["sequences"][0]["objects"][0]["frames"][0] = "00004"
     with pytest.raises(
-        ValueError, match="bear, object 1 was evaluated on other frames in b than in a: compare scores of one ground truth"
+        ValueError, match="bear, object 1 was scored on other frames in b than in a: compare scores of one ground truth"
     ):
         result_files.compare([small, other], ["a", "b"])
 
 
 def test_wrong_numbers_of_files_names_and_draws_are_refused(small: Results) -> None:
-    with pytest.raises(ValueError, match="1 results to compare: wanted two or more"):
+    with pytest.raises(ValueError, match="expected at least 2 results to compare, got 1"):
         result_files.compare([small], ["a"])
-    with pytest.raises(ValueError, match="names a, a for 2 results"):
+    with pytest.raises(ValueError, match="expected 2 different names, one per result, got a, a"):
         result_files.compare([small, small], ["a", "a"])
-    with pytest.raises(ValueError, match="5 draws: wanted 100 or more"):
+    with pytest.raises(ValueError, match="expected at least 100 draws, got 5"):
         result_files.compare([small, small], ["a", "b"], draws=5)
 
 
@@ -650,7 +658,7 @@ def test_the_command_prints_a_table_and_writes_both_files(
     files = [str(tmp_path / f"{name}.json") for name in "ab"]
     assert command.main([*files, "--json", str(tmp_path / "c.json"), "--html", str(tmp_path / "c.html")]) == 0
     out = capsys.readouterr().out
-    assert "J&F of b less a, by davis2017" in out
+    assert "J&F of b minus a, by davis2017" in out
     assert re.search(r"dataset +63\.5 +66\.0 +\+2\.5", out)
     written = json.loads((tmp_path / "c.json").read_text())
     assert written["format"] == "hodor-comparison/1"
@@ -658,5 +666,22 @@ def test_the_command_prints_a_table_and_writes_both_files(
     assert (tmp_path / "c.html").stat().st_size > 5000
     assert command.main([*files, "--metric", "F", "--names", "old", "new", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["names"] == ["old", "new"]
-    with pytest.raises(ValueError, match="--metric K: want J&F, J or F"):
+    with pytest.raises(ValueError, match="expected --metric J&F, J or F, got K"):
         command.main([*files, "--metric", "K"])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_no_figure_of_the_comparison_is_cut_at_eighty_columns(count: int) -> None:
+    name = "a-sequence-whose-name-is-longer-than-the-space-for-it"
+    low, high = [0.0] * 16, [1.0] * 16
+    results = [results_of({f"{name}-{n}": [object_of(1, row, row)] for n in range(12)}) for row in (high, low, high)[:count]]
+    names = [f"{name}.{n}" for n in range(count)]
+    found = result_files.compare(results, names, draws=200)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(command.table(found))
+    text = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("-100.0 to -100.0 ") == 13
+    assert text.count("-100.0 ") == 3 * 13
+    assert re.search(r"100\.0 +0\.0 +-100\.0 +-100\.0 to -100\.0 +0\.0 % +0 +12 ", text)

@@ -1,4 +1,4 @@
-"""The same masks lying in folders, zip files, JSON and memory are the same masks."""
+"""The same masks in folders, zip files, JSON and memory are read as the same masks."""
 
 import json
 import pickle
@@ -111,7 +111,7 @@ def test_a_folder_of_runs_is_a_folder_of_sequences(tmp_path: Path, videos: Video
     assert store.strays() == []
 
 
-def test_hidden_files_do_not_exist_and_strays_are_listed(tmp_path: Path, videos: Videos) -> None:
+def test_hidden_files_are_ignored_and_strays_are_listed(tmp_path: Path, videos: Videos) -> None:
     write(tmp_path / "x", videos)
     for name in (".DS_Store", "bear/.DS_Store", "bear/._8.png", ".cache/9.png", "notes.txt", "bear/Thumbs.db"):
         (tmp_path / "x" / name).parent.mkdir(exist_ok=True)
@@ -129,7 +129,7 @@ def test_a_zip_file_with_and_without_a_wrapping_folder(tmp_path: Path, videos: V
     path = zipped(tmp_path / "x.zip", tmp_path / "in")
     store = open_store(path)
     check(store, videos)
-    assert store.notes == ((f"the sequences of x.zip were taken from its folder {wrapper}/",) if wrapper else ())
+    assert store.notes == ((f"the sequences of x.zip were read from its folder {wrapper}/",) if wrapper else ())
     assert store.place("bear", "9") == f"{path}: {wrapper}/bear/9.png".replace(": /", ": ")
     store.read("bear", "9")
     pickle.dumps(store)  # an open file does not hinder
@@ -153,9 +153,9 @@ def sav(folder: Path, videos: Videos) -> Path:
     return folder
 
 
-def test_sa_v_is_told_from_a_folder_of_sequences(tmp_path: Path, videos: Videos) -> None:
+def test_sa_v_is_distinguished_from_a_folder_of_sequences(tmp_path: Path, videos: Videos) -> None:
     store = open_store(sav(tmp_path / "x", videos))
-    assert store.notes == ("x was read as SA-V: <video>/<object>/<frame>.png, one object a folder",)
+    assert store.notes == ("x was read as SA-V: <video>/<object>/<frame>.png, one folder per object",)
     assert store.names() == ["bear", "camel"]
     assert store.frames("bear") == list(FRAMES)
     for stem, labels in videos["bear"].items():
@@ -181,16 +181,16 @@ def test_objects_of_sa_v_may_overlap(tmp_path: Path) -> None:
     assert store.read("v", "00000")[0].tolist() == [0, 0, 0, 0, 7, 7, 7, 7, 7]
 
 
-def test_sequences_with_names_are_not_taken_for_objects(tmp_path: Path) -> None:
+def test_sequences_with_names_are_not_read_as_objects(tmp_path: Path) -> None:
     for name in ("bear", "camel"):
         masks.write_labels(tmp_path / "in" / "A" / name / "0.png", np.ones((3, 4), np.uint8))
-    assert open_store(zipped(tmp_path / "x.zip", tmp_path / "in")).notes[0].startswith("the sequences of x.zip were taken")
+    assert open_store(zipped(tmp_path / "x.zip", tmp_path / "in")).notes[0].startswith("the sequences of x.zip were read")
     with pytest.raises(ValueError, match="did you mean"):
         open_store(tmp_path / "in")
 
 
 @pytest.mark.parametrize("change", ["labels", "size", "frames"])
-def test_sequences_called_by_numbers_are_not_taken_for_objects(tmp_path: Path, change: str) -> None:
+def test_sequences_called_by_numbers_are_not_read_as_objects(tmp_path: Path, change: str) -> None:
     """One wrapping folder, sequences 001 and 002."""
     for name in ("001", "002"):
         other = name == "002"
@@ -199,7 +199,7 @@ def test_sequences_called_by_numbers_are_not_taken_for_objects(tmp_path: Path, c
         masks.write_labels(tmp_path / "in" / "A" / name / f"{3 if change == 'frames' and other else 0:05d}.png", labels)
     store = open_store(zipped(tmp_path / "x.zip", tmp_path / "in"))
     assert store.names() == ["001", "002"]
-    with pytest.raises(ValueError, match=re.escape(f"nor do the folders in it: did you mean {tmp_path / 'in' / 'A'}?")):
+    with pytest.raises(ValueError, match=re.escape(f"in it: did you mean {tmp_path / 'in' / 'A'}?")):
         open_store(tmp_path / "in")
 
 
@@ -346,22 +346,22 @@ def encrypted(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda path: path, FileNotFoundError, "predictions .*x does not exist: wanted a folder of mask PNGs, a zip file"),
-        (empty, ValueError, r"predictions folder .*x holds no PNGs: wanted <sequence>/<frame>.png"),
-        (only_pictures, ValueError, r"predictions folder .*x holds no PNGs, only .jpg: masks are PNGs"),
-        (both_levels, ValueError, r"holds PNGs \(1.png\) and folders of PNGs \(bear\): a sequence or a set"),
-        (two_levels, ValueError, r"holds PNGs in bear, a/b: wanted <sequence>/<frame>.png"),
-        (text("x.txt", b"?"), ValueError, "x.txt is a .txt file: wanted a folder"),
+        (lambda path: path, FileNotFoundError, "predictions .*x does not exist: give a folder of mask PNGs, a zip file"),
+        (empty, ValueError, r"predictions folder .*x has no PNGs: give <sequence>/<frame>.png"),
+        (only_pictures, ValueError, r"predictions folder .*x has no PNGs, only .jpg: masks are PNGs"),
+        (both_levels, ValueError, r"has PNGs \(1.png\) and folders of PNGs \(bear\): give one sequence or a set"),
+        (two_levels, ValueError, r"has PNGs in bear, a/b: give <sequence>/<frame>.png"),
+        (text("x.txt", b"?"), ValueError, "x.txt: expected a folder of mask PNGs.*, got a .txt file"),
         (text("x.zip", b"PK no zip"), ValueError, "zip file .*x.zip cannot be opened: "),
-        (encrypted, ValueError, r"x.zip is encrypted \(bear/1.png\): wanted one without a password"),
-        (text("x.json", b"{"), ValueError, "predictions .*x.json is no JSON: "),
-        (text("x.json", b"\xff\xfe{"), ValueError, "predictions .*x.json is no JSON: "),
-        (text("x.json", b'{"a": 1}'), ValueError, "x.json is JSON, but neither COCO"),
+        (encrypted, ValueError, r"x.zip is encrypted \(bear/1.png\): give one without a password"),
+        (text("x.json", b"{"), ValueError, "predictions .*x.json: expected JSON, got "),
+        (text("x.json", b"\xff\xfe{"), ValueError, "predictions .*x.json: expected JSON, got "),
+        (text("x.json", b'{"a": 1}'), ValueError, "x.json is JSON of another format: give COCO"),
         (text("x.json", b'{"videos": [{"id": 1}]}'), ValueError, "x.json is damaged: KeyError 'file_names'"),
-        (text("x.json", b'{"videos": []}'), ValueError, "x.json holds no video and no picture"),
+        (text("x.json", b'{"videos": []}'), ValueError, "x.json has no video and no picture"),
     ],
 )
-def test_what_cannot_be_opened_is_told_in_one_line(
+def test_what_cannot_be_opened_is_reported_in_one_line(
     tmp_path: Path, make: Callable[[Path], Path], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as raised:
@@ -370,21 +370,22 @@ def test_what_cannot_be_opened_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("given", [{}, [], None, 3, {"a": np.ones((2, 2)), "b": {}}, {"size": [1, 1], "counts": [1]}])
-def test_what_is_no_set_of_masks_is_told(given: Any) -> None:
+def test_what_is_not_a_set_of_masks_is_reported(given: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"^predictions( in memory are (empty|NoneType|int|dict): wanted|: a mapping holds masks)"
+        ValueError,
+        match=r"^predictions: expected (.* got (an empty source|NoneType|int|dict)|a mapping of masks or)",
     ):
         open_store(given, "predictions")
 
 
 @pytest.mark.parametrize("mask", [np.ones((2, 3), np.float32), np.ones((2, 3, 4), int), "mask.png", [[1, -1]], [[1 << 40]]])
-def test_a_mask_in_memory_of_another_kind_is_told(mask: Any) -> None:
+def test_a_mask_in_memory_of_another_type_is_reported(mask: Any) -> None:
     store = open_store({"bear": {"3": mask}}, "predictions")
-    with pytest.raises(ValueError, match=r"^predictions bear 3 (is .*: wanted integer labels|holds -?\d+: ids go from 1)"):
+    with pytest.raises(ValueError, match=r"^predictions bear 3: expected (integer labels .*, got |ids from 1 to \d+, got)"):
         store.read("bear", "3")
 
 
-def test_damage_inside_a_zip_file_is_told_and_a_bomb_is_not_unpacked(tmp_path: Path, videos: Videos) -> None:
+def test_damage_inside_a_zip_file_is_reported_and_a_bomb_is_not_unpacked(tmp_path: Path, videos: Videos) -> None:
     path = zipped(tmp_path / "x.zip", write(tmp_path / "x", videos))
     data = bytearray(path.read_bytes())
     data[data.index(b"bear/8.png") + 30] ^= 255
@@ -395,21 +396,21 @@ def test_damage_inside_a_zip_file_is_told_and_a_bomb_is_not_unpacked(tmp_path: P
         archive.writestr("bear/1.png", bytes(70 << 20))
         archive.writestr("bear/2.png", b"no picture")
     store = open_store(tmp_path / "bomb.zip")
-    with pytest.raises(ValueError, match=r"bomb.zip: bear/1.png is larger than 64 MiB: wanted a mask PNG"):
+    with pytest.raises(ValueError, match=r"bomb.zip: bear/1.png is larger than 64 MiB: give a mask PNG"):
         store.read("bear", "1")
-    with pytest.raises(ValueError, match=r"^mask .*bomb.zip: bear/2.png cannot be read as a picture: not a known"):
+    with pytest.raises(ValueError, match=r"^mask .*bomb.zip: bear/2.png "):
         store.read("bear", "2")
 
 
-def test_runs_that_do_not_fill_the_picture_are_told(tmp_path: Path, videos: Videos) -> None:
+def test_runs_that_do_not_fill_the_picture_are_reported(tmp_path: Path, videos: Videos) -> None:
     data = youtube({"bear": videos["bear"]})
     data["annotations"][0]["segmentations"][1] = {"size": [12, 17], "counts": [3, 4]}
     (tmp_path / "x.json").write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"x.json: bear 9 holds runs of 7 pixels for a picture of 17x12$"):
+    with pytest.raises(ValueError, match=r"x.json: bear 9 .*\b7\b.*17x12"):
         open_store(tmp_path / "x.json").read("bear", "9")
     del data["annotations"][1]["segmentations"][0]
     (tmp_path / "x.json").write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"x.json holds 3 masks of an object of bear, which has 4 frames$"):
+    with pytest.raises(ValueError, match=r"x.json has 3 masks of an object of bear, which has 4 frames$"):
         open_store(tmp_path / "x.json")
 
 

@@ -1,4 +1,4 @@
-"""Zip files for the servers: what is in them, and every wrong thing told before one is written."""
+"""Zip files for the servers: their content, and that every problem is reported before one is written."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hodor.data.layouts import Kind, Layout, open_layout
 from hodor.evaluation.submit import check, pack
 from hodor.masks import write_labels
 
+PALETTE = "expected 8-bit palette PNG whose index is the id"
 CASES: dict[Kind, tuple[Callable[[Path], Path], str]] = {
     "davis2017": (benchmarks.davis2017, "test-dev"),
     "youtube-vos": (benchmarks.youtube, "valid"),
@@ -27,7 +28,7 @@ CASES: dict[Kind, tuple[Callable[[Path], Path], str]] = {
 
 
 def ready(kind: Kind, tmp_path: Path) -> tuple[Layout, Path]:
-    """A benchmark, and masks that its server would take: every id that has begun, on every required frame."""
+    """A benchmark, and masks that its server would accept: every id that has begun, on every required frame."""
     build, split = CASES[kind]
     layout = open_layout(build(tmp_path / "data"), kind, split)
     for video in layout.videos:
@@ -74,11 +75,11 @@ def test_the_same_masks_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_davis_does_without_the_first_and_last_frame_and_mose_does_not(tmp_path: Path) -> None:
-    for kind, video, told in (("davis2017", "secret", []), ("mose", "cd34", ["cd34: frames missing: 00000, 00003"])):
+    for kind, video, problems in (("davis2017", "secret", []), ("mose", "cd34", ["cd34: frames missing: 00000, 00003"])):
         layout, masks = ready(kind, tmp_path / kind)  # type: ignore[arg-type]
         (masks / video / "00000.png").unlink()
         (masks / video / "00003.png").unlink()
-        assert check(layout, masks) == told
+        assert check(layout, masks) == problems
         (masks / video / "00001.png").unlink()
         assert "00001" in check(layout, masks)[0]
 
@@ -92,42 +93,48 @@ def test_all_that_is_wrong_is_listed_at_once_and_no_zip_is_left(tmp_path: Path) 
     write_labels(place / "00003.png", labels(0, (2,)))
     write_labels(masks / "zz" / "00000.png", labels(0, (1,)))
     (masks / "notes.txt").write_text("x")
-    told = [
+    problems = [
         "sequences that are not of valid: zz",
         "files beside the sequences: notes.txt",
-        "0a: files that are not wanted: 00003.png",
-        "0a: ids 5, introduced by then: 2: 00005",
-        "0a: 24x32 pixels, the picture has 48x64: 00010",
-        "0a: 8-bit RGB, want 8-bit palette PNG whose index is the id: 00015",
+        "0a: extra files: 00003.png",
+        "0a: expected ids that were given before (2), got 5: 00005",
+        "0a: expected 48x64 pixels, the size of the picture, got 24x32: 00010",
+        f"0a: {PALETTE}, got 8-bit RGB: 00015",
     ]
-    assert check(layout, masks) == told
-    with pytest.raises(ValueError, match="masks cannot be handed in: sequences that are not of valid: zz; files") as error:
+    assert check(layout, masks) == problems
+    with pytest.raises(ValueError, match="masks cannot be submitted: sequences that are not of valid: zz; files") as error:
         pack(layout, masks, tmp_path / "out" / "send.zip")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_sequence_is_told(tmp_path: Path) -> None:
+def test_a_missing_sequence_is_reported(tmp_path: Path) -> None:
     layout, masks = ready("mose", tmp_path)
     shutil.rmtree(masks / "cd34")
     assert check(layout, masks) == ["sequences missing: cd34"]
 
 
 @pytest.mark.parametrize(
-    ("write", "told"),
+    ("write", "fault"),
     [
-        (lambda p: Image.fromarray(labels(1, (1, 2))).save(p), "8-bit grey, want 8-bit palette"),
-        (lambda p: paletted(labels(1, (1, 2)), 16).save(p), "4-bit palette, want 8-bit palette"),
-        (lambda p: Image.fromarray(labels(1, (1, 2))).save(p, "JPEG"), "not PNG"),
+        (
+            lambda p: Image.fromarray(labels(1, (1, 2))).save(p),
+            f"{PALETTE}, got 8-bit grey",
+        ),
+        (
+            lambda p: paletted(labels(1, (1, 2)), 16).save(p),
+            f"{PALETTE}, got 4-bit palette",
+        ),
+        (lambda p: Image.fromarray(labels(1, (1, 2))).save(p, "JPEG"), "expected PNG, got another format"),
         (lambda p: p.write_bytes(p.read_bytes()[:60]), "damaged"),
-        (lambda p: paletted(labels(1, (1, 255)), 256).save(p), "ids 255, introduced by then: 1, 2"),
+        (lambda p: paletted(labels(1, (1, 255)), 256).save(p), "expected ids that were given before (1, 2), got 255"),
     ],
 )
-def test_masks_of_another_form_are_told(write: Callable[[Path], None], told: str, tmp_path: Path) -> None:
+def test_masks_of_another_form_are_reported(write: Callable[[Path], None], fault: str, tmp_path: Path) -> None:
     layout, masks = ready("davis2017", tmp_path)
     write(masks / "secret" / "00001.png")
     (problem,) = check(layout, masks)
-    assert problem.startswith(f"secret: {told}")
+    assert problem.startswith(f"secret: {fault}")
     assert problem.endswith(": 00001")
 
 
@@ -145,19 +152,19 @@ def zipped(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def test_a_zip_with_its_folder_packed_along_is_told(tmp_path: Path) -> None:
+def test_a_zip_with_its_folder_packed_along_is_reported(tmp_path: Path) -> None:
     layout, masks = ready("davis2017", tmp_path)
     files = {f"masks/secret/{p.name}": p.read_bytes() for p in sorted((masks / "secret").iterdir())}
-    told = check(layout, zipped(tmp_path / "a.zip", files))
-    assert "everything lies in the folder masks: want the sequences' folders in the zip's root" in told
-    assert "sequences missing: secret" in told
+    problems = check(layout, zipped(tmp_path / "a.zip", files))
+    assert "expected the sequences' folders in the root of the zip file, got all of them in masks" in problems
+    assert "sequences missing: secret" in problems
 
 
-def test_a_zip_without_its_top_folder_or_with_a_mac_s_leavings_is_told(tmp_path: Path) -> None:
+def test_a_zip_without_its_top_folder_or_with_a_mac_s_leavings_is_reported(tmp_path: Path) -> None:
     layout, masks = ready("youtube-vos", tmp_path)
     files = {f"0a/{p.name}": p.read_bytes() for p in sorted((masks / "0a").iterdir())}
-    told = check(layout, zipped(tmp_path / "a.zip", files))
-    assert told[0].startswith("files outside Annotations/: 0a/00000.png")
+    problems = check(layout, zipped(tmp_path / "a.zip", files))
+    assert problems[0].startswith("files outside Annotations/: 0a/00000.png")
     mac = {f"Annotations/{n}": data for n, data in files.items()} | {"__MACOSX/._0a": b"x", "Annotations/.DS_Store": b"x"}
     assert check(layout, zipped(tmp_path / "b.zip", mac)) == [
         "files outside Annotations/: __MACOSX/._0a",
@@ -165,7 +172,7 @@ def test_a_zip_without_its_top_folder_or_with_a_mac_s_leavings_is_told(tmp_path:
     ]
 
 
-def test_a_damaged_zip_is_told(tmp_path: Path) -> None:
+def test_a_damaged_zip_is_reported(tmp_path: Path) -> None:
     layout, masks = ready("davis2017", tmp_path)
     packed = pack(layout, masks, tmp_path / "send.zip")
     data = bytearray(packed.path.read_bytes())
@@ -173,13 +180,13 @@ def test_a_damaged_zip_is_told(tmp_path: Path) -> None:
     packed.path.write_bytes(data)
     assert check(layout, packed.path) == ["secret: empty or damaged: 00000"]
     packed.path.write_bytes(bytes(data[:200]))
-    with pytest.raises(ValueError, match="is not a zip file: want a folder of masks, or a zip file"):
+    with pytest.raises(ValueError, match="expected a folder of masks or a zip file, got "):
         check(layout, packed.path)
 
 
 def test_what_has_no_server_is_refused(tmp_path: Path) -> None:
     layout = open_layout(benchmarks.davis2016(tmp_path), "davis2016")
-    with pytest.raises(ValueError, match="davis2016 is not handed in: want davis2017, youtube-vos, mose, lvos"):
+    with pytest.raises(ValueError, match=r"expected a benchmark with a server \(davis2017, .*, mose\), got 'davis2016'"):
         check(layout, tmp_path)
 
 
@@ -189,14 +196,14 @@ def test_the_command_packs_checks_and_lists(tmp_path: Path, capsys: pytest.Captu
     assert command.main(["davis2017", str(masks), "-o", str(out), *data]) == 0
     assert "1 sequences, 4 masks" in capsys.readouterr().err
     assert command.main(["davis2017", "--check", str(out), *data]) == 0
-    assert "can be handed in: 1 sequences of test-dev" in capsys.readouterr().err
+    assert "can be submitted: 1 sequences of test-dev" in capsys.readouterr().err
     (masks / "secret" / "00001.png").unlink()
     (masks / "extra.txt").write_text("x")
     before = out.read_bytes()
     assert command.main(["davis2017", str(masks), "-o", str(out), *data]) == 2
-    told = capsys.readouterr().err
-    assert "2 things are wrong" in told
-    assert "secret: frames missing: 00001" in told
+    errors = capsys.readouterr().err
+    assert "2 problems" in errors
+    assert "secret: frames missing: 00001" in errors
     assert out.read_bytes() == before
     with pytest.raises(ValueError, match=r"no zip file to write: give one with -o FILE\.zip"):
         command.main(["davis2017", str(masks), *data])

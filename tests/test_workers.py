@@ -1,4 +1,4 @@
-"""Several processes: all results, and an error instead of a wait when one fails or dies."""
+"""Several processes: all results, and an error instead of a hang when one fails or dies."""
 
 import os
 import time

@@ -1,15 +1,16 @@
-"""Score predicted masks against true ones by the rule of a benchmark.
+"""Score predicted masks against the ground truth by the rule of a benchmark.
 
     report = evaluate("predictions", "DAVIS/Annotations/480p")
     report.jf                                          # 0.732
     json.dumps(report.to_json())
-    evaluate({"cup": {"00000": labels, ...}}, ground truth, profile="vos-benchmark").summary
+    evaluate({"cup": {"00000": labels, ...}}, ground_truth, profile="vos-benchmark").summary
 
-The default rule is DAVIS 2017's, semi-supervised: the objects are those of the first true frame; every true frame but the
-first and the last is evaluated; 255 is background. Where the first true frame knows only 0 and 255 (DAVIS 2016), 255 is the
-one object, and the prediction may call it 1 or 255. `scoring.profiles` has the other rules. Each mask is read once: checked
-and scored by the way (`scoring.looks`). Everything that would make a number meaningless is told at once, in place of a score;
-what may be passed over is a note in the report.
+The default rule is that of DAVIS 2017, semi-supervised. The objects are those of the first ground-truth frame. Every
+ground-truth frame except the first and the last is scored. 255 is background. If the first ground-truth frame contains only 0
+and 255 (DAVIS 2016), 255 is the one object, and the prediction can be 1 or 255. `scoring.profiles` has the other rules.
+
+Each mask is read once; it is checked and scored in the same pass (`scoring.frame_scores`). Everything that would make a number
+meaningless is reported at once, and no score is given. Facts that do not forbid a score are notes in the report.
 """
 
 import os
@@ -20,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from hodor.scoring import checks, profiles, workers
-from hodor.scoring.frame_scores import FRAMES, Job, Look, Task, look_at, plan
+from hodor.scoring.frame_scores import FRAMES, FrameResult, Job, Task, plan, score_frames
 from hodor.scoring.merging import Outcome, merge
 from hodor.scoring.metrics import statistics
 from hodor.scoring.profiles import Groups, Meta, Profile, Terms
@@ -29,7 +30,7 @@ from hodor.scoring.stores.base import Store, some
 from hodor.scoring.stores.open import open_store
 
 FEW = 256
-"""Judged frames for which one process is quicker than starting more."""
+"""Scored frames below which one process is faster than several."""
 
 
 def evaluate(
@@ -46,26 +47,39 @@ def evaluate(
     unseen: profiles.Source | Iterable[str] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Report:
-    """Score the masks in `predictions` against those in `ground_truth`; both are anything that
-    hodor.scoring.stores.open.open_store takes: a folder of sequences, a sequence, a zip, SA-V folders,
-    RLE JSON, {sequence: {frame: array}}. Frames match by name.
+    """Score predicted masks against ground-truth masks.
 
-    `profile` is a name of `scoring.profiles.PROFILES`, or a Profile of your own. `sequences` names the ones to score, in that
-    order; None: all of the ground truth. `compat` gives the official tool's numbers, bugs included; without it a note tells where
-    the two differ for these data. `late_objects`: objects that the ground truth shows only after its first frame are scored too,
-    each from the frame after its first on. Ids that the ground truth has not are background, with a note. Ids may have gaps.
+    Frames are matched by name. Predicted ids that the ground truth does not have count as background, with a note. Ids can have
+    gaps.
 
-    `meta` is the dataset's meta.json (youtube-vos: categories and frames; lvos: frame ranges, needed; mose: objects).
-    `seen` or `unseen`, a list or a file (hodor.scoring.profiles.read_names): the categories (youtube-vos) or videos (lvos) that
-    count as seen in training; without them no G.
+    Args:
+        predictions: anything that hodor.scoring.stores.open.open_store accepts: a folder of sequences, one sequence, a zip
+            file, SA-V folders, RLE JSON, {sequence: {frame: array}}.
+        ground_truth: the same for the ground truth.
+        profile: a name of `scoring.profiles.PROFILES`, or a `Profile`. Default: "davis2017".
+        sequences: names of the sequences to score, in this order. Default: all of the ground truth.
+        compat: whether to give the official tool's numbers, including its bugs. Without it a note reports where the two differ
+            for these data. Default: False.
+        late_objects: whether objects that appear after the first ground-truth frame are scored too, each from the frame after
+            its first. Default: False.
+        workers: number of processes that share the frames; None: one per processor, or this one alone if there are few frames.
+            With more than one, a script must start under `if __name__ == "__main__":`, as for every process pool. Default: 1.
+        meta: the data set's meta.json or its content (youtube-vos: categories and frames; lvos: frame ranges, required; mose:
+            objects).
+        seen: categories (youtube-vos) or videos (lvos) that count as seen in training: names, or a file that
+            hodor.scoring.profiles.read_names reads. Without `seen` and `unseen` there is no G.
+        unseen: the same for unseen ones.
+        progress: called as progress(frames done, all frames).
 
-    `workers` processes share the frames; None: one per processor, or this one alone if there is little to do. With more
-    than one, a script must start under `if __name__ == "__main__":`, as for every process pool. `progress(done, total)` is
-    told of frames.
+    Returns:
+        The scores of every frame, object and sequence, and of the data set.
 
-    Raises FileNotFoundError for what does not exist, and one ValueError with all problems, one a line: sequences and frames
-    that are missing or have no place in the ground truth, sizes that differ, files that are no labels, no ids in common (a palette
-    turned to grey, 0/255 for ids), no object, nothing to judge. RuntimeError if a process dies (hodor.scoring.workers.each).
+    Raises:
+        FileNotFoundError: for a source that does not exist.
+        ValueError: all problems, one per line: sequences and frames that are missing or are not in the ground truth, different
+            sizes, files that are not labels, no common id (a palette converted to grey, 0/255 for ids), no object, no frame to
+            score.
+        RuntimeError: if a process dies (hodor.scoring.workers.each).
     """
     rule = profiles.profile_named(profile)
     if late_objects:
@@ -74,7 +88,7 @@ def evaluate(
     rule = _with_lists(rule, listed)
     groups = Groups(*(None if names is None else profiles.read_names(names) for names in (seen, unseen)))
     terms = Terms(rule, compat, groups)
-    stores = open_store(predictions, "predictions"), open_store(ground_truth, "ground_truth")
+    stores = open_store(predictions, "predictions"), open_store(ground_truth, "ground truth")
     jobs, problems, notes = _jobs(*stores, terms, sequences, listed)
     outcomes = _outcomes(jobs, stores, terms, bool(problems), workers, progress)
     checks.complain([*problems, *(problem for outcome in outcomes for problem in outcome.problems)])
@@ -91,9 +105,9 @@ def evaluate(
 
 
 def _with_lists(rule: Profile, listed: Meta) -> Profile:
-    """The rule with what a meta file adds to it."""
+    """Return the rule, extended by what a meta file lists."""
     if rule.objects == "listed" and not listed:
-        raise ValueError(f"profile {rule.name} needs the dataset's meta file: give meta (--meta)")
+        raise ValueError(f"profile {rule.name} needs the data set's meta file: give meta (--meta)")
     if rule.span == "object" and any(one.frames for objects in listed.values() for one in objects.values()):
         return replace(rule, objects="listed", span="listed")
     return replace(rule, objects="listed") if rule.objects == "any" and rule.span == "video" and listed else rule
@@ -104,21 +118,21 @@ def _named(source: Any) -> str:
 
 
 def _jobs(
-    ours: Store, true: Store, terms: Terms, chosen: Sequence[str] | None, listed: Meta
+    predictions: Store, ground_truth: Store, terms: Terms, chosen: Sequence[str] | None, listed: Meta
 ) -> tuple[list[Job], list[str], list[str]]:
-    """Pair both sides by name: jobs that can be looked into, problems, notes."""
-    pairs, found = checks.pair(true.names(), ours.names(), chosen, true.single, ours.single)
-    problems, notes, jobs = list(found.problems), [*true.notes, *ours.notes, *found.notes], list[Job]()
-    for what, store in (("ground_truth", true), ("predictions", ours)):
+    """Match both sides by name; return the jobs that can be scored, problems, notes."""
+    pairs, found = checks.pair(ground_truth.names(), predictions.names(), chosen, ground_truth.single, predictions.single)
+    problems, notes, jobs = list(found.problems), [*ground_truth.notes, *predictions.notes, *found.notes], list[Job]()
+    for what, store in (("ground truth", ground_truth), ("predictions", predictions)):
         if strays := store.strays():
-            notes.append(f"{what}: {len(strays)} files are no masks and are passed over ({some(strays)})")
+            notes.append(f"{what}: {len(strays)} files are not masks and are skipped ({some(strays)})")
     for name, source in pairs:
-        job, found = plan(ours, true, name, source, terms, listed.get(name, {}))
+        job, found = plan(predictions, ground_truth, name, source, terms, listed.get(name, {}))
         jobs += [job] if job else []
         problems += found.problems
         notes += found.notes
     if not (pairs or problems):
-        problems.append("no sequence to score: the ground truth holds none")
+        problems.append("no sequence to score: the ground truth has none")
     return jobs, problems, notes
 
 
@@ -130,31 +144,31 @@ def _outcomes(
     count: int | None,
     progress: Callable[[int, int | None], None] | None,
 ) -> list[Outcome]:
-    """Look at all frames of all jobs, chunk by chunk, and sum each job up as soon as it is whole."""
+    """Score all frames of all jobs in chunks; merge a job as soon as all of its frames are scored."""
     tasks = [Task(place, start, only_check) for place, job in enumerate(jobs) for start in range(0, len(job.evaluated), FRAMES)]
-    tasks.sort(key=lambda task: -jobs[task.job].cost(task))  # long ones first: no process ends with one alone
+    tasks.sort(key=lambda task: -jobs[task.job].cost(task))  # long ones first, so that all processes end at about the same time
     left = Counter(task.job for task in tasks)
     total = sum(len(job.evaluated) for job in jobs)
     if count is None and total < FEW:
         count = 1
-    looks = defaultdict[int, dict[int, list[Look]]](dict)
+    chunks = defaultdict[int, dict[int, list[FrameResult]]](dict)
     outcomes, done = dict[int, Outcome](), 0
-    for place, result in workers.each(partial(look_at, *stores, terms.rule, tuple(jobs)), tasks, count):
+    for place, result in workers.each(partial(score_frames, *stores, terms.rule, tuple(jobs)), tasks, count):
         task = tasks[place]
-        looks[task.job][task.start] = result
+        chunks[task.job][task.start] = result
         left[task.job] -= 1
         done += len(result)
         if progress:
             progress(done, total)
         if not left[task.job]:
-            parts = looks.pop(task.job)
-            whole = [look for start in sorted(parts) for look in parts[start]]
-            outcomes[task.job] = merge(jobs[task.job], whole, terms, only_check)
+            parts = chunks.pop(task.job)
+            results = [frame for start in sorted(parts) for frame in parts[start]]
+            outcomes[task.job] = merge(jobs[task.job], results, terms, only_check)
     return [outcomes[place] if place in outcomes else merge(job, [], terms, True) for place, job in enumerate(jobs)]
 
 
 def _group_notes(report: Report, rule: Profile, compat: bool) -> list[str]:
-    """What is to be said of the whole: groups without members, decay above 256 frames."""
+    """Return notes about the whole data set: groups without members, decay above 256 frames."""
     notes = []
     if rule.groups != "none":
         what = "categories" if rule.groups == "category" else "videos"
@@ -166,12 +180,12 @@ def _group_notes(report: Report, rule: Profile, compat: bool) -> list[str]:
                 notes.append(f"no object is {name}: there is no G")
     if rule.short_decay and not compat:
         long = [score for score in report.objects if len(score.frames) > 256]
-        wrong = sum(
+        different = sum(
             statistics(row, compat=True).decay != sums.decay
             for score in long
             for row, sums in ((score.j_frames, score.j), (score.f_frames, score.f))
         )
-        if wrong:
+        if different:
             notes.append(f"decay of {len(long)} objects differs from the official tool's: more than 256 frames")
     if compat and rule.name in ("youtube-vos", "vos-benchmark", "mose"):
         notes.append(f"compat changes nothing in profile {rule.name}")

@@ -1,4 +1,4 @@
-"""`hodor compare`: several results files against the first of them."""
+"""`hodor compare`: compare several results files with the first."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare results files that `hodor evaluate --json` wrote: differences to the first, with 95 % intervals.
+    """Compare results files of `hodor score --json` or `hodor evaluate`: differences to the first, with 95 % intervals.
 
-    All must be scored by one profile against one ground truth.
+    All must be scored by the same profile against the same ground truth.
     """
 
     files: Positional[tuple[Path, ...]]
-    """Two results files or more; the first is the one that the others are measured against."""
+    """Two results files or more; the others are compared with the first."""
     names: tuple[str, ...] = ()
-    """What to call them; default: the names of the files."""
+    """Names for the files; default: the files' names."""
     metric: str = "J&F"
-    """What the table shows: J&F, J or F. The files hold all three."""
+    """The metric in the table: J&F, J or F. The written files contain all three."""
     common: bool = False
-    """Compare the objects that are in all files, and list the others; else files that differ in objects are refused."""
+    """Compare only the objects that are in all files, and list the others. Without it, different objects are an error."""
     draws: int = 10_000
-    """Draws of the bootstrap."""
+    """Number of bootstrap resamples, at least 100."""
     seed: int = 0
-    """Of the draws; the same seed gives the same intervals."""
+    """Seed of the bootstrap; the same seed gives the same intervals."""
     json: Path | None = None
     """Write all differences to this file; - prints them."""
     html: Path | None = None
@@ -45,7 +45,7 @@ class Compare:
         from hodor.scoring import result_files
 
         if self.metric not in ("J&F", "J", "F"):
-            raise ValueError(f"--metric {self.metric}: want J&F, J or F")
+            raise ValueError(f"expected --metric J&F, J or F, got {self.metric}")
         results = [result_files.read(file) for file in self.files]
         names = self.names or _names(self.files)
         comparison = result_files.compare(results, names, draws=self.draws, seed=self.seed, common=self.common)
@@ -63,19 +63,22 @@ class Compare:
 
 
 def table(comparison: "Comparison", metric: str = "J&F") -> "Table":
-    """The differences of the dataset and of every sequence, for a terminal; per cent and points."""
+    """Return the differences of the data set and of every sequence as a table for a terminal, in per cent and points.
+
+    At 80 columns no figure is cut; long names are folded.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     first, *others = comparison.names
     many = len(others) > 1
-    title = f"{metric} of {', '.join(others)} less {first}, by {comparison.profile}"
+    title = f"{metric} of {', '.join(others)} minus {first}, by {comparison.profile}"
     shown = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("", overflow="fold")
     if many:
         shown.add_column("", overflow="fold")
-    for heading in ("first", "value", "less", "95 % interval", "better", "won", "lost"):
+    for heading in ("first", "value", "diff", "95 % interval", "better", "won", "lost"):
         shown.add_column(heading, justify="right", no_wrap=True)
     rows = [*comparison.dataset(metric), *(d for name in comparison.sequences for d in comparison.of(name, metric))]
     for n, one in enumerate(rows):
@@ -91,10 +94,11 @@ def table(comparison: "Comparison", metric: str = "J&F") -> "Table":
 
 
 def _names(files: tuple[Path, ...]) -> tuple[str, ...]:
-    """The files' stems, or the whole paths where two share a stem."""
+    """Return the files' stems, or the whole paths if two have the same stem."""
     stems = tuple(file.stem for file in files)
     return stems if len(set(stems)) == len(stems) else tuple(map(str, files))
 
 
 def main(argv: list[str]) -> int:
+    """Run `hodor compare`; return the exit code."""
     return parse(Compare, "compare", argv)

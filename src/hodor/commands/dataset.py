@@ -1,55 +1,42 @@
-"""`hodor segment --dataset` and `hodor evaluate --dataset`: a whole benchmark, run and scored."""
+"""`hodor segment --dataset`: run a network over a whole benchmark. hodor.commands.evaluate also scores the masks."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes, Suppress, arg
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from hodor.commands.console import info, progress, write_json
 from hodor.commands.options import Network
+from hodor.data.benchmarks import KindOrAuto
 
 if TYPE_CHECKING:
     from hodor.data.layouts import Layout
     from hodor.evaluation.datasets import Run
 
-Benchmark = Literal["davis2016", "davis2017", "youtube-vos", "lvos", "mose", "folder", "auto"]
-PROFILES: Mapping[str, str] = {
-    "davis2016": "davis2016",
-    "davis2017": "davis2017",
-    "youtube-vos": "youtube-vos",
-    "lvos": "lvos",
-    "mose": "mose",
-    "folder": "davis2017",
-}
-"""How each kind is scored."""
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetRun:
+    """The options of a run over a whole benchmark."""
 
-@dataclass(frozen=True)
-class SegmentDataset:
-    """Follow the objects of a whole benchmark, and write the masks that it wants.
-
-    Writes OUT/<video>/<frame>.png, palette PNG at the pictures' own size, and OUT/run.json: frames a second, the weights'
-    hash, settings, device, command. Exit codes: 0 done; 2 wrong input; 130 stopped by Ctrl-C, --resume goes on.
-    """
-
-    dataset: tuple[Benchmark, Path]
-    """The kind of benchmark, and its folder; auto tells the kind by what is there. folder: any frames and masks."""
     split: str | None = None
     """train, val, test-dev ...; default: val where there is one."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("hodor-out")
     """Folder of the masks: empty, or of an earlier run."""
     only: tuple[str, ...] = ()
-    """Take these sequences alone."""
+    """Use only these sequences."""
     without: tuple[str, ...] = ()
-    """Leave these sequences out."""
+    """Leave out these sequences."""
     resume: bool = False
-    """Keep the videos that an earlier run has finished; it must have been the same network and settings."""
+    """Keep the videos that an earlier run has finished. The network and the settings must be the same."""
     json: Path | None = None
-    """Write what run.json holds to this file too; - prints it."""
+    """Write the content of run.json to this file too; - prints it."""
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
     command: Suppress[tuple[str, ...]] = ()
+
+    def place(self) -> tuple[KindOrAuto, Path]:
+        """Return the benchmark's format and folder."""
+        raise NotImplementedError
 
     def run(self) -> int:
         run = self.follow(self.open())
@@ -57,15 +44,17 @@ class SegmentDataset:
         return 130 if run.interrupted else 0
 
     def open(self) -> "Layout":
+        """Open the benchmark's folder and print the notes about it."""
         from hodor.data.layouts import open_layout
 
-        kind, root = self.dataset
+        kind, root = self.place()
         layout = open_layout(root, kind, self.split, self.only or None, self.without)
         for note in layout.notes:
             info(note)
         return layout
 
     def follow(self, layout: "Layout") -> "Run":
+        """Track all videos, write the masks, and print a summary."""
         from hodor.evaluation.datasets import segment_dataset
 
         with progress("segmenting") as moved:
@@ -75,6 +64,8 @@ class SegmentDataset:
                 self.out,
                 history=self.network.history,
                 size=self.network.size,
+                pin_first=self.network.pin_first,
+                hold_lost=self.network.hold_lost,
                 resume=self.resume,
                 weights=self.network.checkpoint or self.network.model,
                 command=self.command,
@@ -82,59 +73,83 @@ class SegmentDataset:
             )
         for note in run.notes:
             info(note)
-        told = run.to_json()
+        record = run.to_json()
         if run.interrupted:
-            info(f"hodor: stopped, {len(run.videos)} of {len(layout.videos)} videos are whole in {self.out}; --resume goes on")
+            finished = f"{len(run.videos)} of {len(layout.videos)} videos are complete in {self.out}"
+            info(f"hodor: stopped, {finished}; --resume continues the run")
         elif run.frames:
-            speed = f"{told['fps']:.1f} frames/s in the network, {told['fps_with_io']:.1f} with reading and writing"
-            kept = f", {len(run.skipped)} of them done before" if run.skipped else ""
-            info(f"{len(run.videos)} videos{kept}, {run.frames} frames, {speed} -> {self.out}")
+            speed = f"{record['fps']:.1f} frames/s in the network, {record['fps_with_io']:.1f} with reading and writing"
+            skipped = f", {len(run.skipped)} of them done before" if run.skipped else ""
+            info(f"{len(run.videos)} videos{skipped}, {run.frames} frames, {speed} -> {self.out}")
         return run
 
 
-@dataclass(frozen=True)
-class EvaluateDataset(SegmentDataset):
-    """Follow the objects of a whole benchmark, then score the masks against its own.
+@dataclass(frozen=True, kw_only=True)
+class SegmentDataset(DatasetRun):
+    """Track the objects of a whole benchmark, and write the masks that it requires.
 
-    Writes what `hodor segment --dataset` writes, and OUT/results.json: the scores of every object and frame, and how the masks
-    were made. Exit codes as there.
+    Writes OUT/<video>/<frame>.png, palette PNG at the pictures' own size, and OUT/run.json: frames per second, the hash of the
+    weights, settings, device, command. Exit codes: 0 done; 2 wrong input; 130 stopped by Ctrl-C, --resume continues the run.
     """
 
+    dataset: tuple[KindOrAuto, Path]
+    """The benchmark's format and its folder; auto recognises the format. folder: any frames and masks."""
+
+    def place(self) -> tuple[KindOrAuto, Path]:
+        return self.dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateDataset(DatasetRun):
+    """Run a network over a whole data set, and score its masks against the ground truth.
+
+    Writes what `hodor segment --dataset` writes, and OUT/results.json: the scores of every object and frame, and how the masks
+    were made. To score masks that exist already, use `hodor score`. Exit codes: 0 done; 2 wrong input; 130 stopped by Ctrl-C,
+    --resume continues the run.
+    """
+
+    kind: Positional[KindOrAuto]
+    """The data set's format; auto recognises it. folder: any frames and masks."""
+    root: Positional[Path]
+    """The data set's folder."""
     profile: str | None = None
-    """How to score; default: the benchmark's own way."""
+    """How to score; default: the benchmark's own rule."""
     seen: Path | None = None
-    """The categories (YouTube-VOS) or videos (LVOS) seen in training: a list, one a line, or the training meta.json."""
+    """The categories (YouTube-VOS) or videos (LVOS) seen in training: a list, one per line, or the training meta.json."""
     unseen: Path | None = None
-    """The same of those not seen."""
+    """The same for unseen ones."""
     workers: int | None = None
-    """Processes that score; default: one a core."""
+    """Processes that score; default: one per core."""
     json: Path | None = None
-    """Write what results.json holds to this file too; - prints it."""
+    """Write the content of results.json to this file too; - prints it."""
     csv: Path | None = None
     """Write a table of all frames, objects and sequences to this file."""
     html: Path | None = None
-    """Write a page with tables, curves over time and the worst frames as pictures to this file."""
+    """Write a page with tables, curves over time and pictures of the worst frames to this file."""
+
+    def place(self) -> tuple[KindOrAuto, Path]:
+        return self.kind, self.root
 
     def run(self) -> int:
-        from rich.console import Console
-
+        from hodor.data.benchmarks import benchmark
         from hodor.evaluate import evaluate
         from hodor.evaluation.datasets import SCORES, Masks, check_truth, written
         from hodor.scoring import result_files
-        from hodor.scoring.reports import table
+        from hodor.scoring.reports import print_report
 
         layout = self.open()
         check_truth(layout)
         run = self.follow(layout)
         if run.interrupted:
             return 130
+        rule = benchmark(layout.kind)
         with progress("scoring") as moved:
             report = evaluate(
                 written(layout, self.out),
                 Masks(layout),
-                self.profile or PROFILES[layout.kind],
+                self.profile or rule.profile,
                 list(layout.names),
-                late_objects=layout.kind == "folder" and self.profile is None,
+                late_objects=rule.late_objects and self.profile is None,
                 workers=self.workers,
                 meta=layout.meta,
                 seen=self.seen,
@@ -142,7 +157,7 @@ class EvaluateDataset(SegmentDataset):
                 progress=moved,
             )
         if self.json != Path("-"):
-            Console().print(table(report))
+            print_report(report)
             for note in report.notes:
                 info(note)
         results = {**report.to_json(), "predictions": str(self.out), "ground_truth": str(layout.root), "run": run.to_json()}
@@ -156,18 +171,15 @@ class EvaluateDataset(SegmentDataset):
         return 0
 
 
-def main(argv: list[str]) -> int:
-    """`hodor segment --dataset KIND ROOT ...`."""
-    return _run(SegmentDataset, "segment", argv)
-
-
-def evaluate_main(argv: list[str]) -> int:
-    """`hodor evaluate --dataset KIND ROOT ...`."""
-    return _run(EvaluateDataset, "evaluate", argv)
-
-
-def _run(kind: type[SegmentDataset], name: str, argv: list[str]) -> int:
+def run_dataset(command: type[DatasetRun], name: str, argv: list[str]) -> int:
+    """Parse `argv` into `command`, record the command line, and run it; return the exit code."""
     import tyro
 
-    parsed = tyro.cli(kind, prog=f"hodor {name}", args=argv)
+    words = ["--help"] if {"-h", "--help"} & {*argv} else argv  # `--dataset --help` lacks its two values
+    parsed = tyro.cli(command, prog=f"hodor {name}", args=words)
     return replace(parsed, command=("hodor", name, *argv)).run()
+
+
+def main(argv: list[str]) -> int:
+    """Run `hodor segment --dataset KIND ROOT ...`; return the exit code."""
+    return run_dataset(SegmentDataset, "segment", argv)

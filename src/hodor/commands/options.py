@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tyro.conf import DisallowNone
+
 
 @dataclass(frozen=True)
 class Network:
@@ -21,6 +23,10 @@ class Network:
     """Short side inside the network, in pixels; masks are written at the video's own size. Default: the model's."""
     history: int | None = None
     """Number of past frames kept in memory (T). Default: the network's own, 7 for xmem-lite and hodor-lite."""
+    pin_first: DisallowNone[bool | None] = None
+    """Keep the first frame of every object in memory, beyond the history. Default: the tracker's own."""
+    hold_lost: DisallowNone[bool | None] = None
+    """Do not write an object to memory on frames where it is lost. Default: the network's own."""
 
     def load(self) -> Any:
         """Return the network, ready to run on its device."""

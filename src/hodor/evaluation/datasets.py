@@ -1,10 +1,10 @@
-"""The tracker over a benchmark's videos: in memory, or to a folder of masks that can be scored or handed in.
+"""The tracker on all videos of a benchmark: in memory, or into a folder of masks that can be scored or submitted.
 
 for followed in follow(network, layout.video("bear")):
     followed.frame, followed.labels
 
 run = segment_dataset(open_layout("DAVIS"), network, Path("masks"), weights="xmem-lite")
-# masks/<video>/<frame>.png, and masks/run.json, which says how they were made
+# writes masks/<video>/<frame>.png, and masks/run.json, which records how they were made
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 import hodor
+from hodor.data.benchmarks import benchmark
 from hodor.data.layouts import Layout, VideoFiles
 from hodor.data.videofiles import shown
 from hodor.masks import Labels, objects_in, write_labels, written_whole
@@ -41,8 +42,14 @@ SCORES = "results.json"
 
 @dataclass(frozen=True)
 class Followed:
-    """One frame: its name, its labels [H, W] at the picture's own size, all that the tracker says of it, and the seconds
-    that it took, without reading the picture."""
+    """One tracked frame.
+
+    Attributes:
+        frame: the frame's name.
+        labels: id per pixel [H, W], at the picture's own size.
+        tracked: the tracker's full result.
+        seconds: seconds in the network and the tracker, without reading the picture.
+    """
 
     frame: str
     labels: Labels
@@ -56,18 +63,31 @@ def follow(
     *,
     history: int | None = None,
     size: int | None = None,
-    pin_first: bool = True,
+    pin_first: bool | None = None,
     hold_lost: bool | None = None,
 ) -> Iterator[Followed]:
-    """-> every frame of the video in order, one at a time, labelled; options as of `tracking.Tracker`.
+    """Track the objects of one video, frame by frame.
 
-    Masks are handed over on `video.given` alone: the ids named there, or those not seen before. Everything else in such a
-    mask says nothing: objects that are followed already keep what the network makes of them there, and zeros are unlabelled,
-    not background. Frames before the first mask are zeros. A named id that has no pixel in its mask is passed over.
+    Masks are given to the tracker on the frames of `video.given` only. Of such a mask the listed ids are used, or, where none
+    are listed, the ids not seen before. The rest of the mask is ignored: objects that are tracked already keep the network's
+    prediction, and zeros mean "unlabelled", not "background". Frames before the first mask are zeros. A listed id that has no
+    pixel in its mask is skipped.
 
-    Raises ValueError: "bear, frame 00000: labels are 60x80 pixels, the frame 480x854: ...".
+    Args:
+        network: the network to run.
+        video: the frames and the given masks.
+        history: number of past frames kept in memory. Default: the network's own.
+        size: short side inside the network, in pixels. Default: the network's own.
+        pin_first: whether the first frame stays in memory. Default: the tracker's own.
+        hold_lost: whether memory entries are withheld while an object is lost. Default: the network's own.
+
+    Yields:
+        One `Followed` for every frame, in order.
+
+    Raises:
+        ValueError: "bear, frame 00000: expected labels of 480x854 pixels, ...", with the message of `Tracker.step`.
     """
-    tracker = Tracker(network, history=history, pin_first=pin_first, size=size, hold_lost=hold_lost)
+    tracker = Tracker(network, history=history, size=size, **_given(pin_first=pin_first, hold_lost=hold_lost))
     seen: set[int] = set()
     with contextlib.closing(prefetch(_with_masks(video))) as items:
         for frame, picture, mask in items:
@@ -77,14 +97,19 @@ def follow(
                 tracked = tracker.step(picture, labels)
             except ValueError as error:
                 raise ValueError(f"{video.name}, frame {frame}: {error}") from None
-            spent = time.perf_counter() - began  # the labels are on the CPU by now, so a GPU has come to its end
+            spent = time.perf_counter() - began  # the labels are on the CPU by now, so a GPU has finished its work
             if labels is not None:
                 seen.update(objects_in(labels))
             yield Followed(frame, tracked.labels, tracked, spent)
 
 
+def _given(**options: bool | None) -> dict[str, Any]:
+    """Return the options that are not None: the others keep the tracker's default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _with_masks(video: VideoFiles) -> Iterator[tuple[str, np.ndarray, Labels | None]]:
-    """Frames with the masks that may be needed; a single object's are read until it is there."""
+    """Yield frames with the masks that can be needed; masks of a single object are read until it appears."""
     begun = False
     for frame, picture in zip(video.frames, video.stream(), strict=True):
         mask = None
@@ -94,19 +119,26 @@ def _with_masks(video: VideoFiles) -> Iterator[tuple[str, np.ndarray, Labels | N
         yield frame, picture, mask
 
 
-def _new(mask: Labels, named: tuple[int, ...] | None, seen: set[int]) -> Labels | None:
-    """The mask with nothing in it but the ids that begin here; None if there is none."""
-    here = set(objects_in(mask))
-    ids = sorted((here if named is None else here & set(named)) - seen)
+def _new(mask: Labels, listed: tuple[int, ...] | None, seen: set[int]) -> Labels | None:
+    """Return the mask with only the ids that begin on this frame; None if there is none."""
+    present = set(objects_in(mask))
+    ids = sorted((present if listed is None else present & set(listed)) - seen)
     if not ids:
         return None
-    return mask if len(ids) == len(here) else np.where(np.isin(mask, ids), mask, mask.dtype.type(0))
+    return mask if len(ids) == len(present) else np.where(np.isin(mask, ids), mask, mask.dtype.type(0))
 
 
 @dataclass
 class VideoRun:
-    """One finished video. seconds: in the network and tracker alone; seconds_with_io: from the first picture read to the last
-    mask written. lost: id -> on how many frames it was nowhere."""
+    """One finished video.
+
+    Attributes:
+        frames: tracked frames.
+        written: masks written.
+        seconds: seconds in the network and the tracker.
+        seconds_with_io: seconds from the first picture read to the last mask written.
+        lost: {id: number of frames on which no pixel was assigned to the object}.
+    """
 
     frames: int = 0
     written: int = 0
@@ -117,8 +149,16 @@ class VideoRun:
 
 @dataclass
 class Run:
-    """What a run did; `to_json` is what run.json and the `run` of a scores file hold. about: what made the masks. skipped:
-    videos that were whole already."""
+    """The record of a run.
+
+    Attributes:
+        about: what made the masks: command, network, weights, settings, machine.
+        videos: the finished videos by name.
+        skipped: names of the videos that were complete before this run.
+        notes: facts about the run, one sentence each.
+        finished: whether every video is complete.
+        interrupted: whether Ctrl-C ended the run.
+    """
 
     about: dict[str, Any]
     videos: dict[str, VideoRun] = field(default_factory=dict)
@@ -129,9 +169,11 @@ class Run:
 
     @property
     def frames(self) -> int:
+        """Tracked frames of all videos."""
         return sum(video.frames for video in self.videos.values())
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of run.json, which is also the block `run` of a results file."""
         seconds = sum(video.seconds for video in self.videos.values())
         with_io = sum(video.seconds_with_io for video in self.videos.values())
         return {
@@ -155,29 +197,44 @@ def segment_dataset(
     *,
     history: int | None = None,
     size: int | None = None,
-    pin_first: bool = True,
+    pin_first: bool | None = None,
     hold_lost: bool | None = None,
     resume: bool = False,
     weights: str | Path | None = None,
     command: Sequence[str] = (),
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Run:
-    """Follow every video and write OUT/<video>/<frame>.png for the frames the benchmark requires, and OUT/run.json.
+    """Track every video and write OUT/<video>/<frame>.png for the frames that the benchmark requires, and OUT/run.json.
 
-    Masks are palette PNGs at the pictures' own size, each written whole or not at all. OUT holds the videos of `layout` and
-    run.json, nothing else: what an earlier run left of these videos is removed first. resume: videos that are whole are kept,
-    one that was cut off is done again; `only` of the layout may differ. weights: what `network` was loaded from, a
-    name or a file; its hash, and the recipe that it says it was trained with, go to run.json. command: for run.json.
+    Masks are palette PNGs at the pictures' own size. Each is written completely or not at all. OUT contains the videos of
+    `layout` and run.json, nothing else. Without `resume`, masks of these videos from an earlier run are removed first. Ctrl-C
+    ends the run: finished videos stay, and `Run.interrupted` is set.
 
-    Ctrl-C ends the run with what is whole and `interrupted` set. Raises ValueError as `follow`, and "OUT holds another run
-    (its size was 352, now 480): give another folder, or start anew without resume", "OUT holds other things (cow): give an
-    empty folder".
+    Args:
+        layout: the benchmark's folder.
+        network: the network to run.
+        out: folder of the masks.
+        history: number of past frames kept in memory. Default: the network's own.
+        size: short side inside the network, in pixels. Default: the network's own.
+        pin_first: whether the first frame stays in memory. Default: the tracker's own.
+        hold_lost: whether memory entries are withheld while an object is lost. Default: the network's own.
+        resume: whether complete videos are kept. An incomplete video is tracked again from its start. `only` of the layout
+            can differ from the earlier run.
+        weights: name or file that `network` was loaded from; its hash and its training recipe are recorded in run.json.
+        command: words of the command line, recorded in run.json.
+        progress: called as progress(frames done, all frames).
+
+    Returns:
+        The record of the run, equal to run.json.
+
+    Raises:
+        ValueError: "OUT holds another run (its size was 352, now 480): give another folder, or run again without resume"; "OUT
+            holds other things (cow): give an empty folder"; what `follow` raises.
     """
-    history = network.history if history is None else history
-    hold_lost = network.hold_lost if hold_lost is None else hold_lost
-    settings = {"history": history, "size": size, "pin_first": pin_first, "hold_lost": hold_lost}
+    tracker = Tracker(network, history=history, **_given(pin_first=pin_first, hold_lost=hold_lost))  # fills in the defaults
+    settings = {"history": tracker.history, "size": size, "pin_first": tracker.pin_first, "hold_lost": tracker.hold_lost}
     run = Run(_about(layout, network, settings, weights, command))
-    _take_up(run, layout, out, resume)
+    _prepare(run, layout, out, resume)
     total = sum(len(video.frames) for video in layout.videos)
     done = sum(len(layout.video(name).frames) for name in run.skipped)
     try:
@@ -187,9 +244,9 @@ def segment_dataset(
             made = VideoRun()
             with BackgroundWriter(write_labels) as writer:
                 began = time.perf_counter()
-                wanted = frozenset(video.required)
+                required = frozenset(video.required)
                 for followed in follow(network, video, **settings):  # type: ignore[arg-type]
-                    if followed.frame in wanted:
+                    if followed.frame in required:
                         writer.write(out / video.name / f"{followed.frame}.png", followed.labels)
                         made.written += 1
                     made.frames += 1
@@ -210,7 +267,11 @@ def segment_dataset(
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of a layout as a `Store`, to score or to score against: read the way the layout's kind says."""
+    """The masks of a layout as a `Store` (hodor.scoring.stores.base), read as the layout's format requires.
+
+    Attributes:
+        layout: the folder whose masks are read.
+    """
 
     layout: Layout
 
@@ -247,7 +308,7 @@ class Masks:
 
 
 def written(layout: Layout, out: Path) -> Masks:
-    """The masks that `segment_dataset` left in OUT, of the videos of `layout`."""
+    """Return the masks that `segment_dataset` wrote into OUT for the videos of `layout`, as a `Store`."""
     videos = (
         replace(video, masks={f: out / video.name / f"{f}.png" for f in video.required}, single=False, parts={})
         for video in layout.videos
@@ -256,12 +317,16 @@ def written(layout: Layout, out: Path) -> Masks:
 
 
 def check_truth(layout: Layout) -> None:
-    """Raises ValueError where a split has no masks but those that are given: "ROOT, test-dev, has masks only where they are
-    given (a, b): its server scores it, `hodor submit` packs what to send"."""
+    """Check that a split has ground truth to score against.
+
+    Raises:
+        ValueError: "ROOT, test-dev, has masks only where they are given (a, b): its server scores it, `hodor submit` packs the
+            masks for it".
+    """
     bare = [video.name for video in layout.videos if video.masks.keys() <= video.given.keys() and len(video.frames) > 1]
-    if layout.kind != "folder" and bare:
+    if benchmark(layout.kind).held_back and bare:
         place = f"{layout.root}, {layout.split}," if layout.split else str(layout.root)
-        server = "its server scores it, `hodor submit` packs what to send"
+        server = "its server scores it, `hodor submit` packs the masks for it"
         raise ValueError(f"{place} has masks only where they are given ({shown(bare)}): {server}")
 
 
@@ -269,9 +334,9 @@ def _about(
     layout: Layout, network: Network, settings: dict[str, Any], weights: str | Path | None, command: Sequence[str]
 ) -> dict[str, Any]:
     first = next(network.parameters())
-    told: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if weights is not None:
-        told = weights_of.read(weights)[0]
+        metadata = weights_of.read(weights)[0]
     place = str(first.device)
     if first.device.type == "cuda":
         place = f"{place} ({torch.cuda.get_device_name(first.device)})"
@@ -282,8 +347,8 @@ def _about(
         "weights": None if weights is None else str(weights),
         "weights_sha256": None if weights is None else _file_hash(weights),
         "network_sha256": weights_of.weights_hash(network),
-        "recipe": told.get("recipe"),
-        "provenance": {k: v for k, v in told.items() if k not in ("model", "size", "settings", "recipe")},
+        "recipe": metadata.get("recipe"),
+        "provenance": {k: v for k, v in metadata.items() if k not in ("model", "size", "settings", "recipe")},
         "settings": {**settings, "size": network.size if settings["size"] is None else settings["size"]},
         "device": place,
         "dtype": str(first.dtype).removeprefix("torch."),
@@ -294,30 +359,30 @@ def _about(
     }
 
 
-def _take_up(run: Run, layout: Layout, out: Path, resume: bool) -> None:
-    """Make OUT ready: what is whole stays where it is resumed, the rest of these videos goes, strays are refused."""
+def _prepare(run: Run, layout: Layout, out: Path, resume: bool) -> None:
+    """Prepare OUT: keep complete videos if the run resumes, remove other masks of these videos, refuse unknown files."""
     before: dict[str, Any] = {}
     if (out / RUN).is_file():
         with contextlib.suppress(ValueError):
             before = json.loads((out / RUN).read_bytes())
         before = before if before.get("format") == FORMAT else {}
-    known = set(layout.names) | ({*before.get("videos", {})} if resume else set())
+    expected = set(layout.names) | ({*before.get("videos", {})} if resume else set())
     if out.is_dir():
-        strays = [p.name for p in sorted(out.iterdir()) if p.name not in known | {RUN, SCORES} and not p.name.startswith(".")]
-        if strays:
+        names = [p.name for p in sorted(out.iterdir()) if not p.name.startswith(".")]
+        if strays := [name for name in names if name not in expected | {RUN, SCORES}]:
             raise ValueError(f"{out} holds other things ({shown(strays)}): give an empty folder")
     if resume and before:
-        _same_job(before, run.about, out)
+        _check_same(before, run.about, out)
         run.videos = {
             name: VideoRun(**{**about, "lost": {int(i): n for i, n in about["lost"].items()}})
             for name, about in before["videos"].items()
         }
     elif resume:
-        run.notes.append(f"nothing to resume in {out}: all was done anew")
+        run.notes.append(f"nothing to resume in {out}: all videos were tracked")
     skipped = []
     for video in layout.videos:
-        there = {p.stem for p in (out / video.name).glob("*.png")} if (out / video.name).is_dir() else set()
-        if video.name in run.videos and there == set(video.required):
+        present = {p.stem for p in (out / video.name).glob("*.png")} if (out / video.name).is_dir() else set()
+        if video.name in run.videos and present == set(video.required):
             skipped.append(video.name)
             continue
         run.videos.pop(video.name, None)
@@ -327,15 +392,15 @@ def _take_up(run: Run, layout: Layout, out: Path, resume: bool) -> None:
     _write(run, out)
 
 
-def _same_job(before: dict[str, Any], about: dict[str, Any], out: Path) -> None:
-    """Raises ValueError naming the first thing in which the two runs differ."""
+def _check_same(before: dict[str, Any], about: dict[str, Any], out: Path) -> None:
+    """Raise ValueError with the first thing in which the two runs differ."""
     rows = [("network", before.get("network_sha256"), about["network_sha256"]), ("dtype", before.get("dtype"), about["dtype"])]
     rows += [(key, before.get("dataset", {}).get(key), about["dataset"][key]) for key in ("kind", "split")]
     rows += [(key, before.get("settings", {}).get(key), now) for key, now in about["settings"].items()]
     for key, was, now in rows:
         if was != now:
             what = f"its {key} was {str(was)[:12]}, now {str(now)[:12]}"
-            raise ValueError(f"{out} holds another run ({what}): give another folder, or start anew without resume")
+            raise ValueError(f"{out} holds another run ({what}): give another folder, or run again without resume")
 
 
 def _write(run: Run, out: Path) -> None:

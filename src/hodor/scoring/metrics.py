@@ -3,14 +3,14 @@
     J = |P & G| / |P | G|         region similarity, the Jaccard index
     F = 2 p r / (p + r)           boundary accuracy; precision p and recall r with a tolerance of a few pixels
 
-Both are equal, bit for bit, to the numbers of the DAVIS 2017 evaluation code (tests/golden). A frame is scored by
-`frame_scores`; the scores of one object over its frames are summed up by `statistics`; the objects of a sequence or of
-a whole dataset by `average`. `pair_scores` compares every predicted label with every true one, `mose_j` and `mose_f` are
-the variants of MOSEv2.
+Both are equal, bit for bit, to the numbers of the DAVIS 2017 evaluation code (tests/golden). `frame_scores` scores a frame;
+`statistics` sums up the scores of one object over its frames; `average` averages the objects of a sequence or of a whole data
+set. `pair_scores` compares every predicted label with every ground-truth label. `mose_j` and `mose_f` are the variants of
+MOSEv2.
 
-Speed comes from one idea: a mask is a stream of bits, 64 pixels a word, row after row. Then area, overlap, boundary and
-the growing of a boundary by a disk are a few passes over a small array (hodor.scoring.bits), and a frame of noise costs no more
-than a frame of blobs.
+A mask is stored as a stream of bits, 64 pixels per word, row after row. Area, overlap, boundary and the dilation of a boundary
+by a disk are then a few passes over a small array (hodor.scoring.bits), and the time does not depend on the content of the
+frame.
 """
 
 import math
@@ -38,14 +38,20 @@ BOUND = 0.008
 """The boundary tolerance of DAVIS, as a share of the image's diagonal: 8 pixels at 480x854."""
 
 CACHED = 1 << 19
-"""Pixels of layers worked on at once: 64 KiB of bits a side, which stay in a processor's second cache."""
+"""Pixels of layers processed at once: 64 KiB of bits per side, which fit into a processor's second-level cache."""
 
 Bools = NDArray[np.bool_]
 Labels = NDArray[Any]
 
 
 class Statistics(NamedTuple):
-    """A row of per-frame scores in three numbers: mean and recall in [0, 1], decay in [-1, 1] (< 0: it improved)."""
+    """Scores of an object over its frames.
+
+    Attributes:
+        mean: mean score, in [0, 1].
+        recall: share of frames above 0.5, in [0, 1].
+        decay: mean of the first quarter of the frames minus that of the last, in [-1, 1]; below 0 the scores improve.
+    """
 
     mean: float
     recall: float
@@ -53,77 +59,111 @@ class Statistics(NamedTuple):
 
 
 class FrameScores(NamedTuple):
-    """J and F of one frame, each float64 in [0, 1], in the order of the ids asked for: [N], or [P, N] for pairs."""
+    """J and F of one frame.
+
+    Attributes:
+        j: J, float64 in [0, 1], in the order of the given ids: [N], or [P, N] for pairs.
+        f: F, the same.
+    """
 
     j: NDArray[np.float64]
     f: NDArray[np.float64]
 
 
 def jaccard(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None = None) -> float:
-    """J of two masks: the pixels in both over the pixels in either, in [0, 1].
+    """Compute J of two masks: the pixels in both divided by the pixels in either.
 
-    Masks are bool [H, W]; other types count as "not zero". Pixels of `void` belong to neither. Two empty masks agree
-    (1); one empty mask does not (0). Raises ValueError on sizes:
-    "prediction is 4x5, ground truth is 4x6: masks must have the same size".
+    Args:
+        prediction: predicted mask, bool [H, W]; other types count as "not zero".
+        ground_truth: ground-truth mask, the same.
+        void: pixels that are ignored, bool [H, W]. Default: none.
+
+    Returns:
+        J in [0, 1]; 1 if both masks are empty, 0 if one is.
+
+    Raises:
+        ValueError: "expected prediction of 4x6 pixels, the size of the ground truth, got 4x5".
     """
-    mask, wanted = _pair(prediction, ground_truth, void)
-    return float(_ratio(np.count_nonzero(mask & wanted), np.count_nonzero(mask | wanted)))
+    mask, true_mask = _pair(prediction, ground_truth, void)
+    return float(_ratio(np.count_nonzero(mask & true_mask), np.count_nonzero(mask | true_mask)))
 
 
 def boundary_f(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None = None, bound: float = BOUND) -> float:
-    """F of two masks: how well their boundaries agree, in [0, 1].
+    """Compute F of two masks: the agreement of their boundaries.
 
-    A boundary pixel is matched if a boundary pixel of the other mask lies within r pixels (Euclidean). Precision is the
-    matched share of the prediction's boundary, recall that of the ground truth's, F their harmonic mean. r is `bound` times
-    the diagonal, rounded up; a `bound` of 1 or more is r itself, in pixels.
+    A boundary pixel is matched if a boundary pixel of the other mask is within r pixels (Euclidean). Precision is the matched
+    share of the prediction's boundary, recall that of the ground truth's, and F their harmonic mean. r is `bound` times the
+    diagonal, rounded up.
 
-    Masks are bool [H, W]; other types count as "not zero". `void` is cut out of both masks before the boundary is
-    taken, so its outline can be a boundary, as in the DAVIS code. Two masks without a boundary agree (1), even if one
-    is empty and the other fills the frame: the frame's border is no boundary. If only one has a boundary: 0.
+    Args:
+        prediction: predicted mask, bool [H, W]; other types count as "not zero".
+        ground_truth: ground-truth mask, the same.
+        void: pixels that are removed from both masks before the boundary is computed, so its outline can be a boundary, as in
+            the DAVIS code. Default: none.
+        bound: tolerance as a share of the diagonal; 1 or more is r itself, in pixels. Default: 0.008.
 
-    Raises ValueError on sizes, as `jaccard`, and "bound is -1: it must be 0 or more".
+    Returns:
+        F in [0, 1]; 1 if neither mask has a boundary, even if one is empty and the other fills the frame (the frame's border is
+        not a boundary); 0 if only one has a boundary.
+
+    Raises:
+        ValueError: for sizes, as `jaccard`; "expected bound of at least 0, got -1".
     """
-    mask, wanted = _pair(prediction, ground_truth, void)
-    return _f_of_masks(mask, wanted, disk(_radius(mask.shape, bound), mask.shape))
+    mask, true_mask = _pair(prediction, ground_truth, void)
+    return _f_of_masks(mask, true_mask, disk(_radius(mask.shape, bound), mask.shape))
 
 
 def boundary(mask: ArrayLike) -> Bools:
-    """The boundary pixels of a mask, bool [H, W]: those that differ from their right, lower or lower right neighbour.
+    """Compute the boundary of a mask: the pixels that differ from their right, lower or lower right neighbour.
 
-    The line is one pixel wide and lies to the top left: it holds pixels on both sides of the edge. Beyond the last row
-    and column the mask goes on unchanged, so the frame's border is never a boundary.
+    The line is one pixel wide, at the top left of the edge: it contains pixels on both sides of the edge. Beyond the last row
+    and column the mask is continued unchanged, so the frame's border is never a boundary.
+
+    Args:
+        mask: bool [H, W]; other types count as "not zero".
+
+    Returns:
+        Bool [H, W].
     """
-    grown = np.pad(_mask(mask, "mask"), ((0, 1), (0, 1)), mode="edge")
-    here = grown[:-1, :-1]
-    edge: Bools = (here ^ grown[:-1, 1:]) | (here ^ grown[1:, :-1]) | (here ^ grown[1:, 1:])
+    padded = np.pad(_mask(mask, "mask"), ((0, 1), (0, 1)), mode="edge")
+    pixel = padded[:-1, :-1]
+    edge: Bools = (pixel ^ padded[:-1, 1:]) | (pixel ^ padded[1:, :-1]) | (pixel ^ padded[1:, 1:])
     return edge
 
 
 def frame_scores(
     prediction: Labels, ground_truth: Labels, ids: Sequence[int], void: ArrayLike | None = None, bound: float = BOUND
 ) -> FrameScores:
-    """J and F of every object of a frame at once, from two label maps; equal to one call per object, and faster.
+    """Compute J and F of every object of a frame from two label maps; equal to one call per object, and faster.
 
-    `prediction` and `ground_truth` are integer [H, W]. `ids` are the objects to score; every other label, 255 too, is
-    background. `void` and `bound` as in `boundary_f`.
+    Args:
+        prediction: predicted labels, integer [H, W].
+        ground_truth: ground-truth labels, the same.
+        ids: the N objects to score; every other label, 255 included, is background.
+        void: as in `boundary_f`.
+        bound: as in `boundary_f`.
 
-    Raises ValueError on sizes, as `jaccard`; "ids are [1, 1]: they must be different and above 0"; "labels are float32,
-    from 0.0: they must be integers, 0 or more".
+    Returns:
+        J and F, each float64 [N].
+
+    Raises:
+        ValueError: for sizes, as `jaccard`; "expected different ids above 0, got [1, 1]"; "expected integer labels of at least
+            0, got float32 from 0.0".
     """
     prediction, ground_truth = _label_pair(prediction, ground_truth, (ids,), void)
     radius = _radius(ground_truth.shape, bound)
     scores = np.ones((2, len(ids)))
-    # Outside the box of all labels, one pixel of background added, nothing is counted and nothing has a boundary.
+    # Outside the box of all labels, enlarged by one pixel, there is nothing to count and no boundary.
     box = _box(prediction, ground_truth)
     if box is None:
         return FrameScores(*scores)
     maps = prediction[box], ground_truth[box]
     reach = disk(radius, maps[0].shape)
-    some = max(1, CACHED // maps[0].size)  # as many objects at once as stay in the processor's cache
-    for start in range(0, len(ids), some):
-        part = slice(start, start + some)
-        found, wanted = (layers_of(labels, ids[part]) for labels in maps)
-        scores[:, part] = _j_and_f(found, wanted, maps[0].shape[1], reach)
+    at_once = max(1, CACHED // maps[0].size)  # as many objects as fit into the processor's cache
+    for start in range(0, len(ids), at_once):
+        part = slice(start, start + at_once)
+        found, target = (layers_of(labels, ids[part]) for labels in maps)
+        scores[:, part] = _j_and_f(found, target, maps[0].shape[1], reach)
     return FrameScores(*scores)
 
 
@@ -135,11 +175,26 @@ def pair_scores(
     void: ArrayLike | None = None,
     bound: float = BOUND,
 ) -> FrameScores:
-    """J and F of every proposal with every object of a frame: each float64 [P, N], P `proposals`, N `ids`.
+    """Compute J and F of every proposal with every object of a frame, for the unsupervised task of DAVIS 2017.
 
-    What the unsupervised task of DAVIS 2017 (Caelles et al., 2019) matches on. Equal to `jaccard` and `boundary_f` of
-    `prediction == proposals[p]` and `ground truth == ids[n]`, but each label's boundary is taken and grown once, not once a
-    pair. Arguments and errors as in `frame_scores`.
+    Equal to `jaccard` and `boundary_f` of `prediction == proposals[p]` and `ground_truth == ids[n]`, but each label's boundary
+    is computed and dilated once, not once per pair.
+
+    Args:
+        prediction: predicted labels, integer [H, W].
+        ground_truth: ground-truth labels, the same.
+        proposals: the P predicted labels.
+        ids: the N objects.
+        void: as in `boundary_f`.
+        bound: as in `boundary_f`.
+
+    Returns:
+        J and F, each float64 [P, N].
+
+    Raises:
+        ValueError: as `frame_scores`.
+
+    Source: Caelles et al., The 2019 DAVIS Challenge on VOS, 2019.
     """
     prediction, ground_truth = _label_pair(prediction, ground_truth, (proposals, ids), void)
     radius = _radius(ground_truth.shape, bound)
@@ -165,47 +220,60 @@ def pair_scores(
 
 
 def mose_j(prediction: ArrayLike, ground_truth: ArrayLike) -> float:
-    """J of MOSEv2: (|P & G| + 1) / (|P | G| + 1), so small objects are evaluated more gently; 1 where both are empty.
+    """Compute J of MOSEv2: (|P & G| + 1) / (|P | G| + 1), which raises the scores of small objects; 1 if both are empty.
 
-    Source: the released scorer of MOSEv2 (tools/metricsv2.py). Masks and errors as in `jaccard`.
+    Masks and errors are those of `jaccard`.
+
+    Source: the released scorer of MOSEv2 (tools/metricsv2.py).
     """
-    mask, wanted = _pair(prediction, ground_truth, None)
-    return float((np.count_nonzero(mask & wanted) + 1) / (np.count_nonzero(mask | wanted) + 1))
+    mask, true_mask = _pair(prediction, ground_truth, None)
+    return float((np.count_nonzero(mask & true_mask) + 1) / (np.count_nonzero(mask | true_mask) + 1))
 
 
 def mose_f(prediction: ArrayLike, ground_truth: ArrayLike) -> tuple[float, float]:
-    """F of MOSEv2 -> (its new F, its old F); the new one's tolerance shrinks with the object.
+    """Compute F of MOSEv2; the tolerance of its new F depends on the size of the object.
 
-    r = ceil(0.1 sqrt(|G|)), but at most 0.008 times the diagonal, and that limit is not rounded. Where r is under the
-    limit the old F has the tolerance of DAVIS; where r is the limit both have it, so that the old F of a large object
-    is not quite that of DAVIS.
+    The tolerance r of the new F is ceil(0.1 sqrt(|G|)), at most 0.008 times the diagonal; this limit is not rounded. If r is
+    below the limit, the old F has the tolerance of DAVIS. If r is the limit, both have it, so the old F of a large object
+    differs slightly from that of DAVIS.
 
-    Source: the released scorer of MOSEv2 (tools/metricsv2.py), which lays skimage's disk(r) on the pixels. For an r that
-    is no integer this disk is not symmetric: its grid is -r, -r + 1, ... below r + 1, and the grid's middle entry o lies
-    on the pixel, so a pixel is matched by those at (dy, dx) with (dy + o)^2 + (dx + o)^2 <= r^2. That is repeated here;
-    at 480x854, r = 7.837, o is 0.163 and the disk has 191 pixels. Masks and errors as in `jaccard`.
+    The released scorer dilates with skimage's disk(r). If r is not an integer, this disk is not symmetric: its grid is -r,
+    -r + 1, ... below r + 1, and the grid's middle entry o is placed on the pixel, so a pixel is matched by those at (dy, dx)
+    with (dy + o)^2 + (dx + o)^2 <= r^2. This is repeated here. At 480x854, r = 7.837, o is 0.163 and the disk has 191 pixels.
+
+    Masks and errors are those of `jaccard`.
+
+    Returns:
+        (new F, old F), each in [0, 1].
+
+    Source: the released scorer of MOSEv2 (tools/metricsv2.py).
     """
-    mask, wanted = _pair(prediction, ground_truth, None)
+    mask, true_mask = _pair(prediction, ground_truth, None)
     limit = BOUND * float(np.linalg.norm(mask.shape))
-    radius = min(limit, math.ceil(0.1 * math.sqrt(np.count_nonzero(wanted)))) if wanted.any() else limit
-    new = _f_of_masks(mask, wanted, skewed_disk(radius))
+    radius = min(limit, math.ceil(0.1 * math.sqrt(np.count_nonzero(true_mask)))) if true_mask.any() else limit
+    new = _f_of_masks(mask, true_mask, skewed_disk(radius))
     if radius == limit:
         return new, new
-    return new, _f_of_masks(mask, wanted, disk(math.ceil(limit), mask.shape))
+    return new, _f_of_masks(mask, true_mask, disk(math.ceil(limit), mask.shape))
 
 
 def statistics(scores: ArrayLike, compat: bool = False) -> Statistics:
-    """Mean, recall and decay of one object's scores over its frames, [T] in order of time.
+    """Compute mean, recall and decay of one object's scores over its frames.
 
-    Recall is the share of frames above 0.5. Decay is the mean of the first quarter less the mean of the last; quarters
-    meet at round(1 + k (T - 1) / 4), halves rounded up, and the frame where two meet belongs to both.
+    Recall is the share of frames above 0.5. Decay is the mean of the first quarter minus the mean of the last. Quarters meet at
+    round(1 + k (T - 1) / 4), halves rounded up; the frame where two meet belongs to both.
 
-    The DAVIS code keeps those meeting points in 8 bits, so decay is wrong or nan above 256 frames. `compat` repeats
-    that; it changes nothing up to 256 frames. Raises ValueError: "no scores to sum up".
+    Args:
+        scores: scores in order of time, [T].
+        compat: whether to repeat the DAVIS code, which keeps the meeting points in 8 bits, so that decay is wrong or nan above
+            256 frames. Default: False.
+
+    Raises:
+        ValueError: "expected the scores of at least 1 frame, got none".
     """
     row = np.asarray(scores, dtype=np.float64)
     if row.size == 0:
-        raise ValueError("no scores to sum up: give the scores of at least one frame")
+        raise ValueError("expected the scores of at least 1 frame, got none")
     meets = (np.round(np.linspace(1, row.size, 5) + 1e-10) - 1).astype(np.int64)
     if compat:
         meets &= 255
@@ -215,14 +283,17 @@ def statistics(scores: ArrayLike, compat: bool = False) -> Statistics:
 
 
 def average(objects: Iterable[Statistics]) -> Statistics:
-    """The mean of several objects' statistics, for a sequence or a whole dataset.
+    """Compute the mean of several objects' statistics, for a sequence or a whole data set.
 
-    The DAVIS rule for a dataset is the mean over all objects of all sequences, not over sequences: a sequence with
-    seven objects weighs seven times one with a single object. Raises ValueError: "no objects to average".
+    The DAVIS rule for a data set is the mean over all objects of all sequences, not over sequences: a sequence with seven
+    objects weighs seven times as much as one with a single object.
+
+    Raises:
+        ValueError: "expected the statistics of at least 1 object, got none".
     """
     rows = np.array(list(objects), dtype=np.float64)
     if rows.size == 0:
-        raise ValueError("no objects to average: give the statistics of at least one")
+        raise ValueError("expected the statistics of at least 1 object, got none")
     # A contiguous row per statistic: numpy then adds in the order that the DAVIS code adds in.
     return Statistics(*(float(np.mean(row)) for row in np.ascontiguousarray(rows.T)))
 
@@ -230,50 +301,50 @@ def average(objects: Iterable[Statistics]) -> Statistics:
 def _mask(mask: ArrayLike, name: str) -> Bools:
     array = np.asarray(mask)
     if array.ndim != 2:
-        raise ValueError(f"{name} has shape {array.shape}: a mask is [H, W]")
+        raise ValueError(f"expected {name} of shape [H, W], got {array.shape}")
     return array.astype(bool, copy=False)
 
 
 def _same_size(prediction: Labels, ground_truth: Labels, name: str = "prediction") -> None:
     if prediction.ndim != 2 or prediction.shape != ground_truth.shape:
         sizes = ["x".join(map(str, array.shape)) for array in (prediction, ground_truth)]
-        raise ValueError(f"{name} is {sizes[0]}, ground truth is {sizes[1]}: masks must have the same size")
+        raise ValueError(f"expected {name} of {sizes[1]} pixels, the size of the ground truth, got {sizes[0]}")
 
 
 def _pair(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None) -> tuple[Bools, Bools]:
-    """The two masks without the void pixels, their sizes checked."""
-    mask, wanted = _mask(prediction, "prediction"), _mask(ground_truth, "ground_truth")
-    _same_size(mask, wanted)
+    """Return the two masks without the void pixels, after a check of their sizes."""
+    mask, true_mask = _mask(prediction, "prediction"), _mask(ground_truth, "ground truth")
+    _same_size(mask, true_mask)
     if void is None:
-        return mask, wanted
+        return mask, true_mask
     keep = ~_mask(void, "void")
-    _same_size(keep, wanted, "void")
-    return mask & keep, wanted & keep
+    _same_size(keep, true_mask, "void")
+    return mask & keep, true_mask & keep
 
 
 def _ratio(inside: Any, either: Any) -> NDArray[np.float64]:
-    """inside / either, and 1 where both are empty."""
+    """Return inside / either; 1 where both are empty."""
     return np.where(np.equal(either, 0), 1.0, np.asarray(inside) / np.maximum(either, 1))
 
 
 def _radius(size: tuple[int, ...], bound: float) -> float:
     if not bound >= 0:
-        raise ValueError(f"bound is {bound}: it must be 0 or more")
+        raise ValueError(f"expected bound of at least 0, got {bound}")
     return bound if bound >= 1 else math.ceil(bound * float(np.linalg.norm(size)))
 
 
 def _label_pair(
     prediction: ArrayLike, ground_truth: ArrayLike, ids: Sequence[Sequence[int]], void: ArrayLike | None
 ) -> tuple[Labels, Labels]:
-    """The two label maps without the void pixels, they and the ids checked."""
+    """Return the two label maps without the void pixels, after a check of the maps and the ids."""
     prediction, ground_truth = np.asarray(prediction), np.asarray(ground_truth)
     _same_size(prediction, ground_truth)
     for labels in (prediction, ground_truth):
         if labels.dtype.kind not in "bu" and (labels.dtype.kind != "i" or labels.min(initial=0) < 0):
-            raise ValueError(f"labels are {labels.dtype}, from {labels.min()}: they must be integers, 0 or more")
-    for some in ids:
-        if len(set(some)) < len(some) or any(i <= 0 for i in some):
-            raise ValueError(f"ids are {list(some)}: they must be different and above 0")
+            raise ValueError(f"expected integer labels of at least 0, got {labels.dtype} from {labels.min()}")
+    for listed in ids:
+        if len(set(listed)) < len(listed) or any(i <= 0 for i in listed):
+            raise ValueError(f"expected different ids above 0, got {list(listed)}")
     if void is None:
         return prediction, ground_truth
     keep = ~_mask(void, "void")
@@ -282,7 +353,7 @@ def _label_pair(
 
 
 def _box(prediction: Labels, ground_truth: Labels) -> tuple[slice, slice] | None:
-    """The bounding box of what is not zero in either and, where the frame has them, one pixel more; None: all zero."""
+    """Return the bounding box of the non-zero pixels of both, enlarged by one pixel within the frame; None if all are zero."""
     if prediction.dtype != ground_truth.dtype:
         prediction, ground_truth = prediction != 0, ground_truth != 0
     either = prediction | ground_truth
@@ -294,21 +365,21 @@ def _box(prediction: Labels, ground_truth: Labels) -> tuple[slice, slice] | None
     return slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2), slice(left, right)
 
 
-def _f_of_masks(mask: Bools, wanted: Bools, reach: Reach) -> float:
-    box = _box(mask, wanted)
+def _f_of_masks(mask: Bools, true_mask: Bools, reach: Reach) -> float:
+    box = _box(mask, true_mask)
     if box is None:
         return 1.0
-    return float(_j_and_f(layers_of(mask[box], [1]), layers_of(wanted[box], [1]), mask[box].shape[1], reach)[1, 0])
+    return float(_j_and_f(layers_of(mask[box], [1]), layers_of(true_mask[box], [1]), mask[box].shape[1], reach)[1, 0])
 
 
-def _j_and_f(found: Words, wanted: Words, width: int, reach: Reach) -> NDArray[np.float64]:
-    """J and F [2, N] of layers [N, H, S] whose rows hold `width` pixels.
+def _j_and_f(found: Words, target: Words, width: int, reach: Reach) -> NDArray[np.float64]:
+    """Return J and F [2, N] of layers [N, H, S] whose rows have `width` pixels.
 
-    Matches lie in the box of an object's two boundaries, so only these boxes are grown: all of them in one stream, those
+    Matches are inside the box of an object's two boundaries, so only these boxes are dilated: all of them in one stream, those
     of the prediction before those of the ground truth.
     """
-    j = _ratio(bit_count(found & wanted), bit_count(found | wanted))
-    edges = edges_of(np.concatenate([found, wanted]), width).reshape(2, *found.shape)
+    j = _ratio(bit_count(found & target), bit_count(found | target))
+    edges = edges_of(np.concatenate([found, target]), width).reshape(2, *found.shape)
     points = bit_count(edges)
     f = (points[0] == points[1]).astype(np.float64)
     evaluated = np.flatnonzero(points.all(axis=0))
@@ -320,7 +391,7 @@ def _j_and_f(found: Words, wanted: Words, width: int, reach: Reach) -> NDArray[n
     return np.stack([j, f])
 
 
-def _f(hits: Any, recalled: Any, found: Any, wanted: Any) -> Any:
-    """F from the matched boundary pixels of prediction and ground truth and from all of them; no set is empty."""
-    precision, recall = hits / found, recalled / wanted
+def _f(hits: Any, recalled: Any, found: Any, target: Any) -> Any:
+    """Return F from the numbers of matched and of all boundary pixels of prediction and ground truth; none is 0."""
+    precision, recall = hits / found, recalled / target
     return 2 * precision * recall / np.where(hits + recalled, precision + recall, 1)

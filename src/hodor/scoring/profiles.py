@@ -1,10 +1,10 @@
-"""What each benchmark judges: which frames, which objects, what void is, how it averages. One frozen value a benchmark.
+"""The scoring rule of each benchmark: frames, objects, void, averages. One frozen value per benchmark.
 
     PROFILES["davis2017"]
-    replace(PROFILES["youtube-vos"], first=True)       # a rule of your own: give it to hodor.evaluate.evaluate
+    replace(PROFILES["youtube-vos"], first=True)       # a custom rule: give it to hodor.evaluate.evaluate
 
-The walk over frames is the same for all (hodor.evaluate); only these choices differ. docs/evaluation.md has a table of
-each, with its source and with what is not known of the servers.
+The loop over frames is the same for all profiles (hodor.evaluate); only these choices differ. docs/evaluation.md has a table
+for each, with its source and with what is not known about the servers.
 """
 
 import json
@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+ProfileName = Literal["davis2016", "davis2017", "davis2017-unsupervised", "youtube-vos", "vos-benchmark", "lvos", "mose"]
+"""The names of `PROFILES`."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -21,33 +24,33 @@ class Profile:
 
     name: str
     objects: Literal["one", "first", "evaluated", "any", "listed"]
-    """Which are scored: all that is not 0 as one; the ids of the first true frame; those of any evaluated true frame; those
-    of any true frame; those that the meta file lists."""
+    """The scored objects: all that is not 0, as one; the ids of the first ground-truth frame; those of any scored ground-truth
+    frame; those of any ground-truth frame; those that the meta file lists."""
     span: Literal["video", "sighted", "object", "listed"] = "video"
-    """An object's frames: all of the video's; those from the first evaluated one in which ground truth or prediction shows it;
-    those from the first that the ground truth shows it in; those that the meta file lists for it."""
+    """The frames of an object: all of the video; from the first scored frame in which ground truth or prediction shows it;
+    from the first frame in which the ground truth shows it; those that the meta file lists for it."""
     first: bool = False
-    """Judge the first frame of the span: the video's, or the object's own."""
+    """Score the first frame of the span (the video's, or the object's own)."""
     last: bool = False
-    """Judge the last frame of the span."""
+    """Score the last frame of the span."""
     every: int = 1
-    """Judge only true frames whose number is a multiple of this."""
+    """Score only ground-truth frames whose number is a multiple of this."""
     void: Literal["background", "ignored", "object"] = "background"
-    """What 255 in an 8-bit ground truth is: background; pixels that count for nobody; an id like others."""
+    """Meaning of 255 in an 8-bit ground truth: background; pixels that are ignored; an id like others."""
     match: Literal["id", "proposals"] = "id"
-    """Predicted ids are the ground truth's, or proposals to be assigned to the true objects, the best way there is."""
+    """Predicted ids are those of the ground truth, or proposals that are assigned to the objects so that J&F is largest."""
     formulae: Literal["davis", "mose"] = "davis"
     """J and F of DAVIS, or of MOSE v2: (intersection + 1) / (union + 1), and F_new with a tolerance by area."""
     groups: Literal["none", "category", "video"] = "none"
-    """Means apart for seen and unseen: none, by the object's category, by the video's name."""
+    """Separate means for seen and unseen: none, by the object's category, by the video's name."""
     spread: bool = False
     """Also V, the standard deviation of an object's J&F over its frames (LVOS)."""
     short_decay: bool = False
-    """The official tool keeps places in 8 bits: its decay is wrong above 256 frames; `compat` repeats it."""
+    """The official tool keeps frame positions in 8 bits: its decay is wrong above 256 frames; `compat` repeats this."""
 
 
-MOST_PROPOSALS = 20
-"""DAVIS 2017 unsupervised takes at most so many proposals a sequence."""
+MAX_PROPOSALS = 20
+"""DAVIS 2017 unsupervised accepts at most this many proposals per sequence."""
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
@@ -74,19 +77,28 @@ Source: TypeAlias = str | os.PathLike[str]
 
 
 def profile_named(profile: str | Profile) -> Profile:
-    """A profile by its name; a Profile is itself. Raises ValueError: "no profile 'x': want one of davis2016, ..."."""
+    """Return the profile of a name; a `Profile` is returned as it is.
+
+    Raises:
+        ValueError: "expected a profile (davis2016, ...), got 'x'"; "expected every of at least 1, got 0".
+    """
     if isinstance(profile, Profile):
         if profile.every < 1:
-            raise ValueError(f"every is {profile.every}: wanted 1 (all true frames) or more")
+            raise ValueError(f"expected every of at least 1 (all ground-truth frames), got {profile.every}")
         return profile
     if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}: want one of {', '.join(PROFILES)}")
+        raise ValueError(f"expected a profile ({', '.join(PROFILES)}), got {profile!r}")
     return PROFILES[profile]
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What a meta file says of one object: its frames (() if it names none) and its category."""
+    """What a meta file lists for one object.
+
+    Attributes:
+        frames: names of its frames; () if the file names none.
+        category: its category; None if the file names none.
+    """
 
     frames: tuple[str, ...] = ()
     category: str | None = None
@@ -97,13 +109,20 @@ Meta: TypeAlias = Mapping[str, Mapping[int, Listed]]
 
 
 def read_meta(source: Source | Mapping[str, Any]) -> Meta:
-    """A dataset's meta file, or the dict it holds -> {sequence: {object: Listed}}.
+    """Read a data set's meta file.
 
-    YouTube-VOS: `videos` -> id -> `objects` -> id -> `category` and `frames`. LVOS: `frame_range` with `start` and `end` in
-    place of `frames`: every fifth number from start up to, not with, end, in 8 digits. MOSE: `objects`, a dict or a list
-    of ids.
+    YouTube-VOS: `videos` -> id -> `objects` -> id -> `category` and `frames`. LVOS: `frame_range` with `start` and `end`
+    instead of `frames`: every fifth number from start to below end, in 8 digits. MOSE: `objects`, a dict or a list of ids.
 
-    Raises FileNotFoundError "meta file x does not exist", ValueError "meta file x is no meta.json: ...".
+    Args:
+        source: the file, or its content.
+
+    Returns:
+        {sequence: {object: Listed}}.
+
+    Raises:
+        FileNotFoundError: "meta file x does not exist".
+        ValueError: "meta file x: expected "videos", and "objects" in each, got ...".
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "meta"
     data: Any = _json(source) if isinstance(source, (str, os.PathLike)) else source
@@ -111,13 +130,21 @@ def read_meta(source: Source | Mapping[str, Any]) -> Meta:
         videos = data["videos"]
         return {str(video): _objects(entry["objects"]) for video, entry in videos.items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f'meta file {name} is no meta.json: wanted "videos", and "objects" in each ({error!r})') from None
+        raise ValueError(f'meta file {name}: expected "videos", and "objects" in each, got {error!r}') from None
 
 
 def read_names(source: Source | Iterable[str]) -> frozenset[str]:
-    """Names of categories or videos: from an iterable; a text file, one a line; a training meta.json (its categories).
+    """Read names of categories or videos.
 
-    Raises FileNotFoundError "list x does not exist", ValueError "list x names nothing".
+    Args:
+        source: an iterable of names; a text file, one name per line; or a training meta.json, whose categories are returned.
+
+    Returns:
+        The names.
+
+    Raises:
+        FileNotFoundError: "list x does not exist: give ...".
+        ValueError: "list x: expected one name per line, or a meta.json with categories, got no name".
     """
     if not isinstance(source, (str, os.PathLike)):
         return frozenset(map(str, source))
@@ -127,22 +154,27 @@ def read_names(source: Source | Iterable[str]) -> frozenset[str]:
         names = {one.category for objects in meta.values() for one in objects.values() if one.category}
     else:
         if not path.is_file():
-            raise FileNotFoundError(f"list {path} does not exist: wanted a text file, one name a line, or a meta.json")
+            raise FileNotFoundError(f"list {path} does not exist: give a text file, one name per line, or a meta.json")
         names = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
     if not names:
-        raise ValueError(f"list {path} names nothing: wanted one name a line, or a meta.json with categories")
+        raise ValueError(f"list {path}: expected one name per line, or a meta.json with categories, got no name")
     return frozenset(names)
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which categories or videos count as seen in training: either list may be None, for not given."""
+    """The categories or videos that count as seen in training.
+
+    Attributes:
+        seen: names that are seen; None: not given.
+        unseen: names that are unseen; None: not given.
+    """
 
     seen: frozenset[str] | None = None
     unseen: frozenset[str] | None = None
 
     def __call__(self, item: str | None) -> bool | None:
-        """Whether `item` counts as seen; None: not known."""
+        """Return whether `item` counts as seen; None if this is not known."""
         if item is None or (self.seen is None and self.unseen is None):
             return None
         if self.seen is not None:
@@ -152,7 +184,13 @@ class Groups:
 
 @dataclass(frozen=True)
 class Terms:
-    """How a run is scored: the rule, whether as the official tool has it, and what counts as seen."""
+    """How a run is scored.
+
+    Attributes:
+        rule: the profile.
+        compat: whether to repeat the official tool, including its bugs.
+        groups: what counts as seen.
+    """
 
     rule: Profile
     compat: bool = False
@@ -183,4 +221,4 @@ def _json(source: Source) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"meta file {path} is no meta.json: {error}") from None
+        raise ValueError(f"meta file {path}: expected JSON, got {error}") from None

@@ -1,4 +1,4 @@
-"""What `hodor.evaluate.evaluate` gives back: scores by frame, object, sequence and dataset, as JSON and as a table."""
+"""The result of `hodor.evaluate.evaluate`: scores of frames, objects, sequences and the data set, as JSON and as a table."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,15 +19,24 @@ HALVES = (
     ("disappear_J&F_new", "disappear_J", "disappear_F_new"),
     ("reappear_J&F_new", "reappear_J", "reappear_F_new"),
 )
-"""Numbers of MOSE v2 that are the mean of two others."""
+"""Numbers of MOSE v2 that are the mean of two others: (name, one, other)."""
 
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """One object of one sequence. `frames` are the evaluated ones, in order of time; `j_frames` and `f_frames` its scores there.
+    """The scores of one object of one sequence.
 
-    `j` and `f` sum these up. `category` and `seen` are what the meta file and the lists say, None where they do not. `more`
-    are numbers of the profile's own (V; F_new, disappear_J, ...), `more_frames` rows of its own (F_new).
+    Attributes:
+        object: the object's id.
+        frames: the scored frames, in order of time.
+        j_frames: J of every scored frame, in [0, 1].
+        f_frames: F of every scored frame, in [0, 1].
+        j: mean, recall and decay of J.
+        f: mean, recall and decay of F.
+        category: its category, if the meta file has it.
+        seen: whether it counts as seen in training, if known.
+        more: the profile's own numbers (V; F_new, disappear_J, ...).
+        more_frames: the profile's own scores of every frame (F_new).
     """
 
     object: int
@@ -61,7 +70,12 @@ class ObjectScore:
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """One sequence: J and F are means over its objects, ordered by id."""
+    """The scores of one sequence: means over its objects.
+
+    Attributes:
+        name: the sequence.
+        objects: its objects, ordered by id.
+    """
 
     name: str
     objects: tuple[ObjectScore, ...]
@@ -85,11 +99,17 @@ class SequenceScore:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole dataset. J and F are means over all objects of all sequences, each object counting once.
+    """The scores of a whole data set. J and F are means over all objects of all sequences; each object counts once.
 
-    `profile` and `options` say by which rule, `compat` whether as the official tool has it, bugs included; `predictions` and
-    `ground_truth` what was compared. `notes` are facts that may surprise, one sentence each. `run` says how the predictions were
-    made, if known.
+    Attributes:
+        sequences: the sequences.
+        notes: unexpected facts that do not forbid a score, one sentence each.
+        profile: name of the rule.
+        compat: whether the numbers are the official tool's, including its bugs.
+        options: the rule's settings.
+        predictions: name of the predictions.
+        ground_truth: name of the ground truth.
+        run: how the predictions were made, if known.
     """
 
     sequences: tuple[SequenceScore, ...]
@@ -120,18 +140,21 @@ class Report:
 
     @property
     def summary(self) -> dict[str, float | None]:
-        """The dataset's numbers by name, in [0, 1]: J&F, J, F, J_recall, J_decay, F_recall, F_decay, and the profile's own:
-        J_seen, F_seen, J_unseen, F_unseen and G, the mean of these four; V; F_new, J&F_new, disappear_J&F_new, ... A decay
-        that is not a number (compat, above 256 frames) is None."""
+        """The data set's numbers by name, in [0, 1].
+
+        J&F, J, F, J_recall, J_decay, F_recall, F_decay, and the profile's own: J_seen, F_seen, J_unseen, F_unseen and G, the
+        mean of these four; V; F_new, J&F_new, disappear_J&F_new, ... A decay that is not a number (compat, above 256 frames) is
+        None.
+        """
         return summary(self.objects, grouped=True)
 
     @property
     def frame_objects(self) -> int:
-        """How many masks were evaluated: the evaluated frames of every object, added up."""
+        """Number of scored masks: the sum of the scored frames of all objects."""
         return sum(len(score.frames) for score in self.objects)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain values, full precision, scores in [0, 1]: the format "hodor-scores/1" of docs/evaluation.md."""
+        """Return plain values in full precision, scores in [0, 1]: the format "hodor-scores/1" of docs/evaluation.md."""
         return {
             "format": FORMAT,
             "profile": self.profile,
@@ -148,7 +171,7 @@ class Report:
 
 
 def summary(objects: Sequence[ObjectScore], grouped: bool = False) -> dict[str, float | None]:
-    """The means over objects, by name; `grouped`: those over seen and unseen objects too, where that is known."""
+    """Return means over objects by name; `grouped`: also those over seen and over unseen objects, where that is known."""
     j, f = average(score.j for score in objects), average(score.f for score in objects)
     numbers = {"J&F": (j.mean + f.mean) / 2, "J": j.mean, "F": f.mean}
     numbers |= {"J_recall": j.recall, "J_decay": j.decay, "F_recall": f.recall, "F_decay": f.decay}
@@ -162,20 +185,33 @@ def summary(objects: Sequence[ObjectScore], grouped: bool = False) -> dict[str, 
     return {key: None if math.isnan(number) else number for key, number in numbers.items()}
 
 
+def print_report(report: Report) -> None:
+    """Print the table and the data set's other numbers to stdout."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(table(report))
+    console.print(other_numbers(report), highlight=False)
+
+
 def table(report: Report) -> "Table":
-    """The report as a table for the terminal (rich), in per cent: every sequence, its objects if several, the whole."""
+    """Return the report as a table for a terminal (rich), in per cent: every sequence, its objects if several, the data set.
+
+    At 80 columns no figure is cut; long names are folded.
+    """
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     rows = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for title in ("sequence", "object"):
-        rows.add_column(title, no_wrap=True)
-    for title in ("J&F", "J", "recall", "decay", "F", "recall", "decay", "frames"):
+        rows.add_column(title, overflow="fold")
+    for title in ("J&F", "J", "F", "frames"):
         rows.add_column(title, justify="right", no_wrap=True)
 
     def add(name: str, item: str, j: Statistics, f: Statistics, frames: int) -> None:
-        numbers = [(j.mean + f.mean) / 2, *j, *f]
-        rows.add_row(name, item, *(f"{100 * number:.1f}" for number in numbers), str(frames))
+        numbers = [(j.mean + f.mean) / 2, j.mean, f.mean]
+        rows.add_row(escape(name), item, *(f"{100 * number:.1f}" for number in numbers), str(frames))
 
     for sequence in report.sequences:
         several = len(sequence.objects) > 1
@@ -188,15 +224,14 @@ def table(report: Report) -> "Table":
     return rows
 
 
-def own_numbers(report: Report) -> str:
-    """The profile's own numbers in one line, in per cent: "G 71.2  J_seen 72.0 ..."; empty where it has none."""
-    known = ("J&F", "J", "F", "J_recall", "J_decay", "F_recall", "F_decay")
-    own = {key: number for key, number in report.summary.items() if key not in known and number is not None}
-    return "  ".join(f"{key} {100 * number:.1f}" for key, number in own.items())
+def other_numbers(report: Report) -> str:
+    """Return the data set's numbers that are not in the table, in per cent: "J_recall 90.1  J_decay 3.0 ...  G 71.2"."""
+    others = {key: number for key, number in report.summary.items() if key not in ("J&F", "J", "F") and number is not None}
+    return "  ".join(f"{key} {100 * number:.1f}" for key, number in others.items())
 
 
 def _groups(objects: Sequence[ObjectScore]) -> dict[str, float]:
-    """J and F (V too) of seen and unseen objects, and G, the mean of the four: only if both groups have objects."""
+    """Return J, F (and V) of seen and of unseen objects, and G, the mean of the four, if both groups have objects."""
     numbers = {}
     for name, group in (("seen", True), ("unseen", False)):
         members = [score for score in objects if score.seen is group]

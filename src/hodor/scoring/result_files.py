@@ -1,14 +1,14 @@
-"""What a results file says: read it, write it as CSV or as a page, compare several.
+"""Results files: read one, write it as CSV or as an HTML page, compare several.
 
-    results = read("scores.json")                                     # `hodor evaluate ... --json scores.json`
+    results = read("scores.json")                                     # from `hodor score ... --json scores.json`
     write_csv(results, "scores.csv")
-    write_html(results, "scores.html", predictions="predictions", ground truth="ground truth", images="frames")
+    write_html(results, "scores.html", predictions="predictions", ground_truth="ground_truth", images="frames")
     comparison = compare([read("a.json"), read("b.json")], ["a", "b"])
     write_comparison(comparison, "compared.html")
 
-A results file is JSON of the format "hodor-scores/1": per-frame J and F of every object, and their means up to the
-dataset, all in [0, 1]. Every function here takes it as the plain dict that json.load gives. The bootstrap of `compare` is
-told in hodor.scoring.intervals.
+A results file is JSON of the format "hodor-scores/1": J and F of every object on every frame, and their means up to the data
+set, all in [0, 1]. The functions here accept it as the plain dict that json.load returns. hodor.scoring.intervals describes the
+bootstrap of `compare`.
 """
 
 import csv
@@ -28,13 +28,20 @@ if TYPE_CHECKING:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a results file -> its dict, checked as `parse` checks it.
+    """Read a results file and check it.
 
-    Raises FileNotFoundError "scores x.json does not exist: `hodor evaluate ... --json x.json` writes one" and ValueError
-    "scores x.json cannot be read as JSON: ...", or what `parse` raises.
+    Args:
+        path: the file.
+
+    Returns:
+        Its content as a dict.
+
+    Raises:
+        FileNotFoundError: "scores x.json does not exist: `hodor score ... --json x.json` writes one".
+        ValueError: "scores x.json cannot be read as JSON: ..."; what `parse` raises.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"scores {path} does not exist: `hodor evaluate ... --json {path}` writes one")
+        raise FileNotFoundError(f"scores {path} does not exist: `hodor score ... --json {path}` writes one")
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both one
@@ -44,12 +51,19 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_csv(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write everything as one tidy CSV, UTF-8: a row a frame, object, sequence, and one for the dataset.
+    """Write all numbers as one tidy CSV file, UTF-8: one row per frame, object and sequence, and one for the data set.
 
     Columns: level ("frame", "object", "sequence" or "dataset"), profile, sequence, object, category, seen (true, false),
-    frame, J&F, J, F, J_recall, J_decay, F_recall, F_decay, and the profile's own numbers. A cell is empty where a level
-    has no such thing. Numbers are written so that reading them gives the same float again. A name that a spreadsheet
-    would take for a formula stays as it is. Whole or not at all. Raises ValueError as `parse`.
+    frame, J&F, J, F, J_recall, J_decay, F_recall, F_decay, and the profile's own numbers. A cell is empty if its level has no
+    such value. Reading a number gives the same float again. Names are not escaped, even if a spreadsheet would read one as a
+    formula. The file is written completely or not at all.
+
+    Args:
+        results: the content of a results file.
+        path: the CSV file.
+
+    Raises:
+        ValueError: what `parse` raises.
     """
     from hodor.masks import written_whole
 
@@ -74,26 +88,35 @@ def write_html(
     images: "Images" = None,
     worst: int = 12,
 ) -> None:
-    """Write one HTML file that holds everything: tables that sort, curves over time, the worst frames, how it was run.
+    """Write one HTML file with sortable tables, curves over time, the worst frames, and how the masks were made and scored.
 
-    It needs no network and no other file. `predictions` and `ground_truth`: the masks that were scored, anything that
-    hodor.scoring.stores.open.open_store takes; with both, the `worst` frames are shown as pictures. `images`: the folder of the
-    frames, <images>/<sequence>/<frame>.jpg or .png, or for one sequence <images>/<frame>.jpg, or a function (sequence,
-    frame) -> uint8 RGB [H, W, 3] or None; without it pictures are grey. About 90 kB a worst frame and 15 bytes a evaluated
-    mask; above 300 000 of these the curves leave frames out, and the page says so. Whole or not at all.
+    The page needs no network and no other file. Its size is about 90 kB per worst frame and 15 bytes per scored mask. Above
+    300 000 scored masks the curves skip frames, and the page contains a note about it. The file is written completely or not at
+    all.
 
-    Raises ValueError as `parse`; "predictions without ground truth: pictures need both"; "worst -1: wanted 0 or more"; "images
-    FOLDER is no folder: wanted one with <sequence>/<frame>.jpg", "images FOLDER holds none of the pictures ..."; what
-    the stores raise.
+    Args:
+        results: the content of a results file.
+        path: the HTML file.
+        predictions: the masks that were scored, anything that hodor.scoring.stores.open.open_store accepts. With
+            `ground_truth`, the worst frames are shown as pictures.
+        ground_truth: the ground-truth masks, the same.
+        images: the folder of the frames, <images>/<sequence>/<frame>.jpg or .png, or for one sequence <images>/<frame>.jpg; or
+            a function (sequence, frame) -> uint8 RGB [H, W, 3] or None. Without it pictures are grey.
+        worst: number of worst frames to show, at least 0. Default: 12.
+
+    Raises:
+        ValueError: "predictions without ground truth: pictures need both"; "expected worst of at least 0, got -1"; "images
+            FOLDER has none of the pictures ..."; what `parse` and the stores raise.
+        FileNotFoundError: "images FOLDER is not a folder: give one with <sequence>/<frame>.jpg".
     """
     from hodor.masks import written_whole
     from hodor.scoring.pages import page, pictures
 
     scores = parse(results)
     if worst < 0:
-        raise ValueError(f"worst {worst}: wanted 0 or more")
+        raise ValueError(f"expected worst of at least 0, got {worst}")
     if (predictions is None) != (ground_truth is None):
-        names = ("ground_truth", "predictions") if predictions is None else ("predictions", "ground_truth")
+        names = ("ground truth", "predictions") if predictions is None else ("predictions", "ground truth")
         raise ValueError(f"{names[0]} without {names[1]}: pictures need both")
     frames = pictures.worst_frames(scores, worst)
     shown = None
@@ -113,31 +136,44 @@ def compare(
     seed: int = 0,
     common: bool = False,
 ) -> "Comparison":
-    """Differences of J&F, J and F to the first of several results, of the dataset and of every sequence, with intervals.
+    """Compare several results with the first: differences of J&F, J and F, with intervals.
 
-    All must be scored by one profile, with one `compat` and one set of options, on the same objects and frames. With
-    `common`, objects that are not in all of them are left out and listed. `draws` and `seed` are the bootstrap's: see
-    hodor.scoring.intervals for what is drawn. The same seed gives the same intervals.
+    There is a difference for the data set and for every sequence.
 
-    Raises ValueError as `parse`; "1 results to compare: wanted two or more"; "b was scored by lvos, a by davis2017: score
-    both by one profile"; "b was scored with compat True, a with False: ..."; "b was scored with the options ...";
-    "2 objects are not in all results (bear 2, bike 1): --common compares the others"; "bear, object 1 was evaluated on other
-    frames in b than in a: compare scores of one ground truth".
+    All must be scored by the same profile, `compat` and options, on the same objects and frames.
+
+    Args:
+        results: contents of results files, at least two.
+        names: a name for each, all different.
+        draws: number of bootstrap resamples, at least 100. hodor.scoring.intervals describes what is resampled. Default: 10
+            000.
+        seed: seed of the bootstrap; the same seed gives the same intervals. Default: 0.
+        common: whether objects that are not in all results are left out and listed; otherwise they are an error. Default:
+            False.
+
+    Raises:
+        ValueError: "expected at least 2 results to compare, got 1"; "b was scored by lvos, a by davis2017: score both by one
+            profile"; "b was scored with compat True, a with False: ..."; "b was scored with other options than a ..."; "2
+            objects are not in all results (bear 2, bike 1): --common compares the others"; "bear, object 1 was scored on other
+            frames in b than in a: compare scores of one ground truth"; what `parse` raises.
     """
     from hodor.scoring import intervals
 
     if len(results) < 2:
-        raise ValueError(f"{len(results)} results to compare: wanted two or more")
+        raise ValueError(f"expected at least 2 results to compare, got {len(results)}")
     if len(names) != len(results) or len(set(names)) < len(names):
-        raise ValueError(f"names {', '.join(names)} for {len(results)} results: wanted as many, all different")
+        raise ValueError(f"expected {len(results)} different names, one per result, got {', '.join(names)}")
     if draws < 100:
-        raise ValueError(f"{draws} draws: wanted 100 or more")
+        raise ValueError(f"expected at least 100 draws, got {draws}")
     scores = [parse(one, name) for one, name in zip(results, names, strict=True)]
     return intervals.compare(scores, names, draws, seed, common)
 
 
 def write_comparison(comparison: "Comparison", path: str | os.PathLike[str]) -> None:
-    """Write a comparison as one HTML file: forest plots of the differences, and all numbers. Whole or not at all."""
+    """Write a comparison as one HTML file: forest plots of the differences, and all numbers.
+
+    The file is written completely or not at all.
+    """
     from hodor.masks import written_whole
     from hodor.scoring.pages import page
 
@@ -147,7 +183,7 @@ def write_comparison(comparison: "Comparison", path: str | os.PathLike[str]) -> 
 
 
 def _rows(scores: Scores) -> Iterator[dict[str, Any]]:
-    """The CSV's rows, frames before their object, objects before their sequence, the dataset last."""
+    """Yield the rows of the CSV file: frames before their object, objects before their sequence, the data set last."""
     for sequence in scores.sequences:
         place: dict[str, Any] = {"profile": scores.profile, "sequence": sequence.name}
         for one in sequence.objects:

@@ -1,4 +1,4 @@
-"""A results file as values: what "hodor-scores/1" holds, checked once, for all that reads it."""
+"""A results file ("hodor-scores/1") as frozen values, checked when it is parsed."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,18 @@ Summary = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class ObjectScores:
-    """One object of one sequence: J and F, float64 [T], frame by frame in order of time, nan where there is none."""
+    """The scores of one object of one sequence.
+
+    Attributes:
+        sequence: the sequence.
+        object: the object's id.
+        category: its category, if known.
+        seen: whether it counts as seen in training, if known.
+        summary: its means by name.
+        frames: the scored frames, in order of time.
+        j: J of every frame, float64 [T] in [0, 1]; nan where there is none.
+        f: F of every frame, the same.
+    """
 
     sequence: str
     object: int
@@ -29,13 +40,13 @@ class ObjectScores:
 
     @property
     def jf(self) -> Row:
-        """(J + F) / 2 of every frame."""
+        """(J + F) / 2 of every frame, [T]."""
         return (self.j + self.f) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceScores:
-    """One sequence: its means and its objects."""
+    """One sequence: its name, its means and its objects."""
 
     name: str
     summary: Summary
@@ -44,7 +55,10 @@ class SequenceScores:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A results file as a value. Summaries hold only the numbers there are: no null, no nan."""
+    """A results file. Its fields have the names of the JSON keys (docs/evaluation.md).
+
+    Summaries contain only numbers that exist: no null, no nan.
+    """
 
     profile: str
     compat: bool
@@ -64,16 +78,20 @@ class Scores:
 
 
 def parse(results: Mapping[str, Any], name: str = "results") -> Scores:
-    """The dict of a results file -> Scores. `name` stands in messages.
+    """Check the content of a results file and return it as `Scores`.
 
-    Raises ValueError: "scores a.json have the format None: wanted hodor-scores/1, which `hodor evaluate --json` writes",
-    "scores a.json are damaged: 'sequences' is missing or of a wrong kind", "scores a.json: bear, object 1 has 3 frames, J
-    of 2".
+    Args:
+        results: the content, as json.load returns it.
+        name: name for messages. Default: "results".
+
+    Raises:
+        ValueError: "scores a.json: expected the format hodor-scores/1, which `hodor score --json` writes, got None"; "scores
+            a.json are damaged: 'sequences' is missing"; "scores a.json: bear, object 1: expected J of 3 frames, got 2".
     """
     form = results.get("format") if isinstance(results, Mapping) else None
     if form != FORMAT:
-        said = f"scores {name} have the format {str(form)[:40]}"
-        raise ValueError(f"{said}: wanted {FORMAT}, which `hodor evaluate --json` writes")
+        expected = f"expected the format {FORMAT}, which `hodor score --json` writes"
+        raise ValueError(f"scores {name}: {expected}, got {str(form)[:40]}")
     try:
         return Scores(
             profile=str(results["profile"]),
@@ -105,7 +123,7 @@ def _object(given: Mapping[str, Any], sequence: str, name: str) -> ObjectScores:
     for key, row in (("J", j), ("F", f)):
         if len(row) != len(frames):
             raise ValueError(
-                f"scores {name}: {sequence}, object {given['object']} has {len(frames)} frames, {key} of {len(row)}"
+                f"scores {name}: {sequence}, object {given['object']}: expected {key} of {len(frames)} frames, got {len(row)}"
             )
     category, seen = given.get("category"), given.get("seen")
     return ObjectScores(

@@ -1,7 +1,7 @@
-"""One function over many tasks in several processes, without a way to hang.
+"""Run one function on many tasks in several processes. A process that dies raises an error instead of a hang.
 
-The function goes to each process once, with all it holds (stores of masks); tasks and results go through a pipe. A process
-that dies is an error at once: its pipe ends, and the wait for it with it.
+The function is sent to each process once, with everything that it contains (stores of masks). Tasks and results are sent
+through a pipe. The pipe of a process that dies is closed, which ends the wait for it.
 """
 
 import os
@@ -19,52 +19,61 @@ Result = TypeVar("Result")
 
 
 def each(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[int, Result]]:
-    """(place of the task, work(task)) for every task, as they are done; the first tasks start first.
+    """Yield the results of all tasks as they are done.
 
-    `workers` processes, None: one per processor; with one, or one task, in this process. They start anew (spawn), so
-    threads of the caller do no harm; `work` must be picklable, and a script must start under
-    `if __name__ == "__main__":`. Raises RuntimeError "a scoring process died (exit code 1): ..." and "a scoring process
-    failed: ..." with what it was; the others are ended then.
+    Processes are started with "spawn", so threads of the caller do no harm; a script must start under
+    `if __name__ == "__main__":`. On an error the other processes are ended.
+
+    Args:
+        work: the function; it must be picklable.
+        tasks: its arguments; the first ones start first.
+        workers: number of processes; None: one per processor. With one, or with one task, the work is done in this process.
+
+    Yields:
+        (index of the task, work(task)).
+
+    Raises:
+        RuntimeError: "a scoring process died (exit code 1): ..."; "a scoring process failed: ..." with the traceback.
     """
     count = min(workers if workers is not None else os.cpu_count() or 1, len(tasks))
     if count <= 1:
         for place, task in enumerate(tasks):
             yield place, work(task)
         return
-    # Not fork: the caller may hold threads (torch), and a forked child would wait for their locks for ever.
+    # Not fork: the caller can have threads (torch), and a forked child would wait for their locks for ever.
     context = get_context("spawn")
     running: dict[Connection, Any] = {}
     waiting = iter(enumerate(tasks))
     packed = pickle.dumps(work)
     try:
         for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, packed), daemon=True)
+            parent_end, child_end = context.Pipe()
+            process = context.Process(target=_serve, args=(child_end, packed), daemon=True)
             process.start()
-            theirs.close()  # or its end would not be seen
-            running[ours] = process
-            _send(ours, process, next(waiting, None))
+            child_end.close()  # otherwise the end of the process would not close the pipe
+            running[parent_end] = process
+            _send(parent_end, process, next(waiting, None))
         left = len(tasks)
         while left:
             for ready in wait(list(running)):
-                ours = cast("Connection", ready)
-                place, result, failure = _receive(ours, running[ours])
+                parent_end = cast("Connection", ready)
+                place, result, failure = _receive(parent_end, running[parent_end])
                 if failure:
                     raise RuntimeError(f"a scoring process failed: {failure}")
                 left -= 1
-                _send(ours, running[ours], next(waiting, None))
+                _send(parent_end, running[parent_end], next(waiting, None))
                 yield place, result
     finally:
-        for ours, process in running.items():
-            ours.close()
+        for parent_end, process in running.items():
+            parent_end.close()
             process.terminate()
         for process in running.values():
             process.join()
 
 
 def _serve(connection: Connection, packed: bytes) -> None:
-    """A process's life: do what comes through the pipe until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    """The loop of a process: run the tasks from the pipe until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     with suppress(EOFError, BrokenPipeError):
         try:
             work = pickle.loads(packed)

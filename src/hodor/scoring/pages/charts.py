@@ -1,4 +1,4 @@
-"""Small charts as inline SVG. All stretch to the width they get; lines keep their width, points stay round."""
+"""Small charts as inline SVG. They stretch to the available width; lines keep their width, points stay round."""
 
 import json
 import math
@@ -10,15 +10,14 @@ import numpy as np
 from hodor.scoring.intervals import Difference, clock
 from hodor.scoring.results import Row, SequenceScores
 
-COLOURS, DASHES = 8, 5  # so many differ by colour, then by dashes as well; page.css has them
-HEIGHT = 1000  # units of a chart: a thousandth of a score each
+COLOURS, DASHES = 8, 5  # number of colours, and of dashes for further lines; page.css defines them
+HEIGHT = 1000  # units of a chart; one is a thousandth of a score
 
 
 def curves(sequence: SequenceScores, metric: str, every: int = 1) -> str:
-    """J or F of a sequence's objects over time: x the frame, counted from the first evaluated one, y the score.
+    """Draw J or F of a sequence's objects over time: x is the frame, counted from the first scored one, y the score.
 
-    `every`: draw each so-many-th frame only. The path's own numbers are the data: the page's script reads the values
-    under the pointer from them.
+    `every`: draw only every Nth frame. The page's script reads the values under the pointer from the path's numbers.
     """
     names = clock(sequence.objects)
     place = {name: t for t, name in enumerate(names)}
@@ -47,18 +46,18 @@ def curves(sequence: SequenceScores, metric: str, every: int = 1) -> str:
 
 
 def frame_names(sequence: SequenceScores) -> str:
-    """The frames of a sequence's charts, as an attribute for the page's script."""
+    """Return the frames of a sequence's charts as an attribute for the page's script."""
     return escape(json.dumps(clock(sequence.objects), separators=(",", ":")), quote=True)
 
 
 def colour(n: int) -> str:
-    """The classes of the n-th line: eight colours, then the same with dashes (page.css)."""
+    """Return the CSS classes of the n-th line: eight colours, then the same with dashes (page.css)."""
     dash = n // COLOURS % DASHES
     return f"c{n % COLOURS}" + (f" d{dash}" if dash else "")
 
 
 def line(row: Row, every: int = 1) -> str:
-    """Scores [T] in [0, 1] or nan -> an SVG path, a step a frame, broken where there is nothing.
+    """Convert scores [T] in [0, 1] or nan to an SVG path, one step per frame, interrupted at nan.
 
     y is in thousandths, from the top: line([1, 0.5]) is "M0 0l1 500".
     """
@@ -70,7 +69,7 @@ def line(row: Row, every: int = 1) -> str:
         if y is None:
             last = None
         elif last is None:
-            parts.append(f"M{x} {y}l0 0")  # a lone frame is a dot, for the line's ends are round
+            parts.append(f"M{x} {y}l0 0")  # a single frame is a dot, because the line's ends are round
             last = x, y
         elif x in drawn:
             dx, dy = x - last[0], y - last[1]
@@ -80,9 +79,9 @@ def line(row: Row, every: int = 1) -> str:
 
 
 def forest(rows: Mapping[str, Sequence[Difference]]) -> str:
-    """A forest plot: a row a heading, in it a point and a 95 % bar for each difference. Differences in points (per cent).
+    """Draw a forest plot: a row per heading, with a point and a 95 % bar for each difference, in points (per cent).
 
-    The scale holds all intervals, and zero.
+    The scale contains all intervals and zero.
     """
     every = [d for ones in rows.values() for d in ones]
     ends = [100 * v for d in every for v in (d.low, d.high, d.difference) if v is not None]
@@ -90,12 +89,12 @@ def forest(rows: Mapping[str, Sequence[Difference]]) -> str:
     body = "".join(_forest_row(name, ones, low, high, n == 0) for n, (name, ones) in enumerate(rows.items()))
     marks = [low + step * k for k in range(round((high - low) / step) + 1)]
     ticks = "".join(f'<span style="left:{100 * (m - low) / (high - low):.2f}%">{_signed(m, step)}</span>' for m in marks)
-    foot = f'<div class="line"><div class="name"></div><div class="ticks">{ticks}</div><div class="told"></div></div>'
+    foot = f'<div class="line"><div class="name"></div><div class="ticks">{ticks}</div><div class="value"></div></div>'
     return f'<div class="forest">{body}{foot}</div>'
 
 
-def told(one: Difference) -> str:
-    """A difference in words: "+1.2 [-0.3, 2.7]", in points."""
+def in_words(one: Difference) -> str:
+    """Return a difference as text, in points: "+1.2 [-0.3, 2.7]"."""
     text = f"{100 * one.difference:+.1f}"
     if one.low is not None and one.high is not None:
         text += f" [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
@@ -111,25 +110,25 @@ def _forest_row(name: str, ones: Sequence[Difference], low: float, high: float, 
     words = []
     for n, one in enumerate(ones):
         y, kind = 22 * n + 11, f"c{n % COLOURS}"
-        label = f"{one.name}, {name}: {told(one)}"
+        label = f"{one.name}, {name}: {in_words(one)}"
         bar = ""
         if one.low is not None and one.high is not None:
             bar = f'<line class="bar {kind}" x1="{x(one.low)}" x2="{x(one.high)}" y1="{y}" y2="{y}"/>'
         at = x(one.difference)
         dot = f'<path class="dot {kind}" d="M{at} {y}l0 0"/>'
         marks.append(f"<g><title>{escape(label)}</title>{bar}{dot}</g>")
-        words.append(f"<span>{told(one)}</span>")
+        words.append(f"<span>{in_words(one)}</span>")
     row = " whole" if whole else ""
     return (
         f'<div class="line{row}"><div class="name">{escape(name)}</div>'
         f'<svg viewBox="0 0 {HEIGHT} {height}" height="{height}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape("; ".join(told(one) for one in ones), quote=True)}">{"".join(marks)}</svg>'
-        f'<div class="told">{"".join(words)}</div></div>'
+        f'aria-label="{escape("; ".join(in_words(one) for one in ones), quote=True)}">{"".join(marks)}</svg>'
+        f'<div class="value">{"".join(words)}</div></div>'
     )
 
 
 def _scale(low: float, high: float) -> tuple[float, float, float]:
-    """Round ends and a step, about five steps."""
+    """Return round ends and a step, for about five steps."""
     span = max(high - low, 0.2)
     power = 10.0 ** math.floor(math.log10(span / 5))
     step = next(m * power for m in (1, 2, 5, 10) if m * power * 6 >= span)
@@ -143,7 +142,7 @@ def _signed(value: float, step: float) -> str:
 
 
 def _ticks(names: Sequence[str]) -> list[str]:
-    """The first name, the middle one and the last."""
+    """Return the first name, the middle one and the last."""
     if len(names) < 3:
         return list(names)
     return [names[0], names[(len(names) - 1) // 2], names[-1]]

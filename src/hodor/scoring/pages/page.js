@@ -1,8 +1,8 @@
-// Tables that sort, and values under the pointer. The pages can be read without it.
+// Sortable tables, and values under the pointer. The pages work without it.
 "use strict";
 const all = (what, root = document) => [...root.querySelectorAll(what)];
 
-// A click on a heading sorts its column; a second one turns it round. Empty cells come first going up.
+// A click on a heading sorts its column; a second one reverses the order. Empty cells come first in ascending order.
 const key = (cell) => (cell.dataset.v === undefined ? cell.textContent : cell.dataset.v === "" ? -Infinity : +cell.dataset.v);
 for (const button of all("th button")) {
   button.onclick = () => {
@@ -27,18 +27,18 @@ for (const link of all("a[href^='#s']")) {
 
 // The path is the data: "M0 120l1-3 1 12", x the frame, y thousandths below 1.
 function values(path) {
-  if (path.known) return path.known;
-  path.known = new Map();
+  if (path.values) return path.values;
+  path.values = new Map();
   let x = 0, y = 0, absolute = false, second = false;
   for (const word of path.getAttribute("d").match(/[Ml]|-?\d+/g) || []) {
     if (word === "M" || word === "l") absolute = word === "M";
     else {
       if (!second) x = +word + (absolute ? 0 : x);
-      else path.known.set(x, (y = +word + (absolute ? 0 : y)));
+      else path.values.set(x, (y = +word + (absolute ? 0 : y)));
       second = !second;
     }
   }
-  return path.known;
+  return path.values;
 }
 
 for (const part of all(".over details")) {
@@ -83,16 +83,16 @@ for (const part of all(".over details")) {
       const last = Math.max(1, names.length - 1);
       const x = Math.min(names.length - 1, Math.max(0, Math.round(((event.clientX - box.left) / box.width) * last)));
       const y = ((event.clientY - box.top) / box.height) * 1000;
-      // The nearest frame that a curve knows, then the nearest curve.
+      // The nearest frame of a curve, then the nearest curve.
       let best = null;
       for (const path of paths) {
         if (pinned !== null && path.dataset.o !== pinned) continue;
-        const known = values(path);
+        const found = values(path);
         for (let off = 0; off < 20; off++) {
-          const at = known.has(x - off) ? x - off : known.has(x + off) ? x + off : null;
+          const at = found.has(x - off) ? x - off : found.has(x + off) ? x + off : null;
           if (at === null) continue;
-          const far = Math.abs(known.get(at) - y) + 10000 * off;
-          if (!best || far < best.far) best = { far, at, y: known.get(at), object: path.dataset.o };
+          const far = Math.abs(found.get(at) - y) + 10000 * off;
+          if (!best || far < best.far) best = { far, at, y: found.get(at), object: path.dataset.o };
           break;
         }
       }

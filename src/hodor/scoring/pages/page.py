@@ -1,4 +1,4 @@
-"""The HTML pages: the scores of one results file, and the comparison of several. Text in, one string out."""
+"""The HTML pages of one results file and of a comparison of several. Each function returns the page as one string."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from hodor.scoring.pages.pictures import FALSE, MISSED, Panels, Worst
 from hodor.scoring.pages.rules import sentences
 from hodor.scoring.results import COLUMNS, ObjectScores, Scores, SequenceScores
 
-OPEN = 6  # so many sequences or fewer are shown with their curves open
-POINTS = 600_000  # of all curves; above it frames are left out, five bytes each
+OPEN = 6  # up to this many sequences are shown with their curves open
+POINTS = 600_000  # of all curves, five bytes each; above it frames are skipped
 NAMES = {
     "J_recall": "J recall",
     "J_decay": "J decay",
@@ -26,10 +26,16 @@ LOCKED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 
 def scores_page(scores: Scores, worst: Sequence[Worst], panels: Sequence[Panels] | None) -> str:
-    """The page of one results file. `panels`: pictures of `worst`, one each; None if there are none to show."""
+    """Return the page of one results file.
+
+    Args:
+        scores: the results.
+        worst: the worst frames.
+        panels: pictures of `worst`, one each; None: no pictures.
+    """
     title = f"{scores.predictions or 'Scores'}, by {scores.profile}"
     sequences, objects = len(scores.sequences), sum(1 for _ in scores.objects)
-    size = f"{_many(sequences, 'sequence')}, {_many(objects, 'object')}, {_many(scores.frame_objects, 'evaluated mask')}"
+    size = f"{_many(sequences, 'sequence')}, {_many(objects, 'object')}, {_many(scores.frame_objects, 'scored mask')}"
     against = f" Ground truth: {escape(scores.ground_truth)}." if scores.ground_truth else ""
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -48,7 +54,7 @@ def scores_page(scores: Scores, worst: Sequence[Worst], panels: Sequence[Panels]
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The page of a comparison: forest plots, then every number."""
+    """Return the page of a comparison: forest plots, then every number."""
     first, others = comparison.names[0], comparison.names[1:]
     title = f"{', '.join(others)} against {first}"
     size = f"{_many(len(comparison.sequences), 'sequence')}, {_many(comparison.objects, 'object')}"
@@ -60,10 +66,10 @@ def comparison_page(comparison: Comparison) -> str:
         _lead(comparison),
         _list("Notes", [*left, *(escape(note) for note in comparison.notes)]),
         f"<h2>Differences to {escape(first)}, in points</h2>",
-        "<p>Right of the line is better than the first. Bars hold 95 % of "
-        f"{comparison.draws:,} bootstrap draws (seed {comparison.seed}): for the dataset whole sequences are drawn, for a "
-        "sequence runs of its frames. The dataset's bar speaks of other videos of this kind, a sequence's only of other "
-        "moments of that video.</p>",
+        "<p>Right of the line is better than the first. Bars contain 95 % of "
+        f"{comparison.draws:,} bootstrap resamples (seed {comparison.seed}): for the data set, whole sequences are resampled; "
+        "for a sequence, blocks of its frames. The data set's bar is valid for other videos of this type, a sequence's bar "
+        "only for other moments of that video.</p>",
         f'<p class="legend">{keys}</p>',
     ]
     for metric in METRICS:
@@ -92,7 +98,7 @@ def _tiles(summary: dict[str, float]) -> str:
 
 
 def _table(rows: Sequence[SequenceScores | ObjectScores], numbered: bool = False) -> str:
-    """Rows of sequences or of objects that sort by a click. `numbered`: link each to its curves."""
+    """Return a sortable table of sequences or of objects. `numbered`: link each to its curves."""
     ones = [row for row in rows if isinstance(row, ObjectScores)]
     keys = [
         k for k in dict.fromkeys([*COLUMNS, *(k for row in rows for k in row.summary)]) if any(k in r.summary for r in rows)
@@ -131,18 +137,18 @@ def _curves(scores: Scores) -> str:
     if not points:
         return ""
     every = math.ceil(points / POINTS)
-    said = f" Curves are drawn in steps of {every} frames, for there are many." if every > 1 else ""
+    note = f" Curves are drawn in steps of {every} frames, because there are many." if every > 1 else ""
     metrics = [m for m in ("J", "F") if any(m in one.summary for one in scores.objects)] or ["J"]
     shown = " open" if len(scores.sequences) <= OPEN else ""
     parts = []
     for n, sequence in enumerate(scores.sequences):
         mean = sequence.summary.get("J&F", sequence.summary.get("J"))
-        told = f"{_many(len(sequence.objects), 'object')}" + ("" if mean is None else f", {_percent(mean)}")
+        about = f"{_many(len(sequence.objects), 'object')}" + ("" if mean is None else f", {_percent(mean)}")
         figures = "".join(charts.curves(sequence, metric, every) for metric in metrics)
         legend = "".join(_legend(n, one) for n, one in enumerate(sequence.objects))
         parts.append(
             f'<details id="s{n}"{shown} data-names="{charts.frame_names(sequence)}"><summary>{escape(sequence.name)} '
-            f'<span class="soft">{told}</span></summary><div class="pair">{figures}</div>'
+            f'<span class="soft">{about}</span></summary><div class="pair">{figures}</div>'
             f'<div class="legend">{legend}</div></details>'
         )
     tools = ""
@@ -152,14 +158,14 @@ def _curves(scores: Scores) -> str:
             '<button type="button" class="open" data-open="0">Close all</button></p>'
         )
     text = "Point at a curve for its frame and value; click an object's name to keep it in front."
-    return f'<h2>Over time</h2><p class="soft">{text}{said}</p>{tools}<div class="over">{"".join(parts)}</div>'
+    return f'<h2>Over time</h2><p class="soft">{text}{note}</p>{tools}<div class="over">{"".join(parts)}</div>'
 
 
 def _legend(n: int, one: ObjectScores) -> str:
     mean = one.summary.get("J&F", one.summary.get("J"))
     name = f"{one.object}" + (f" {escape(one.category)}" if one.category else "")
-    told = "" if mean is None else f' <span class="soft">{_percent(mean)}</span>'
-    return f'<button type="button" data-o="{one.object}" aria-pressed="false">{_stroke(charts.colour(n))}{name}{told}</button>'
+    score = "" if mean is None else f' <span class="soft">{_percent(mean)}</span>'
+    return f'<button type="button" data-o="{one.object}" aria-pressed="false">{_stroke(charts.colour(n))}{name}{score}</button>'
 
 
 def _stroke(classes: str) -> str:
@@ -174,35 +180,35 @@ def _worst(worst: Sequence[Worst], panels: Sequence[Panels] | None) -> str:
         return ""
     rows = []
     for n, one in enumerate(worst):
-        told = (
+        about = (
             f"<b>{escape(one.sequence)}</b><br>frame {escape(one.frame)}, object {one.object}{_swatch(one.object, panels)}<br>"
         )
-        told += ", ".join(f"{m} {_percent(v)}" for m, v in (("J", one.j), ("F", one.f)) if not math.isnan(v))
+        about += ", ".join(f"{m} {_percent(v)}" for m, v in (("J", one.j), ("F", one.f)) if not math.isnan(v))
         pictures = ""
         if panels is not None:
             shown = panels[n]
-            told += '<br><span class="soft">' + _shares(shown) + "</span>"
+            about += '<br><span class="soft">' + _shares(shown) + "</span>"
             titles = (
-                ("ground_truth", shown.ground_truth),
+                ("ground truth", shown.ground_truth),
                 ("prediction", shown.prediction),
                 (f"errors of object {one.object}", shown.errors),
             )
             pictures = "".join(
                 f'<figure><img src="{uri}" alt="{title}"><figcaption>{title}</figcaption></figure>' for title, uri in titles
             )
-        rows.append(f'<div class="worst"><p>{told}</p><div class="panels">{pictures}</div></div>')
+        rows.append(f'<div class="worst"><p>{about}</p><div class="panels">{pictures}</div></div>')
     text = "The lowest J&amp;F, worst first; of an object, frames close to one already shown are skipped. "
     if panels is None:
         text += "Give the predictions and the ground truth to see pictures."
     else:
         keys = (("missed", MISSED), ("false", FALSE))
-        text += "The errors are shown closer, the true outline in white: "
+        text += "The errors are enlarged, with the outline of the ground truth in white: "
         text += ", ".join(f'<span class="key" style="background:rgb{c}"></span>{name}' for name, c in keys) + "."
     return f'<h2>Worst frames</h2><p class="soft">{text}</p>{"".join(rows)}'
 
 
 def _swatch(i: int, panels: Sequence[Panels] | None) -> str:
-    """The colour that the object has in the pictures; as hodor.video.render.overlay, ids beyond 255 begin again."""
+    """Return the object's colour in the pictures, as hodor.video.render.overlay: ids above 255 repeat the colours."""
     if panels is None:
         return ""
     from hodor.masks import palette
@@ -213,15 +219,15 @@ def _swatch(i: int, panels: Sequence[Panels] | None) -> str:
 
 def _shares(panels: Panels) -> str:
     if panels.missed is None or panels.false is None:
-        return "the ground truth shows nothing"
+        return "the object is not in the ground truth"
     return f"{100 * panels.missed:.0f} % missed, {100 * panels.false:.0f} % false"
 
 
 def _run(scores: Scores) -> str:
     rules = {"profile": scores.profile, "compat": scores.compat, **scores.options}
-    said = {"predictions": scores.predictions, "ground_truth": scores.ground_truth, **scores.run}
-    told = f"<p>{escape(' '.join(sentences(scores.profile, scores.options)))}</p>{_definitions(rules)}"
-    return f"<h2>How it was scored</h2>{told}<h2>How it was made</h2>{_definitions(said)}"
+    made = {"predictions": scores.predictions, "ground_truth": scores.ground_truth, **scores.run}
+    rule = f"<p>{escape(' '.join(sentences(scores.profile, scores.options)))}</p>{_definitions(rules)}"
+    return f"<h2>How it was scored</h2>{rule}<h2>How it was made</h2>{_definitions(made)}"
 
 
 def _definitions(pairs: dict[str, Any]) -> str:
@@ -241,23 +247,23 @@ def _value(value: Any) -> str:
 
 
 def _lead(comparison: Comparison) -> str:
-    """The answer in a sentence a results file."""
+    """Return the main result in one sentence per results file."""
     lines = []
     for one in comparison.dataset():
-        text = f"<b>{escape(one.name)}</b> has {_percent(one.value)} J&amp;F, {charts.told(one)} points against the first's "
-        text += _percent(one.first)
+        text = f"<b>{escape(one.name)}</b> has {_percent(one.value)} J&amp;F, "
+        text += f"{charts.in_words(one)} points compared with the first's {_percent(one.first)}"
         if one.better is not None:
-            text += f"; it is better in {100 * one.better:.1f} % of the draws"
+            text += f"; it is better in {100 * one.better:.1f} % of the resamples"
         lines.append(f"{text}, in {one.wins} of {_many(one.wins + one.losses + one.ties, 'sequence')} (worse in {one.losses}).")
     return "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _forest_rows(comparison: Comparison, metric: str) -> dict[str, Sequence[Difference]]:
-    """The dataset first, then the sequences, the best of the last results first."""
+    """Return the data set, then the sequences, the largest difference first."""
     rows: dict[str, Sequence[Difference]] = {"dataset": comparison.dataset(metric)}
     found = {name: comparison.of(name, metric) for name in comparison.sequences}
     found = {name: ones for name, ones in found.items() if ones}
-    # A sequence may be called "dataset" as well: its key then needs another spelling.
+    # A sequence can have the name "dataset" too: its key then needs another spelling.
     for name, ones in sorted(found.items(), key=lambda item: -item[1][0].difference):
         rows[name if name != "dataset" else "dataset (sequence)"] = ones
     return rows if rows["dataset"] else {}

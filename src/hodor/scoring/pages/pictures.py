@@ -1,4 +1,4 @@
-"""The worst frames: which they are, and pictures of them as data URIs."""
+"""The worst frames: their selection, and pictures of them as data URIs."""
 
 import base64
 import io
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from hodor.scoring.stores.base import Store
 
 WIDTH = 360  # of a panel, in pixels
-MISSED, FALSE = (64, 156, 255), (255, 140, 26)  # blue and orange: told apart by the colour-blind as well
+MISSED, FALSE = (64, 156, 255), (255, 140, 26)  # blue and orange: colour-blind readers can distinguish them
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
 
 Picture = NDArray[np.uint8]
 Images = str | os.PathLike[str] | Callable[[str, str], Picture | None] | None
-"""Where a frame's picture comes from: see `hodor.scoring.result_files.write_html`."""
+"""The source of the frames' pictures: see `hodor.scoring.result_files.write_html`."""
 Labels = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Worst:
-    """A frame on which an object was followed badly. `j` and `f` in [0, 1]."""
+    """A frame on which an object has low scores; `j` and `f` are in [0, 1]."""
 
     sequence: str
     frame: str
@@ -42,9 +42,14 @@ class Worst:
 
 @dataclass(frozen=True)
 class Panels:
-    """Three JPEGs of a worst frame as data URIs, and the shares of the object's pixels that were missed and false.
+    """Pictures of a worst frame.
 
-    Both shares are of the true object's pixels, `false` may be above 1; None where the ground truth has no pixel.
+    Attributes:
+        ground_truth: JPEG of the ground truth, as a data URI.
+        prediction: JPEG of the prediction.
+        errors: JPEG of the errors of the object, enlarged.
+        missed: missed pixels divided by the object's ground-truth pixels; None if it has none.
+        false: false pixels divided by the object's ground-truth pixels, can be above 1; None if it has none.
     """
 
     ground_truth: str
@@ -55,29 +60,28 @@ class Panels:
 
 
 def worst_frames(scores: Scores, count: int) -> list[Worst]:
-    """The `count` frames with the lowest J&F, worst first; the earlier one at a tie.
+    """Select the `count` frames with the lowest J&F, worst first; at a tie the earlier one.
 
-    A lost object fails on many frames in a row: one of them is enough. So of an object no two frames are taken that lie
-    within an eighth of its frames (at least five) of each other, and no frame of a sequence is taken twice.
+    An object that is lost fails on many frames in a row, of which one is enough. So two frames of an object are at least an
+    eighth of its frames apart (at least five), and no frame of a sequence is selected twice.
     """
-    found = _from_the_worst(scores)
-    taken: list[Worst] = []
+    selected: list[Worst] = []
     times: dict[int, list[int]] = {}
     frames: set[tuple[str, str]] = set()
-    for _, s, t, one in found:
-        if len(taken) >= count:
+    for _, s, t, one in _by_score(scores):
+        if len(selected) >= count:
             break
-        apart = max(5, len(one.frames) // 8)
-        if (one.sequence, one.frames[t]) in frames or any(abs(t - other) < apart for other in times.get(s, ())):
+        distance = max(5, len(one.frames) // 8)
+        if (one.sequence, one.frames[t]) in frames or any(abs(t - other) < distance for other in times.get(s, ())):
             continue
         frames.add((one.sequence, one.frames[t]))
         times.setdefault(s, []).append(t)
-        taken.append(Worst(one.sequence, one.frames[t], one.object, float(one.j[t]), float(one.f[t])))
-    return taken
+        selected.append(Worst(one.sequence, one.frames[t], one.object, float(one.j[t]), float(one.f[t])))
+    return selected
 
 
-def _from_the_worst(scores: Scores) -> list[tuple[float, int, int, ObjectScores]]:
-    """(J&F, number of the object, number of the frame, object) of all evaluated frames, the lowest first."""
+def _by_score(scores: Scores) -> list[tuple[float, int, int, ObjectScores]]:
+    """Return (J&F, index of the object, index of the frame, object) of all scored frames, the lowest first."""
     rows = [
         (float(value), s, t, one)
         for s, one in enumerate(scores.objects)
@@ -95,39 +99,45 @@ def draw(
     whole: bool = False,
     proposals: bool = False,
 ) -> list[Panels]:
-    """Pictures of the worst frames: the ground truth, the prediction, and the errors of the object, near by.
+    """Draw the worst frames: the ground truth, the prediction, and the errors of the object, enlarged.
 
-    See `result_files.write_html` for the arguments. `whole`: all that is not 0 is one object (DAVIS 2016). `proposals`:
-    predicted ids are no true ones; the one with the highest J on the frame is taken. Pictures without an image are grey.
+    Args:
+        worst: the frames.
+        predictions: as in `result_files.write_html`.
+        ground_truth: as in `result_files.write_html`.
+        images: as in `result_files.write_html`. Pictures without an image are grey.
+        whole: whether all that is not 0 is one object (DAVIS 2016). Default: False.
+        proposals: whether predicted ids are proposals; the one with the highest J on the frame is used. Default: False.
 
-    Raises FileNotFoundError or ValueError: "images frames is no folder: wanted one with <sequence>/<frame>.jpg", "images
-    videos holds none of the pictures, such as bear/00012.jpg: ...", "ours holds no sequence bear: wanted the masks that were
-    scored", "image x.jpg cannot be read as a picture: ...", and what the stores raise.
+    Raises:
+        FileNotFoundError: "images frames is not a folder: give one with <sequence>/<frame>.jpg".
+        ValueError: "images videos has none of the pictures, such as bear/00012.jpg: ..."; "masks has no sequence bear: give the
+            masks that were scored"; "image x.jpg cannot be read as a picture: ..."; what the stores raise.
     """
     from hodor.scoring.stores.open import open_store
 
-    wanted, found = open_store(ground_truth, "ground_truth"), open_store(predictions, "predictions")
-    look = _in_folder(Path(images), worst) if isinstance(images, str | os.PathLike) else images or (lambda *_: None)
+    stores = open_store(ground_truth, "ground truth"), open_store(predictions, "predictions")
+    picture_of = _in_folder(Path(images), worst) if isinstance(images, str | os.PathLike) else images or (lambda *_: None)
     drawn = []
     for one in worst:
-        masks = [_read(store, one, whole) for store in (wanted, found)]
+        masks = [_read(store, one, whole) for store in stores]
         if proposals:
-            masks[1] = masks[1][0], _likest(masks[1][0], masks[0][1])
-        drawn.append(_panels(masks[0], masks[1], look(one.sequence, one.frame)))
+            masks[1] = masks[1][0], _most_similar(masks[1][0], masks[0][1])
+        drawn.append(_panels(masks[0], masks[1], picture_of(one.sequence, one.frame)))
     return drawn
 
 
 def _in_folder(images: Path, worst: Sequence[Worst]) -> Callable[[str, str], Picture | None]:
-    """Reads a frame from <images>/<sequence>/<frame>.jpg, or, of one sequence, <images>/<frame>.jpg; None where it is not."""
+    """Return a function that reads <images>/<sequence>/<frame>.jpg or, for one sequence, <images>/<frame>.jpg, if it exists."""
     if not images.is_dir():
-        raise FileNotFoundError(f"images {images} is no folder: wanted one with <sequence>/<frame>.jpg")
+        raise FileNotFoundError(f"images {images} is not a folder: give one with <sequence>/<frame>.jpg")
     alone = len({one.sequence for one in worst}) == 1
 
     def file(sequence: str, frame: str) -> Path | None:
         folders = [images / sequence, *([images] if alone else [])]
         return next((f / (frame + s) for f in folders for s in SUFFIXES if (f / (frame + s)).is_file()), None)
 
-    def look(sequence: str, frame: str) -> Picture | None:
+    def picture(sequence: str, frame: str) -> Picture | None:
         from PIL import Image
 
         found = file(sequence, frame)
@@ -140,18 +150,18 @@ def _in_folder(images: Path, worst: Sequence[Worst]) -> Callable[[str, str], Pic
             raise ValueError(f"image {found} cannot be read as a picture: {error}") from None
 
     if worst and not any(file(one.sequence, one.frame) for one in worst):
-        told = f"images {images} holds none of the pictures, such as {worst[0].sequence}/{worst[0].frame}.jpg"
-        raise ValueError(f"{told}: give the folder of the sequences' folders, or leave it out for grey ones")
-    return look
+        missing = f"images {images} has none of the pictures, such as {worst[0].sequence}/{worst[0].frame}.jpg"
+        raise ValueError(f"{missing}: give the folder of the sequences' folders, or leave it out for grey pictures")
+    return picture
 
 
 def _read(store: "Store", one: Worst, whole: bool) -> tuple[Labels, Mask]:
-    """-> (labels [H, W] fit to look at, mask of the object). 255 is void, but the object of a 0/255 mask (DAVIS 2016)."""
+    """Return labels [H, W] to show, and the mask of the object. 255 is void, except in a 0/255 mask (DAVIS 2016)."""
     names, sequence = store.names(), one.sequence
     if sequence not in names:
         if not store.single:
-            raise ValueError(f"{store.name} holds no sequence {sequence}: wanted the masks that were scored")
-        sequence = names[0]  # given alone, what it is called means nothing
+            raise ValueError(f"{store.name} has no sequence {sequence}: give the masks that were scored")
+        sequence = names[0]  # the name of a single sequence has no meaning
     labels = np.asarray(store.read(sequence, one.frame))
     if whole or (one.object == 1 and not (labels == 1).any() and not np.any((labels != 0) & (labels != 255))):
         labels = (labels != 0).astype(np.uint8)
@@ -159,41 +169,41 @@ def _read(store: "Store", one: Worst, whole: bool) -> tuple[Labels, Mask]:
         labels = np.where(labels == 255, np.uint8(0), labels)
     mask = labels == one.object
     plane = None if whole else store.planes(sequence, one.frame).get(one.object)
-    if plane is not None:  # whole, where others lie over it
+    if plane is not None:  # complete, even where other objects overlap it
         mask = np.asarray(plane, bool)
     return labels, mask
 
 
-def _likest(labels: Labels, mask: Mask) -> Mask:
-    """The object of the labels with the highest J to the mask; empty if none touches it."""
+def _most_similar(labels: Labels, mask: Mask) -> Mask:
+    """Return the object of the labels with the highest J with the mask; empty if none overlaps it."""
     if labels.shape != mask.shape or not mask.any():
         return np.zeros(labels.shape, bool)
     found = [labels == i for i in np.unique(labels[mask]) if i]
     return max(found, key=lambda one: (one & mask).sum() / (one | mask).sum(), default=np.zeros(labels.shape, bool))
 
 
-def _panels(wanted: tuple[Labels, Mask], found: tuple[Labels, Mask], picture: Picture | None) -> Panels:
+def _panels(truth: tuple[Labels, Mask], found: tuple[Labels, Mask], picture: Picture | None) -> Panels:
     from PIL import Image
 
     from hodor.masks import fit_labels
 
-    size = wanted[0].shape
+    size = truth[0].shape
     found = fit_labels(found[0], size).astype(found[0].dtype), fit_labels(found[1].astype(np.uint8), size) > 0
     image = Image.new("RGB", size[::-1], (128, 128, 128))
     if picture is not None:
         image = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
-    missed, false, pixels = wanted[1] & ~found[1], found[1] & ~wanted[1], int(wanted[1].sum())
+    missed, false, pixels = truth[1] & ~found[1], found[1] & ~truth[1], int(truth[1].sum())
     return Panels(
-        _tinted(image, wanted[0]),
+        _tinted(image, truth[0]),
         _tinted(image, found[0]),
-        _errors(image, wanted[1], found[1]),
+        _errors(image, truth[1], found[1]),
         int(missed.sum()) / pixels if pixels else None,
         int(false.sum()) / pixels if pixels else None,
     )
 
 
 def _tinted(image: "Image.Image", labels: Labels) -> str:
-    """The whole picture, made small first, so that outlines stay a pixel wide."""
+    """Return the whole picture with masks; it is made small first, so that outlines are one pixel wide."""
     from PIL import Image
 
     from hodor.masks import fit_labels
@@ -204,19 +214,19 @@ def _tinted(image: "Image.Image", labels: Labels) -> str:
     return _uri(overlay(small, fit_labels(labels, size[::-1])))
 
 
-def _errors(image: "Image.Image", wanted: Mask, found: Mask) -> str:
-    """The object's surroundings, darkened and grey; missed pixels blue, false ones orange, the true outline white."""
+def _errors(image: "Image.Image", truth: Mask, found: Mask) -> str:
+    """Return the object's surroundings, dark and grey: missed pixels blue, false ones orange, the true outline white."""
     from PIL import Image
 
     from hodor.masks import fit_labels
 
-    box = _near(wanted | found)
+    box = _near(truth | found)
     crop = image.crop(box)
     size = _small(crop.size)
     resized = crop.resize(size, Image.Resampling.BILINEAR, reducing_gap=2).convert("L").convert("RGB")
     small = np.asarray(resized).astype(np.float64) * 0.6
     rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
-    true, seen = (fit_labels(mask[rows, columns].astype(np.uint8), size[::-1]) > 0 for mask in (wanted, found))
+    true, seen = (fit_labels(mask[rows, columns].astype(np.uint8), size[::-1]) > 0 for mask in (truth, found))
     for mask, colour in ((true & ~seen, MISSED), (seen & ~true, FALSE)):
         small[mask] = 0.25 * small[mask] + 0.75 * np.array(colour)
     small[true & seen] = 0.7 * small[true & seen] + 0.3 * 255
@@ -230,7 +240,7 @@ def _errors(image: "Image.Image", wanted: Mask, found: Mask) -> str:
 
 
 def _near(mask: Mask) -> tuple[int, int, int, int]:
-    """A window (left, top, right, bottom) round the mask, of the picture's aspect, a quarter of its sides or more."""
+    """Return a window (left, top, right, bottom) around the mask: the picture's aspect, at least a quarter of its sides."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
@@ -244,7 +254,7 @@ def _near(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def _small(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a panel; upright pictures get no higher than a panel is wide."""
+    """Return (width, height) of a panel; the height is at most the width of a panel."""
     scale = WIDTH / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

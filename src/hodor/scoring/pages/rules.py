@@ -1,4 +1,4 @@
-"""A profile in sentences, for readers of a page who do not have its table at hand."""
+"""A profile in sentences, for a page."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,42 +6,42 @@ from typing import Any
 
 from hodor.scoring.profiles import PROFILES
 
-_SAID: Mapping[str, Mapping[Any, str]] = {
+_SENTENCES: Mapping[str, Mapping[Any, str]] = {
     "objects": {
         "one": "All that is not 0 is one object.",
-        "first": "The objects are those of the first true frame.",
-        "evaluated": "The objects are those of any evaluated true frame.",
-        "any": "The objects are those of any true frame.",
+        "first": "The objects are those of the first ground-truth frame.",
+        "evaluated": "The objects are those of any scored ground-truth frame.",
+        "any": "The objects are those of any ground-truth frame.",
         "listed": "The objects are those that the meta file lists.",
     },
     "span": {
-        "video": "An object is followed over all of the video's true frames.",
-        "sighted": "An object counts from the first evaluated frame in which the ground truth or the prediction shows it.",
-        "object": "An object counts from the first true frame that shows it.",
+        "video": "An object counts on all ground-truth frames of the video.",
+        "sighted": "An object counts from the first scored frame in which the ground truth or the prediction shows it.",
+        "object": "An object counts from the first ground-truth frame that shows it.",
         "listed": "An object counts on the frames that the meta file lists for it.",
     },
-    "first": {True: "The first of these frames is evaluated.", False: "The first of these frames is given, and not evaluated."},
-    "last": {True: "The last one is evaluated.", False: "The last one is not evaluated."},
+    "first": {True: "The first of these frames is scored.", False: "The first of these frames is given, and not scored."},
+    "last": {True: "The last one is scored.", False: "The last one is not scored."},
     "void": {
         "background": "255 in the ground truth is background.",
-        "ignored": "255 in the ground truth counts for nobody.",
+        "ignored": "Pixels of 255 in the ground truth are ignored.",
         "object": "255 in the ground truth is an object like others.",
     },
-    "match": {"proposals": "Predicted objects are assigned to the true ones, the best way there is."},
+    "match": {"proposals": "Predicted objects are assigned to those of the ground truth so that J&F is largest."},
     "formulae": {"mose": "J and F are those of MOSE v2: J with one pixel added, F with a tolerance by the object's area."},
     "groups": {
-        "category": "Means are taken apart for seen and for unseen categories; G is the mean of the four.",
-        "video": "Means are taken apart for seen and for unseen videos; G is the mean of the four.",
+        "category": "There are separate means for seen and for unseen categories; G is the mean of the four.",
+        "video": "There are separate means for seen and for unseen videos; G is the mean of the four.",
     },
 }
 
 
 def sentences(profile: str, options: Mapping[str, Any]) -> list[str]:
-    """What the profile of that name judges, an option of the same name put in its place; [] for an unknown profile."""
+    """Return a profile as sentences, with `options` in place of its settings; [] for an unknown profile."""
     if profile not in PROFILES:
         return []
-    rules = asdict(PROFILES[profile]) | {k: v for k, v in options.items() if k in _SAID or k == "every"}
-    said = [text for key, texts in _SAID.items() for value, text in texts.items() if rules.get(key) == value]
+    rules = asdict(PROFILES[profile]) | {k: v for k, v in options.items() if k in _SENTENCES or k == "every"}
+    lines = [text for key, texts in _SENTENCES.items() for value, text in texts.items() if rules.get(key) == value]
     if rules.get("every", 1) != 1:
-        said.append(f"Only true frames whose number is a multiple of {rules['every']} are evaluated.")
-    return said
+        lines.append(f"Only ground-truth frames whose number is a multiple of {rules['every']} are scored.")
+    return lines

@@ -1,12 +1,12 @@
-"""Masks of many sequences, wherever they lie: folders, zip files, JSON, memory. `open_store` tells what it was given.
+"""The common interface of masks of many sequences in folders, zip files, JSON and memory. `open_store` opens them.
 
     store = open_store("predictions.zip")
     for sequence in store.names():
         for frame in store.frames(sequence):
             labels = store.read(sequence, frame)       # [H, W], id per pixel
 
-Every kind answers the same questions, is opened without reading a mask, and can be sent to other processes. Frames are
-in the order of the numbers in their names ("9" before "10"). Hidden files do not exist.
+A store is opened without reading a mask, and can be sent to other processes. Frames are in the order of the numbers in their
+names ("9" before "10"). Hidden files are ignored.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,17 +16,19 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from hodor.names import natural_key
-
 Labels = NDArray[np.integer[Any]]
 Plane = NDArray[np.bool_]
-WANTED = "a folder of mask PNGs, a zip file of them, or a COCO or YouTube-VIS JSON"
+EXPECTED = "a folder of mask PNGs, a zip file of them, or a COCO or YouTube-VIS JSON"
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Masks of sequences. `name`: what it is called. `single`: one sequence was given, not a set of them, so its name
-    means nothing. `notes`: how it was understood where that was not plain, one sentence each.
+    """Masks of sequences.
+
+    Attributes:
+        name: name for messages.
+        single: whether it is one sequence, not a set of them, so that the sequence's name has no meaning.
+        notes: how the source was interpreted where this is not obvious, one sentence each.
     """
 
     @property
@@ -39,40 +41,54 @@ class Store(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     def names(self) -> list[str]:
-        """The sequences, sorted by name."""
+        """Return the sequences, sorted by name."""
 
     def frames(self, sequence: str) -> list[str]:
-        """The frames of a sequence, in order of time. Raises ValueError: "x has no sequence bear: it has ..."."""
+        """Return the frames of a sequence, in order of time.
+
+        Raises:
+            ValueError: "x has no sequence bear: it has ...".
+        """
 
     def read(self, sequence: str, frame: str) -> Labels:
-        """The labels of a frame: uint8, uint16 or uint32 [H, W]; 0 is background, 255 stays.
+        """Return the labels of a frame: uint8, uint16 or uint32 [H, W]; 0 is background, 255 is kept.
 
-        Objects that overlap are laid over each other in the order of their ids; see `planes`. Raises ValueError, one line
-        that names the place: no such frame, damaged, no label picture.
+        Of objects that overlap, the one with the higher id is on top; see `planes`.
+
+        Raises:
+            ValueError: one line with the place: there is no such frame, the file is damaged, it contains no labels.
         """
 
     def planes(self, sequence: str, frame: str) -> dict[int, Plane]:
-        """The objects of a frame, each bool [H, W], by id; overlapping where the source lets them overlap.
+        """Return {id: mask} of a frame, each bool [H, W]; they overlap if the source allows it.
 
-        From label maps: every id but 0. An object that has no mask on the frame is not in it.
+        From label maps: every id except 0. An object without a mask on the frame is not included.
         """
 
     def place(self, sequence: str, frame: str) -> str:
-        """Where a frame lies, for messages: "masks/bear/00000.png", "x.zip: bear/00000.png"."""
+        """Return the place of a frame, for messages: "masks/bear/00000.png", "x.zip: bear/00000.png"."""
 
     def strays(self) -> list[str]:
-        """What lies among the masks and is none, as paths below the root."""
+        """Return the files among the masks that are not masks, as paths below the root."""
 
 
-def some(names: Iterable[Any], most: int = 4) -> str:
-    """The first few names and the last: "a, b, c, d, ... z"."""
+def some(names: Iterable[Any], count: int = 4) -> str:
+    """Return the first `count` names and the last: "a, b, c, d, ... z"."""
     listed = [str(name) for name in names]
-    return ", ".join(listed[:most]) + (f", ... {listed[-1]}" if len(listed) > most else "")
+    return ", ".join(listed[:count]) + (f", ... {listed[-1]}" if len(listed) > count else "")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A store whose frames are values: {sequence: {frame: value}}. Kinds differ in how a value becomes labels."""
+class MappingStore:
+    """A store whose frames are values. Subclasses convert a value to labels.
+
+    Attributes:
+        name: name for messages.
+        what: what the masks are, for messages: "predictions".
+        single: whether it is one sequence, not a set of them.
+        notes: how the source was interpreted, one sentence each.
+        sequences: {sequence: {frame: value}}.
+    """
 
     name: str
     what: str
@@ -103,8 +119,8 @@ class Kept:
     def value(self, sequence: str, frame: str) -> Any:
         frames = self._of(sequence)
         if frame not in frames:
-            there = some(sorted(frames, key=natural_key))
-            raise ValueError(f"{self.what} {self.name} has no frame {frame} of {sequence}: it has {there}")
+            existing = some(sorted(frames, key=natural_key))
+            raise ValueError(f"{self.what} {self.name} has no frame {frame} of {sequence}: it has {existing}")
         return frames[frame]
 
     def _of(self, sequence: str) -> Mapping[str, Any]:
@@ -114,7 +130,7 @@ class Kept:
 
 
 def painted(planes: Mapping[int, Plane], size: tuple[int, int]) -> Labels:
-    """Planes by id laid over each other in the order of their ids -> labels [H, W], as narrow as the ids allow."""
+    """Return planes as labels [H, W] of the smallest integer type; where they overlap, the higher id is on top."""
     top = max(planes, default=0)
     labels = np.zeros(size, np.uint8 if top < 255 else np.uint16 if top < 1 << 16 else np.uint32)
     for i in sorted(planes):

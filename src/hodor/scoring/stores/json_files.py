@@ -1,6 +1,6 @@
 """Masks of sequences in one JSON file: COCO with tracks, or YouTube-VIS, as `hodor segment --coco --ytvis` writes them.
 
-hodor.scoring.stores.base opens them; see there.
+hodor.scoring.stores.open opens them.
 """
 
 import json
@@ -11,22 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from hodor.mask_files.annotations import decode_runs, polygon
-from hodor.scoring.stores.base import Kept, Labels, Plane, Store, painted, some
+from hodor.scoring.stores.base import Labels, MappingStore, Plane, Store, painted, some
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a frame holds: its size (H, W) if the file says it, and a segmentation per object."""
+    """The masks of a frame.
+
+    Attributes:
+        size: (H, W), if the file has it.
+        objects: {id: segmentation}.
+    """
 
     size: tuple[int, int] | None
     objects: Mapping[int, Any]
 
 
 @dataclass(frozen=True)
-class _Json(Kept):
+class _Json(MappingStore):
     def read(self, sequence: str, frame: str) -> Labels:
         planes = self.planes(sequence, frame)
         return painted(planes, self._size(sequence, frame))
@@ -37,33 +41,36 @@ class _Json(Kept):
         try:
             return {i: _drawn(segmentation, size) for i, segmentation in shapes.objects.items()}
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            told = error if isinstance(error, ValueError) else f"is damaged: {type(error).__name__} {error}"
-            raise ValueError(f"{self.place(sequence, frame)} {told}") from None
+            fault = error if isinstance(error, ValueError) else f"is damaged: {type(error).__name__} {error}"
+            raise ValueError(f"{self.place(sequence, frame)} {fault}") from None
 
     def _size(self, sequence: str, frame: str) -> tuple[int, int]:
-        """The frame's size; where the file does not say it, that of any run length of the sequence."""
-        here: Shapes = self.value(sequence, frame)
-        if here.size is not None:
-            return here.size
-        for shapes in (here, *self.sequences[sequence].values()):
+        """Return the frame's size; if the file does not have it, that of any run length of the sequence."""
+        own: Shapes = self.value(sequence, frame)
+        if own.size is not None:
+            return own.size
+        for shapes in (own, *self.sequences[sequence].values()):
             for segmentation in shapes.objects.values():
                 if isinstance(segmentation, dict):
                     height, width = segmentation["size"]
                     return int(height), int(width)
-        raise ValueError(f"{self.place(sequence, frame)} has no height and width: wanted them in the file")
+        raise ValueError(f"{self.place(sequence, frame)} has no height and width: add them to the file")
 
 
 def open_json(path: Path, what: str) -> Store:
-    """Open a COCO or YouTube-VIS JSON; see hodor.scoring.stores.open.open_store.
+    """Open a COCO or YouTube-VIS JSON file; see hodor.scoring.stores.open.open_store.
 
-    Objects are known by `track_id`; without it YouTube-VIS's by the `id` of their annotations, COCO's and bare results'
-    by their order, from 1. Sequences are called as the videos' `name`, else as the folder of their file names, else by
-    their number; frames as the file names. Raises ValueError, one line: no JSON, of another kind, damaged.
+    Objects are identified by `track_id`; without it those of YouTube-VIS by the `id` of their annotations, those of COCO and of
+    plain results by their order, from 1. The name of a sequence is the video's `name`, else the folder of its file names, else
+    its number. The names of frames are the file names.
+
+    Raises:
+        ValueError: one line: not JSON, another format, damaged.
     """
     try:
         data = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{what} {path} is no JSON: {error}") from None
+        raise ValueError(f"{what} {path}: expected JSON, got {error}") from None
     try:
         if isinstance(data, dict) and "videos" in data:
             sequences, notes = _videos(data)
@@ -74,13 +81,14 @@ def open_json(path: Path, what: str) -> Store:
             videos = [{"id": i, "file_names": [f"{t:05d}" for t in range(length)]} for i, length in ids.items()]
             sequences, notes = _videos({"videos": videos, "annotations": data})
         else:
-            raise ValueError("is JSON, but neither COCO (images, annotations) nor YouTube-VIS (videos, or a list of results)")
+            formats = "COCO (images, annotations) or YouTube-VIS (videos, or a list of results)"
+            raise ValueError(f"is JSON of another format: give {formats}")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{what} {path} is damaged: {type(error).__name__} {error}") from None
     except ValueError as error:
         raise ValueError(f"{what} {path} {error}") from None
     if not sequences:
-        raise ValueError(f"{what} {path} holds no video and no picture")
+        raise ValueError(f"{what} {path} has no video and no picture: give a file with masks")
     return _Json(str(path), what, len(sequences) == 1, tuple(notes), sequences)
 
 
@@ -94,20 +102,20 @@ def _videos(data: Json) -> tuple[dict[str, dict[str, Shapes]], list[str]]:
         files = [PurePosixPath(str(file)) for file in video["file_names"]]
         name = str(video.get("name") or (files[0].parent.name if files else "") or video["id"])
         if name in sequences:
-            raise ValueError(f"holds two videos called {name}: wanted names that differ")
+            raise ValueError(f"has two videos called {name}: give them different names")
         size = (int(video["height"]), int(video["width"])) if video.get("height") and video.get("width") else None
         own = annotations.pop(video["id"], [])
         ids, by_order = _ids(own, ("track_id", "id"))
         ordered += by_order
         for annotation in own:
             if (length := len(annotation["segmentations"])) != len(files):
-                raise ValueError(f"holds {length} masks of an object of {name}, which has {len(files)} frames")
+                raise ValueError(f"has {length} masks of an object of {name}, which has {len(files)} frames")
         sequences[name] = {
             file.stem: Shapes(size, {i: a["segmentations"][t] for i, a in zip(ids, own, strict=True) if a["segmentations"][t]})
             for t, file in enumerate(files)
         }
     if annotations:
-        raise ValueError(f"holds annotations of videos that it does not list: {some(annotations)}")
+        raise ValueError(f"has annotations of videos that it does not list: {some(annotations)}")
     return sequences, [f"{ordered} videos: ids follow the order of the annotations"] if ordered else []
 
 
@@ -126,12 +134,12 @@ def _images(data: Json, path: Path) -> tuple[dict[str, dict[str, Shapes]], list[
         objects = {i: a["segmentation"] for i, a in zip(ids, own, strict=True)}
         sequences.setdefault(file.parent.name or path.stem, {})[file.stem] = Shapes(size, objects)
     if annotations:
-        raise ValueError(f"holds annotations of pictures that it does not list: {some(annotations)}")
+        raise ValueError(f"has annotations of pictures that it does not list: {some(annotations)}")
     return sequences, [f"{ordered} pictures: ids follow the order of the annotations"] if ordered else []
 
 
 def _ids(annotations: list[Json], keys: tuple[str, ...]) -> tuple[list[int], bool]:
-    """The objects' ids: the first of `keys` that all annotations have, different and in range; else their order, True."""
+    """Return ids, and whether they are the order: used is the first of `keys` with different, valid values in all."""
     for key in keys:
         ids = [a.get(key) for a in annotations]
         if all(isinstance(i, int) and 0 < i < 1 << 32 for i in ids) and len(set(ids)) == len(ids):
@@ -140,10 +148,12 @@ def _ids(annotations: list[Json], keys: tuple[str, ...]) -> tuple[list[int], boo
 
 
 def _drawn(segmentation: Any, size: tuple[int, int]) -> Plane:
+    from hodor.mask_files.annotations import decode_runs, polygon
+
     if isinstance(segmentation, dict):
         height, width = segmentation["size"]
         if (height, width) != size:
-            raise ValueError(f"holds runs for {width}x{height} in a picture of {size[1]}x{size[0]}")
+            raise ValueError(f"has run lengths for {width}x{height} in a picture of {size[1]}x{size[0]}")
         return decode_runs(segmentation["counts"], size)
     plane = np.zeros(size, bool)
     for outline in segmentation if isinstance(segmentation[0], list) else [segmentation]:

@@ -1,6 +1,6 @@
-"""Masks of sequences in PNGs, below a folder or in a zip file. hodor.scoring.stores.base opens them; see there.
+"""Masks of sequences in PNGs, below a folder or in a zip file. hodor.scoring.stores.open opens them.
 
-Nothing is read before it is asked for, but for a few masks of folders whose names are numbers: they may be SA-V.
+Masks are read on demand. Only of folders whose names are numbers a few masks are read at once: they can be SA-V.
 """
 
 import functools
@@ -16,21 +16,21 @@ import numpy as np
 
 from hodor.mask_files import png
 from hodor.names import natural_key
-from hodor.scoring.stores.base import Kept, Labels, Plane, Store, painted, some
+from hodor.scoring.stores.base import Labels, MappingStore, Plane, Store, painted, some
 
 Folder = tuple[str, ...]  # the parts of a path below the root
 File = str | dict[int, str]  # a frame's label map, or a file per object
 
 RUN = "masks"
-"""Where `hodor segment -o DIR` puts its masks: such a DIR is read as the sequence it holds."""
+"""Folder of the masks of `hodor segment -o DIR`: such a DIR is read as one sequence."""
 
-DEPTH = 4  # folders below the root that are looked into
+DEPTH = 4  # levels of folders below the root that are searched
 LARGEST_MEMBER = 1 << 26  # bytes of one PNG in a zip file
 
 
 @dataclass(frozen=True)
-class _Pngs(Kept):
-    """Files are names below `files`: one of labels a frame, or one per object."""
+class _Pngs(MappingStore):
+    """PNG files; a value is the name of a frame's label map, or {object: name of its mask}."""
 
     files: "_Disk | _Archive" = field(default_factory=lambda: _Disk("."))
 
@@ -41,7 +41,7 @@ class _Pngs(Kept):
         planes = self.planes(sequence, frame)
         sizes = {plane.shape for plane in planes.values()}
         if len(sizes) > 1:
-            raise ValueError(f"{self.place(sequence, frame)}: its objects have the sizes {some(sorted(sizes))}, wanted one")
+            raise ValueError(f"{self.place(sequence, frame)}: expected objects of one size, got {some(sorted(sizes))}")
         height, width = sizes.pop()
         return painted(planes, (height, width))
 
@@ -81,7 +81,7 @@ class _Archive:
     def files(self) -> list[str]:
         encrypted = [info.filename for info in self._zip.infolist() if info.flag_bits & 1]
         if encrypted:
-            raise ValueError(f"zip file {self.path} is encrypted ({some(encrypted)}): wanted one without a password")
+            raise ValueError(f"zip file {self.path} is encrypted ({some(encrypted)}): give one without a password")
         return [info.filename for info in self._zip.infolist() if not info.is_dir()]
 
     def labels(self, file: str) -> Labels:
@@ -91,7 +91,7 @@ class _Archive:
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
             raise ValueError(f"zip file {self.path} is damaged at {file}: {str(error) or type(error).__name__}") from None
         if len(data) > LARGEST_MEMBER:
-            raise ValueError(f"{self.place(file)} is larger than {LARGEST_MEMBER >> 20} MiB: wanted a mask PNG")
+            raise ValueError(f"{self.place(file)} is larger than {LARGEST_MEMBER >> 20} MiB: give a mask PNG")
         return png.decode_labels(data, self.place(file))
 
     def place(self, file: str) -> str:
@@ -105,14 +105,14 @@ class _Archive:
             raise ValueError(f"zip file {self.path} cannot be opened: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}  # an open file cannot travel
+        return {"path": self.path}  # an open file cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
 def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:
-    """The files below a folder, hidden ones left out, to a depth of so many folders."""
+    """Yield the files below a folder, without hidden ones, to a depth of `depth` folders."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
@@ -124,11 +124,12 @@ def _below(folder: str, prefix: str, depth: int) -> Iterator[str]:
 
 
 def open_files(root: Path, what: str) -> Store:
-    """Open a folder or a zip file; see hodor.scoring.stores.open.open_store. Finds out what its folders mean.
+    """Open a folder or a zip file, and find out what its folders mean; see hodor.scoring.stores.open.open_store.
 
-    Raises ValueError, one line: "... holds no PNGs, only .jpg: masks are PNGs"; "... holds no PNGs, nor do the folders in
-    it: did you mean x/480p?"; "... holds PNGs (...) and folders of PNGs (...): ..."; "zip file x cannot be opened: ...";
-    "zip file x is encrypted (...): wanted one without a password".
+    Raises:
+        ValueError: one line: "... has no PNGs, only .jpg: masks are PNGs"; "... has no PNGs, and neither have the folders in
+            it: did you mean x/480p?"; "... has PNGs (...) and folders of PNGs (...): ..."; "zip file x cannot be opened: ...";
+            "zip file x is encrypted (...): give one without a password".
     """
     files = _Disk(str(root)) if root.is_dir() else _Archive(str(root))
     listed = files.files()
@@ -146,7 +147,7 @@ def open_files(root: Path, what: str) -> Store:
         prefix += tops.pop()
         tree = {folder[1:]: found for folder, found in tree.items()}
     if prefix:
-        notes.append(f"the sequences of {root.name} were taken from its folder {'/'.join(prefix)}/")
+        notes.append(f"the sequences of {root.name} were read from its folder {'/'.join(prefix)}/")
     if not tree or not (by_object or depths in ({0}, {1})):
         raise ValueError(_no_masks(root, what, tree, strays))
     sequences: dict[str, dict[str, File]] = {}
@@ -154,19 +155,19 @@ def open_files(root: Path, what: str) -> Store:
         frames = sequences.setdefault(folder[0] if folder else _called(root), {})
         for stem, file in found.items():
             if by_object:
-                known = frames.setdefault(stem, {})
-                assert isinstance(known, dict)
-                known[int(folder[1])] = file
+                objects = frames.setdefault(stem, {})
+                assert isinstance(objects, dict)
+                objects[int(folder[1])] = file
             else:
                 frames[stem] = file
     if by_object:
-        notes.append(f"{root.name} was read as SA-V: <video>/<object>/<frame>.png, one object a folder")
+        notes.append(f"{root.name} was read as SA-V: <video>/<object>/<frame>.png, one folder per object")
     strays = [stray for stray in strays if PurePosixPath(stray).parts[:-1] not in runs]
     return _Pngs(str(root), what, depths == {0}, tuple(notes), sequences, tuple(strays), files)
 
 
 def _folders(listed: Iterable[str]) -> tuple[dict[Folder, dict[str, str]], list[str]]:
-    """{folder: {stem: PNG}} and the files that are no PNGs."""
+    """Return {folder: {stem: PNG}} and the files that are not PNGs."""
     tree: dict[Folder, dict[str, str]] = {}
     strays = []
     for file in listed:
@@ -182,7 +183,7 @@ def _folders(listed: Iterable[str]) -> tuple[dict[Folder, dict[str, str]], list[
 
 
 def _without_runs(tree: dict[Folder, dict[str, str]]) -> tuple[dict[Folder, dict[str, str]], set[Folder]]:
-    """The tree with the folders of `hodor segment -o` in place of their masks; and these folders."""
+    """Return the tree with the folders of `hodor segment -o` instead of their folders of masks; and these folders."""
     runs = {folder[:-1] for folder in tree if folder[-1:] == (RUN,)}
     kept = {
         folder[:-1] if folder[-1:] == (RUN,) else folder: found
@@ -193,8 +194,11 @@ def _without_runs(tree: dict[Folder, dict[str, str]]) -> tuple[dict[Folder, dict
 
 
 def _by_object(files: _Disk | _Archive, tree: dict[Folder, dict[str, str]]) -> bool:
-    """Whether folders of depth 2 are SA-V's <video>/<object>: names that are numbers, PNGs of 0 and 1 or of 0 and 255, and
-    the objects of a video on the same frames and of the same size; sequences in a wrapping folder rarely are all that."""
+    """Return whether folders of depth 2 are SA-V's <video>/<object>.
+
+    They are if their names are numbers, their PNGs contain 0 and 1 or 0 and 255, and the objects of a video have the same
+    frames and the same size. Sequences in a wrapping folder rarely meet all of these conditions.
+    """
     if not all(folder[1].isascii() and folder[1].isdigit() for folder in tree):
         return False
     video = min(tree)[0]
@@ -208,26 +212,26 @@ def _by_object(files: _Disk | _Archive, tree: dict[Folder, dict[str, str]]) -> b
 
 
 def _no_masks(root: Path, what: str, tree: dict[Folder, dict[str, str]], strays: Sequence[str]) -> str:
-    """Why a tree is neither a sequence nor a set of them."""
+    """Return the message for a tree that is neither a sequence nor a set of sequences."""
     kind = "folder" if root.is_dir() else "zip file"
     if not tree:
         suffixes = sorted({PurePosixPath(stray).suffix for stray in strays} - {""})
-        hint = f", only {some(suffixes)}: masks are PNGs" if suffixes else ": wanted <sequence>/<frame>.png"
-        return f"{what} {kind} {root} holds no PNGs{hint}"
+        hint = f", only {some(suffixes)}: masks are PNGs" if suffixes else ": give <sequence>/<frame>.png"
+        return f"{what} {kind} {root} has no PNGs{hint}"
     if () in tree:
         inner = sorted({folder[0] for folder in tree if folder})
         return (
-            f"{what} {kind} {root} holds PNGs ({some(tree[()].values())}) and folders of PNGs ({some(inner)}): "
-            "a sequence or a set of sequences is wanted, not both"
+            f"{what} {kind} {root} has PNGs ({some(tree[()].values())}) and folders of PNGs ({some(inner)}): "
+            "give one sequence or a set of sequences"
         )
     parents = sorted({"/".join(folder[:-1]) for folder in tree})
     if len({len(folder) for folder in tree}) == 1 and len(parents) == 1:
-        return f"{what} {kind} {root} holds no PNGs, nor do the folders in it: did you mean {root / parents[0]}?"
+        return f"{what} {kind} {root} has no PNGs, and neither have the folders in it: did you mean {root / parents[0]}?"
     levels = some("/".join(folder) for folder in sorted(tree, key=len))
-    return f"{what} {kind} {root} holds PNGs in {levels}: wanted <sequence>/<frame>.png"
+    return f"{what} {kind} {root} has PNGs in {levels}: give <sequence>/<frame>.png"
 
 
 def _called(root: Path) -> str:
-    """The name of a sequence that is a folder or a zip file."""
+    """Return the name of a sequence that is a folder or a zip file."""
     whole = root.resolve()
     return whole.parent.name if whole.name == RUN else whole.stem if whole.is_file() else whole.name
