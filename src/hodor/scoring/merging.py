@@ -55,7 +55,7 @@ def merge(job: Job, results: Sequence[FrameResult], terms: Terms, only_check: bo
     objects = job.objects if job.objects is not None else _objects(job, shown, rule)
     unread = [job.unread] * bool(job.unread) + [text for result in results for text in result.unread]
     problems = first_of(unread) + first_of([result.size for result in results if result.size])
-    if not problems or objects:  # without objects, unreadable frames are the cause
+    if not problems or objects:  # unreadable frames can be the reason why there is no object
         problems += _id_problems(job, objects, shown, predicted, rule, compat)
     scores, notes = list[ObjectScore](), list[str]()
     if not (problems or only_check):

@@ -145,8 +145,8 @@ def compare(
     Args:
         results: contents of results files, at least two.
         names: a name for each, all different.
-        draws: number of bootstrap resamples, at least 100. hodor.scoring.intervals describes what is resampled. Default: 10
-            000.
+        draws: number of bootstrap resamples, at least 100. hodor.scoring.intervals describes what is resampled. Default:
+            10_000.
         seed: seed of the bootstrap; the same seed gives the same intervals. Default: 0.
         common: whether objects that are not in all results are left out and listed; otherwise they are an error. Default:
             False.

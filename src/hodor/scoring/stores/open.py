@@ -62,8 +62,18 @@ class _Memory(MappingStore):
 
 
 def as_labels(mask: Any, where: str) -> Labels:
-    """A mask in memory -> labels uint8, uint16 or uint32 [H, W]: an integer or bool array, a tensor, a run length (its
-    object gets id 1), or what a Tracker gave. Raises ValueError: "predictions bear 3 is float32 [4, 5]: wanted ..."."""
+    """Convert a mask in memory to labels.
+
+    Args:
+        mask: integer or bool array, tensor, run length (its object gets id 1), or result of a Tracker.
+        where: its place, for messages.
+
+    Returns:
+        Labels [H, W], uint8, uint16 or uint32.
+
+    Raises:
+        ValueError: "predictions bear 3: expected integer labels [H, W], one id per pixel, got float32 [4, 5]".
+    """
     if _is_runs(mask):
         from hodor.mask_files.annotations import decode_runs
 
