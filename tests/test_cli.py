@@ -175,6 +175,8 @@ ALL: dict[str, list[object]] = {
     "--dtype": ["float32"],
     "--size": [48],
     "--history": [3],
+    "--pin-first": [],
+    "--hold-lost": [],
 }
 
 

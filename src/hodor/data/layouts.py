@@ -64,7 +64,8 @@ def open_layout(
     `without` that is not there is passed over.
 
     Raises FileNotFoundError "ROOT is not a folder: want a benchmark's root". Raises ValueError
-    "expected a data set format (auto, davis2016, ...), got 'davis'", "no sequence 'cow' in ROOT: want ...", "ROOT has no split 'test': want train, val", and, all that is wrong
+    "expected a data set format (auto, davis2016, ...), got 'davis'", "no sequence 'cow' in ROOT: want ...",
+    "ROOT has no split 'test': want train, val", and, all that is wrong
     with the sequences taken in one line, "ROOT, read as davis2017: bear has no mask on its first frame 00000; ...".
     """
     root = Path(root)
