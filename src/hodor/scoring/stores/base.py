@@ -16,6 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from hodor.names import natural_key
+
 Labels = NDArray[np.integer[Any]]
 Plane = NDArray[np.bool_]
 EXPECTED = "a folder of mask PNGs, a zip file of them, or a COCO or YouTube-VIS JSON"
