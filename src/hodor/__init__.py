@@ -1,12 +1,12 @@
-"""Video object segmentation: a mask on one frame in, the masks of the whole video out.
+"""Video object segmentation: given the mask of an object on one frame, segment the object in the whole video.
 
-    network = hodor.load()                         # weights in the box, by name too; or a path to a .safetensors file
+    network = hodor.load()                         # bundled weights, by name; or the path of a .safetensors file
     tracker = hodor.Tracker(network)
     labels = tracker.track(first_frame, labels)    # ids per pixel, [H, W]
     for frame in frames:
         labels = tracker.track(frame)
 
-`load` and `Tracker` are imported when first used, so that `import hodor` stays quick.
+`load` and `Tracker` are imported when they are first used, so that `import hodor` stays fast.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Follow objects through a video, a frame at a time: the one walk of inference, evaluation and the page.
+"""Follow objects through a video, one frame at a time. Inference, evaluation and the web page all use this class.
 
 tracker = Tracker(hodor.load())
 labels = tracker.track(frames[0], first_labels)
@@ -24,12 +24,14 @@ from hodor.models.base import Entry, Features, Memory, Network, Prediction
 
 @dataclass(frozen=True)
 class Tracked:
-    """What one frame gave.
+    """The result of one frame.
 
-    labels: [H, W] at the frame's own size, the caller's ids, 0 background; uint8, or uint16 for ids above 254.
-    objects: the ids, in the order of `soft`. confidence: for each id, in [0, 1], the mean soft mask over the pixels that it
-    won, calibrated to the J to expect where the weights say how (`Network.expected`); 1 if it was given, 0 if it won none.
-    lost: ids that are nowhere in this frame.
+    Attributes:
+        labels: [H, W] of the frame's own size, the caller's ids, 0 for background; uint8, or uint16 for ids above 254.
+        objects: the ids, in the order of `soft`.
+        confidence: for each id a number in [0, 1]: the mean soft mask over the pixels that the object won, calibrated to the
+            J to expect if the weights have a calibration (`Network.expected`); 1 if its mask was given, 0 if it won no pixel.
+        lost: ids of the objects that won no pixel of this frame.
     """
 
     labels: np.ndarray
@@ -41,7 +43,11 @@ class Tracked:
     _size: tuple[int, int]
 
     def soft(self) -> np.ndarray:
-        """-> float32 [N, H, W] in [0, 1], soft masks at the frame's own size, made when asked for."""
+        """Compute the soft masks at the frame's own size, on demand.
+
+        Returns:
+            Array [N, H, W] in [0, 1], float32, in the order of `objects`.
+        """
         if not self.objects:
             return np.zeros((0, *self._size), np.float32)
         soft = self._features.full(self._soft_NHW[None])
@@ -49,15 +55,25 @@ class Tracked:
 
 
 class Tracker:
-    """Streams a video: give each frame once, in order (any order), and get its labels; no frame is kept.
+    """Segments a video as a stream: each frame is passed once, and no frame is kept.
 
-    network: from `hodor.load`. history: T, frames remembered. pin_first: also keep, for each object, the first mask that was
-    given and the latest. size: short side inside, in pixels. hold_lost: an object that is nowhere in a frame is not
-    remembered from it, so that older frames speak for it; False is the released behaviour, where HODOR describes it from its
-    single likeliest pixel. None takes the network's own (HODOR: 7 frames, as in the paper, and hold_lost).
+    The frames can be passed in any temporal order. Objects can be given on any frame, all at once or one by one, corrected
+    and removed; the memory of the others stays. The state is `tracker.memory`, which never changes in place: keep a
+    reference to it, continue, and assign it again to return.
 
-    The state is `tracker.memory`, a value: keep it, go on, put it back. Objects may be given on any frame, all at once or one
-    by one, corrected and removed; the others keep their memory.
+    Args:
+        network: the network, from `hodor.load`.
+        history: number of past frames kept in memory (T), at least 1. Default: the network's own (7 for HODOR, as in the
+            paper).
+        pin_first: whether to keep also, for each object, the first mask that was given and the latest. Default: the network's
+            own (True; False for HODOR as released).
+        size: short side of the frame inside the network, in pixels. Default: the network's own.
+        hold_lost: whether an object that wins no pixel of a frame is not remembered from that frame, so that older frames
+            stay valid for it. False is the released behaviour, in which HODOR describes such an object from the pixel with
+            its largest soft mask. Default: the network's own (True for HODOR, False for the others).
+
+    Raises:
+        ValueError: "expected history of at least 1 frame, got 0".
     """
 
     def __init__(
@@ -65,14 +81,15 @@ class Tracker:
         network: Network,
         *,
         history: int | None = None,
-        pin_first: bool = True,
+        pin_first: bool | None = None,
         size: int | None = None,
         hold_lost: bool | None = None,
     ) -> None:
         if history is not None and history < 1:
-            raise ValueError(f"history is {history}, want at least 1 frame")
-        self.network, self.pin_first = network, pin_first
+            raise ValueError(f"expected history of at least 1 frame, got {history}")
+        self.network = network
         self.history = network.history if history is None else history
+        self.pin_first = network.pin_first if pin_first is None else pin_first
         self.hold_lost = network.hold_lost if hold_lost is None else hold_lost
         self.size = network.size if size is None else size
         self.memory = Memory()
@@ -84,7 +101,15 @@ class Tracker:
         return self.memory.objects
 
     def track(self, frame: np.ndarray | Tensor, labels: np.ndarray | Tensor | None = None) -> np.ndarray:
-        """The next frame's labels, [H, W]; see `step`."""
+        """Segment the next frame; `step` returns more than the labels.
+
+        Args:
+            frame: see `step`.
+            labels: see `step`.
+
+        Returns:
+            Array [H, W] of ids, 0 for background.
+        """
         return self.step(frame, labels).labels
 
     def step(
@@ -93,20 +118,29 @@ class Tracker:
         labels: np.ndarray | Tensor | None = None,
         objects: Iterable[int] | None = None,
     ) -> Tracked:
-        """Follow the objects into the next frame.
+        """Segment the next frame.
 
-        frame: RGB, uint8 [H, W, 3] array, or tensor [3, H, W], uint8 or float in [0, 1]. labels: [H, W] ids given on this
-        frame: new objects begin, known ones are corrected, and what was predicted of them before no longer counts; ids that
-        do not occur are left to the network. objects: the ids that `labels` speaks for, when an object that does not occur
-        is to be told absent.
+        Args:
+            frame: RGB, array [H, W, 3] of uint8, or tensor [3, H, W] of uint8 or of floats in [0, 1].
+            labels: ids given on this frame, [H, W]. New ids are new objects; objects that are followed already are corrected,
+                and what was predicted of them on earlier frames is no longer used. Ids that do not occur are segmented by the
+                network.
+            objects: the ids for which `labels` is complete, if one that does not occur in it is to be marked as outside the
+                frame. Default: those that occur.
 
-        Raises ValueError: "labels are 60x80 pixels, the frame 480x854: resize them with nearest neighbour", "labels hold no
-        object: want an id above 0 on some pixel".
+        Returns:
+            The labels, confidences and lost objects of the frame.
+
+        Raises:
+            ValueError: "expected labels of 480x854 pixels, the size of the frame, got 60x80: resize them with nearest
+                neighbour".
+            ValueError: "expected labels with an id above 0, got none".
+            ValueError: "expected a frame uint8 [H, W, 3] or a tensor [3, H, W], got (480, 854)".
         """
         with torch.inference_mode():
             image, size = self._image(frame)
             features = self.network.encode(image)
-            # a memory from elsewhere may hold later frames
+            # a memory set from outside can hold later frames
             self.index = max(self.index, 1 + max(self.memory.frames, default=-1))
             if labels is not None:
                 return self._given(features, np.asarray(labels), size, objects)
@@ -117,13 +151,17 @@ class Tracker:
             return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
 
     def save(self, path: str | Path, **note: Any) -> None:
-        """The state, memory and place in the video, as one small safetensors file, written beside and renamed.
+        """Write the state, that is the memory and the index of the next frame, as one safetensors file.
 
-        note: plain values that `restore` gives back.
+        The file is written under another name and then renamed, so that a partial file is never left.
+
+        Args:
+            path: file to write.
+            **note: plain values that `restore` returns.
         """
         from safetensors.torch import save as to_bytes
 
-        tensors = {f"{i}.{name}": t for i, e in self.memory.frames.items() for name, t in vars(e).items()}
+        tensors = {f"{i}.{name}": t for i, e in self.memory.frames.items() for name, t in e.tensors().items()}
         tensors |= {f"state.{name}": t for name, t in self.memory.state.items()}
         tensors |= {f"tally.{name}": t for name, t in self.memory.tally.items()}
         about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
@@ -132,9 +170,17 @@ class Tracker:
             out.write(data)
 
     def restore(self, path: str | Path) -> dict[str, Any]:
-        """Take up a saved state: what follows gives the masks that an unbroken run gives. -> the note saved with it.
+        """Continue from a saved state: the masks that follow are those of an uninterrupted run.
 
-        Raises FileNotFoundError "no file PATH", ValueError "PATH is not the state of a tracker".
+        Args:
+            path: a file that `save` wrote.
+
+        Returns:
+            The note that was saved with the state.
+
+        Raises:
+            FileNotFoundError: "no file PATH".
+            ValueError: "PATH is not the state of a tracker of this version".
         """
         from safetensors import SafetensorError, safe_open
 
@@ -145,47 +191,48 @@ class Tracker:
             with safe_open(str(path), "pt") as opened:
                 about = json.loads((opened.metadata() or {})["tracker"])
                 tensors = {key: opened.get_tensor(key).to(device) for key in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError):
-            raise ValueError(f"{path} is not the state of a tracker") from None
-        names = Entry.__dataclass_fields__
-        frames = {i: Entry(**{name: tensors[f"{i}.{name}"] for name in names}) for i in about["frames"]}
-        state, tally = (
-            {key.removeprefix(head): t for key, t in tensors.items() if key.startswith(head)} for head in ("state.", "tally.")
-        )
-        self.memory = Memory(tuple(about["objects"]), frames, state, tally)
-        self.index = about["index"]
-        return dict(about["note"])
+            frames = {i: _entry(_under(tensors, f"{i}.")) for i in about["frames"]}
+            memory = Memory(tuple(about["objects"]), frames, _under(tensors, "state."), _under(tensors, "tally."))
+            index, note = int(about["index"]), dict(about["note"])
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} is not the state of a tracker of this version") from None
+        self.memory, self.index = memory, index
+        return note
 
     def remove(self, *objects: int) -> None:
         """Forget these objects; the others stay as they are.
 
-        Raises ValueError: "object 9 is not followed: objects are 1, 2".
+        Args:
+            *objects: ids.
+
+        Raises:
+            ValueError: "expected objects that are followed (1, 2), got 9".
         """
         for i in objects:
             if i not in self.memory.objects:
-                known = ", ".join(map(str, self.memory.objects)) or "none"
-                raise ValueError(f"object {i} is not followed: objects are {known}")
+                followed = ", ".join(map(str, self.memory.objects)) or "none"
+                raise ValueError(f"expected objects that are followed ({followed}), got {i}")
         self.memory = self.memory.with_objects([i for i in self.memory.objects if i not in objects])
 
     def _given(self, features: Features, labels: np.ndarray, size: tuple[int, int], objects: Iterable[int] | None) -> Tracked:
-        """A frame with masks from the caller: they stand as given, the other objects are segmented around them."""
-        here = objects_in(labels)
+        """A frame with masks from the caller: they are used as given, and the other objects are segmented around them."""
+        occurring = objects_in(labels)
         if labels.shape != size:
             raise ValueError(
-                f"labels are {labels.shape[0]}x{labels.shape[1]} pixels, the frame {size[0]}x{size[1]}: "
-                "resize them with nearest neighbour"
+                f"expected labels of {size[0]}x{size[1]} pixels, the size of the frame, "
+                f"got {labels.shape[0]}x{labels.shape[1]}: resize them with nearest neighbour"
             )
-        ids = tuple(dict.fromkeys([*here, *(objects or ())]))
+        ids = tuple(dict.fromkeys([*occurring, *(objects or ())]))
         if not ids:
-            raise ValueError("labels hold no object: want an id above 0 on some pixel")
+            raise ValueError("expected labels with an id above 0, got none")
         label_dtype(max(ids))  # raises before anything has changed
         memory = self.memory.with_objects([*self.memory.objects, *(i for i in ids if i not in self.memory.objects)])
         memory = _forget_predicted(memory, ids)
-        given_BN = torch.tensor([[i in ids for i in memory.objects]], device=features.maps[0].device)
-        planes_BNHW = torch.from_numpy(to_planes(labels, memory.objects))[None].to(features.maps[0].device)
+        given_BN = torch.tensor([[i in ids for i in memory.objects]], device=features.device)
+        planes_BNHW = torch.from_numpy(to_planes(labels, memory.objects))[None].to(features.device)
         if features.size != size:
             fitted_BNHW = (F.interpolate(planes_BNHW, features.size, mode="bilinear", align_corners=False) > 0.5).float()
-            # an object too small for that stands where it touches a pixel
+            # an object that is too small for that is kept in every cell that it touches
             small_N = ~fitted_BNHW[0].flatten(1).any(-1)
             if bool(small_N.any()):
                 fitted_BNHW[0, small_N] = F.adaptive_max_pool2d(planes_BNHW[0, small_N], features.size)
@@ -195,17 +242,17 @@ class Tracker:
         soft_BNHW = planes_BNHW
         mixed = others and memory.frames
         if mixed:
-            aside = memory
+            with_given = memory
             if self.network.sees_given:
-                aside = self.network.remember(memory, self.index, features, planes_BNHW, given_BN, given_BN)
-            prediction, memory = self.network.segment(aside, features, remembered=True)
+                with_given = self.network.remember(memory, self.index, features, planes_BNHW, given_BN, given_BN)
+            prediction, memory = self.network.segment(with_given, features, remembered=True)
             memory = memory.only([i for i in memory.frames if i != self.index])
             free = 1 - planes_BNHW.amax(1, keepdim=True)
             soft_BNHW = torch.where(given_BN[..., None, None], planes_BNHW, features.full(prediction.soft()) * free)
             plane_HW = prediction.without(given_BN).labels(size)[0].cpu()
         settled_BNHW = self.network.settle(soft_BNHW)
         if mixed and settled_BNHW is not soft_BNHW:
-            # the masks share the pixels anew, and that decides who wins them
+            # the masks share the pixels again, and the result decides which object wins them
             all_BKHW = torch.cat([1 - settled_BNHW.sum(1, keepdim=True), settled_BNHW], 1).clamp(min=1e-7).log()
             plane_HW = Prediction(all_BKHW, 1, features.size, features.size).without(given_BN).labels(size)[0].cpu()
         self.memory = memory
@@ -222,20 +269,20 @@ class Tracker:
         size: tuple[int, int],
         given_BN: Tensor | None = None,
     ) -> Tracked:
-        """Say what the frame gave, remember it, let go of what no longer serves."""
+        """Make the result of the frame, remember the frame, and drop the frames that are no longer used."""
         plane_HW = plane_HW.to(soft_BNHW.device)
         confidence_N, areas_N = _mean_where_won(soft_BNHW[0], plane_HW, features)
         won_BN = areas_N[None] > 0
         due = given_BN is not None or self.network.due(self.memory, self.index)
         given_BN = torch.zeros_like(won_BN) if given_BN is None else given_BN
-        # an object that the caller told absent has no likeliest pixel to be described from
+        # an object that the caller marked as outside the frame has no pixel from which it could be described
         valid_BN = won_BN if self.hold_lost else won_BN | ~given_BN
         memory = self.memory
         if due and bool(valid_BN.any()):
-            memory = self.network.remember(memory, self.index, features, soft_BNHW, valid_BN, given_BN)
-            # a lost object is nowhere in this frame, so the background that it leaves is whole
-            entry = memory.frames[self.index]
-            memory = memory.add(self.index, replace(entry, complete_B=torch.ones_like(entry.complete_B)))
+            # the masks are of all objects: one without a pixel is outside the frame, and the background is complete
+            memory = self.network.remember(
+                memory, self.index, features, soft_BNHW, valid_BN, given_BN, complete=True
+            )
         self.memory = self.network.keep(memory, self.history, self.pin_first)
         self.index += 1
         ids = self.memory.objects
@@ -246,25 +293,25 @@ class Tracker:
         return Tracked(table[plane_HW.cpu().numpy()], ids, confidence, lost, soft_BNHW[0], features, size)
 
     def _nothing(self, features: Features, size: tuple[int, int]) -> Tracked:
-        """A frame in which no object is known."""
+        """A frame before any object was given."""
         self.index += 1
         ids = self.memory.objects
-        soft_NHW = torch.zeros(len(ids), *features.size, device=features.maps[0].device)
+        soft_NHW = torch.zeros(len(ids), *features.size, device=features.device)
         labels = np.zeros(size, label_dtype(max(ids, default=0)))
         return Tracked(labels, ids, dict.fromkeys(ids, 0.0), frozenset(ids), soft_NHW, features, size)
 
     def _image(self, frame: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """-> float [1, 3, h, w] in [0, 1] at the inner size, and the frame's own (H, W)."""
-        shape, wanted = tuple(frame.shape), "want uint8 [H, W, 3] or a tensor [3, H, W]"
+        """The frame as float [1, 3, h, w] in [0, 1] of the inner size, and its own (H, W)."""
+        shape, expected = tuple(frame.shape), "expected a frame uint8 [H, W, 3] or a tensor [3, H, W]"
         if len(shape) != 3 or shape[2 if isinstance(frame, np.ndarray) else 0] != 3:
-            raise ValueError(f"frame is {shape}, {wanted}")
+            raise ValueError(f"{expected}, got {shape}")
         if isinstance(frame, np.ndarray):
-            # a mirrored or read-only array is copied: a tensor can be neither
+            # a mirrored or read-only array is copied, since a tensor can be neither
             image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
         else:
             image = frame
         if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise ValueError(f"frame is {str(image.dtype).removeprefix('torch.')} {shape}, {wanted}")
+            raise ValueError(f"{expected}, got {str(image.dtype).removeprefix('torch.')} {shape}")
         size = int(image.shape[1]), int(image.shape[2])
         image = image[None].to(next(self.network.parameters()).device)
         image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
@@ -274,8 +321,19 @@ class Tracker:
         return image, size
 
 
+def _under(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
+    """The tensors whose name begins so, by the rest of their name."""
+    return {name.removeprefix(head): each for name, each in tensors.items() if name.startswith(head)}
+
+
+def _entry(tensors: dict[str, Tensor]) -> Entry:
+    """The entry with these tensors, as `Entry.tensors` names them."""
+    own = {name: each for name, each in tensors.items() if not name.startswith("shared.")}
+    return Entry(shared=_under(tensors, "shared."), **own)
+
+
 def _mean_where_won(soft_NHW: Tensor, plane_HW: Tensor, features: Features) -> tuple[Tensor, Tensor]:
-    """-> for each object the mean of its soft mask over the pixels that it won (0 if none), and how many they are."""
+    """For each object the mean of its soft mask over the pixels that it won (0 without one), and their number."""
     # soft masks from the network cover the padded frame, given ones the frame alone
     alone = soft_NHW.shape[1:] == features.size
     covered, offset = (features.size, (0, 0)) if alone else (features.padded, features.offset)
@@ -291,10 +349,10 @@ def _mean_where_won(soft_NHW: Tensor, plane_HW: Tensor, features: Features) -> t
 
 
 def _forget_predicted(memory: Memory, objects: Iterable[int]) -> Memory:
-    """The memory in which earlier frames speak for these objects only where their mask was given."""
+    """The memory whose earlier frames are valid for these objects only where their mask was given."""
     ids = set(objects)
     frames = {}
     for index, entry in memory.frames.items():
-        spoken = torch.tensor([o not in ids for o in memory.objects], device=entry.valid_BN.device)
-        frames[index] = replace(entry, valid_BN=entry.valid_BN & (spoken | entry.given_BN))
+        kept = torch.tensor([o not in ids for o in memory.objects], device=entry.valid_BN.device)
+        frames[index] = replace(entry, valid_BN=entry.valid_BN & (kept | entry.given_BN))
     return replace(memory, frames=frames)

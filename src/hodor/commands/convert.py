@@ -1,4 +1,4 @@
-"""`hodor convert`: the authors' checkpoints as .safetensors."""
+"""`hodor convert`: turn the authors' checkpoints into .safetensors files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,22 @@ from hodor.commands.options import parse
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn the authors' .pth checkpoint into a .safetensors file; nothing in it is executed, every key must fit."""
+    """Turn the authors' .pth checkpoint into a .safetensors file. Nothing in it is executed, and every key must fit."""
 
     source: Positional[Path]
+    """The authors' .pth file."""
     out: Positional[Path]
+    """The .safetensors file to write."""
     model: str = "hodor-t"
+    """The model of the checkpoint: hodor-t, stcn, xmem, cutie or cutie-small."""
 
     def run(self) -> int:
         from hodor.models import released
 
         network = released.convert(self.source, self.out, self.model)
         info(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
+        protocol = ", ".join(f"{name} {str(value).lower()}" for name, value in network.tracking.items())
+        info(f"protocol as released, stored in the file: size {network.size}, {protocol}")
         return 0
 
 

@@ -2,12 +2,12 @@
 
     frame --backbone--> pixel feature, key, shrinkage, selection, maps for the decoder              encode
     frame, masks --mask encoder--> a value for each cell, and 16 summaries of the object            remember
-    key --similarity--> values of like cells --fuser--> --object transformer--> --decoder--> logits      segment
+    key --similarity--> values of similar cells --fuser, object transformer, decoder--> logits      segment
 
-An object's memory is the values of a few frames (a FIFO whose first frame stays, or `long_term`), the sum of its summaries
-over all frames ever remembered, and a state that moves on with every frame: the sensory memory and the last mask. Reads
-beside section 3 of the paper; with the authors' weights every number is theirs (commit ec5cdd4), deviations are said where
-they are made.
+The memory of an object is the values of a few frames (a FIFO that keeps its first frame, or `long_term`), the sum of its
+summaries over all frames that were ever remembered, and a state that is updated on every frame: the sensory memory and the last
+mask. The code follows section 3 of the paper. With the authors' weights all numbers are those of the released code (commit
+ec5cdd4); deviations from it are documented where they occur.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
     (r"mask_decoder\.pred\.(.*)", r"decoder.head.\1"),
     (r"aux_computer\.sensory_aux\.projection\.(.*)", r"sensory_head.\1"),
 )
-"""The authors' name -> ours, first match wins; None: left out, a table that every build makes anew."""
+"""The authors' name -> name in this package, the first match is used. None: left out, a table that is computed again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sharp(Prediction):
-    """Logits at stride 4 whose soft masks are at the padded frame's full size: softmax comes after the enlargement."""
+    """Logits at stride 4 whose soft masks have the padded frame's full size, since softmax follows the enlargement."""
 
     @cached_property
     def _soft(self) -> Tensor:
@@ -100,28 +100,47 @@ class Sharp(Prediction):
         return full.softmax(1)[:, self.backgrounds :]
 
     def soft(self) -> Tensor:
-        """-> BNHW, the objects' soft masks at the padded frame's size."""
+        """Compute the objects' soft masks.
+
+        Returns:
+            Tensor [B, N, H, W] in [0, 1] at the padded frame's size.
+        """
         return self._soft
 
 
 class Cutie(PixelMemory):
-    """Cutie as one class.
+    """Cutie.
 
-    backbone: a name in `BACKBONES`, used up to stride 16. width: channels of values, sensory memory and transformer.
-    key_width: channels of keys. heads, queries, blocks, feedforward_width: of the object transformer. mask_encoder: "resnet18", or "light", four
-    strided convolutions. normed: normalise the backbone's maps (for EfficientNet-Lite). mem_every: frames between two that
-    are remembered, when a video is followed. top_k: how many of all remembered cells speak for a cell; in training all do.
-    deep_update: how often, in training, remembering a predicted mask also moves the sensory memory on; elsewhere it always
-    does. long_term: old frames become prototypes (`hodor.models.long_term`) instead of being forgotten.
+    `history` is the released max_mem_frames, 5, each object's first frame included (10 with max_prototypes). The latest frame
+    on which an object was given is kept as well; the released engine drops it. That engine can also update the sensory memory
+    on some frames only (stagger_updates); with its default setting it does so on every frame, and here always.
 
-    `history` is the released max_mem_frames, 5, each object's first frame included (10 with long_term). The latest frame on
-    which it was given stays as well, which the released engine lets go. That engine can also move the sensory memory on at
-    some frames only (stagger_updates); with its own setting that is every frame, and here always.
+    Args:
+        backbone: name in `BACKBONES`, used up to stride 16. Default: "resnet50".
+        width: channels of values, sensory memory and transformer. Default: 256.
+        key_width: channels of keys. Default: 64.
+        heads: number of heads of the object transformer. Default: 8.
+        queries: number of queries of the object transformer, and of summaries of an object. Default: 16.
+        blocks: number of blocks of the object transformer. Default: 3.
+        feedforward_width: hidden channels of the object transformer's FFN. Default: 2048.
+        mask_encoder: "resnet18", or "light" for four strided convolutions; computes values from a frame and its masks.
+            Default: "resnet18".
+        normed: whether the backbone's maps are normalised, for EfficientNet-Lite. Default: False.
+        mem_every: number of frames from one remembered prediction to the next. Default: 5.
+        top_k: number of most similar tokens that each cell attends to outside training; in training it attends to all.
+            Default: 30.
+        deep_update: share in [0, 1] of the remembered predictions that update the sensory memory in training; outside training
+            all do. Default: 0.2.
+        prototypes: maximum number of prototypes from one consolidation. Default: 128.
+        max_prototypes: maximum number of all prototypes (see `hodor.models.long_term`); 0 forgets old frames instead.
+            Default: 0.
 
-    auxiliary: outside training too, fill `Prediction.aux` with "sensory", B 1+N h w, and "queries", B levels 1+N h w, the
-    aggregated logits of the sensory memory and of the transformer's queries at stride 16.
+    Attributes:
+        auxiliary: whether `Prediction.aux` is also filled outside training: "sensory", B 1+N h w, and "queries", B levels 1+N
+            h w, the aggregated logits of the sensory memory and of the transformer's queries at stride 16. Default: False.
 
-    Raises ValueError: "no backbone 'x': want swin-t, ...", "mask encoder 'x' is not one of resnet18, light".
+    Raises:
+        ValueError: "expected a backbone (swin-t, ...), got 'x'"; "expected a mask encoder (resnet18, light), got 'x'".
     """
 
     history = 5
@@ -172,28 +191,50 @@ class Cutie(PixelMemory):
     @classmethod
     def current_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         current = super().current_settings(settings)
-        if isinstance(current.get("max_prototypes"), bool):  # long_term was a switch
-            current["max_prototypes"] = lasting.MOST if current["max_prototypes"] else 0
+        if isinstance(current.get("max_prototypes"), bool):  # in old files, whether there is a long-term memory
+            current["max_prototypes"] = lasting.MAX_PROTOTYPES if current["max_prototypes"] else 0
         return current
 
     def encode(self, frames_BCHW: Tensor) -> Features:
-        """RGB in [0, 1] of any size -> five maps of the frame padded with black, on all sides, to multiples of 16: the
-        normalised image, maps at strides 4 and 8 for the decoder, and at 16 the pixel feature and keys (key, shrinkage and
-        selection along the channels)."""
+        """Compute the maps of a frame.
+
+        Args:
+            frames_BCHW: RGB in [0, 1] of any size.
+
+        Returns:
+            Features with the maps "image" (padded on all sides with black to multiples of 16, then normalised), "fine" and
+            "middle" (strides 4 and 8, for the decoder), and at stride 16 "pixel" (the pixel feature), "key", "shrinkage" and
+            "selection".
+        """
         frames, offset = pad_around(frames_BCHW, 16)
         image = self.normalised(frames).to(self.pixel.weight.dtype)
         fine, middle, coarse = self.levels(self.backbone(image))
-        keys = torch.cat([k for k in self.keys(self.key_reduce(coarse)) if k is not None], 1)
-        maps = (image, self.decoder.fine(fine), self.decoder.middle(middle), self.pixel(coarse), keys)
+        maps = {
+            "image": image,
+            "fine": self.decoder.fine(fine),
+            "middle": self.decoder.middle(middle),
+            "pixel": self.pixel(coarse),
+            **self.keys(self.key_reduce(coarse)).by_name(),
+        }
         return Features(maps, _size(frames_BCHW), _size(frames), offset)
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
+        self,
+        memory: Memory,
+        index: int,
+        features: Features,
+        masks_BNHW: Tensor,
+        valid_BN: Tensor,
+        given_BN: Tensor,
+        *,
+        complete: bool = False,
     ) -> Memory:
-        """The frame's values and keys become an entry; summaries add up, and the sensory memory is moved on from what the
-        values saw (in training not always, see `deep_update`). A mask that is given anew takes the place of the summaries
-        of all that was predicted of its object; the released code keeps them."""
-        image, _, _, pixel, keys = features.maps
+        """Return the memory with the frame's keys and values, with the summaries added and the sensory memory updated.
+
+        In training the sensory memory is not always updated, see `deep_update`. A mask that is given again replaces the
+        summaries of all that was predicted of its object; the released code keeps them.
+        """
+        image, pixel = features.maps["image"], features.maps["pixel"]
         masks = features.fit(masks_BNHW, features.padded).to(pixel.dtype)
         state = self._state(memory, pixel)
         deep = not self.training or bool(given_BN.any()) or float(torch.rand(())) < self.deep_update
@@ -204,20 +245,26 @@ class Cutie(PixelMemory):
         summaries = torch.where(given_BN[..., None, None], given, state["summaries"] + summary)
         sensory = torch.where(valid_BN[..., None, None, None], sensory, state["sensory"])
         state = {"sensory": sensory, "last_mask": last, "summaries": summaries, "given": given}
+        keys = {name: features.maps[name] for name in lasting.KEYS}
         entry = Entry(value, keys, valid_BN, given_BN & valid_BN, torch.ones_like(valid_BN[:, :1].any(1)))
         return replace(memory.add(index, entry), state=state)
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
-        """Logits aggregated at stride 4. The sensory memory and the last mask move on, whether `remember` follows or not."""
-        _, fine, middle, pixel, keys = features.maps
-        valid_BN = _known(list(memory.frames.values()), pixel, len(memory.objects)).any(0)
+        """Segment the memory's objects in a frame.
+
+        Returns:
+            Logits, aggregated at stride 4, and the memory with the sensory memory and the last mask updated, whether
+            `remember` follows or not.
+        """
+        fine, middle, pixel = (features.maps[name] for name in ("fine", "middle", "pixel"))
+        valid_BN = _valid(list(memory.frames.values()), pixel, len(memory.objects)).any(0)
         planes = valid_BN.any(0).nonzero().flatten().tolist()
         if not planes:
             logits = fine.new_full((len(fine), 1 + len(memory.objects), *fine.shape[2:]), UNKNOWN)
             logits[:, 0] = 0
             return Sharp(logits, 1, features.size, features.padded, features.offset), memory
         same_BNN = _together(memory, pixel)[:, planes][:, :, planes]
-        memory, read_BNDP = self._read(memory, planes, keys)
+        memory, read_BNDP = self._read(memory, planes, features)
         whole = self._state(memory, pixel)
         sensory, last, summaries = (whole[name][:, planes] for name in ("sensory", "last_mask", "summaries"))
         some_BN = valid_BN[:, planes]
@@ -226,25 +273,32 @@ class Cutie(PixelMemory):
         objects_BNDHW, levels = self.transformer(fused, summaries, same_BNN, some_BN, auxiliary)
         raw, moved = self.decoder(objects_BNDHW, middle, fine, sensory)
 
-        def told(raw_BNHW: Tensor) -> Tensor:
+        def aggregated(raw_BNHW: Tensor) -> Tensor:
             soft = raw_BNHW.float().sigmoid() * some_BN[..., None, None]
             return _spread(matching.aggregate(soft), planes, valid_BN)
 
         aux = {}
         if auxiliary:
-            aux["sensory"] = told(self._from_sensory(sensory, pixel))
-            aux["queries"] = torch.stack([told(level) for level in levels], 1)
-        prediction = Sharp(told(raw), 1, features.size, features.padded, features.offset, aux)
+            aux["sensory"] = aggregated(self._from_sensory(sensory, pixel))
+            aux["queries"] = torch.stack([aggregated(level) for level in levels], 1)
+        prediction = Sharp(aggregated(raw), 1, features.size, features.padded, features.offset, aux)
         last = F.avg_pool2d(prediction.soft(), 16).to(pixel.dtype)
         moved = whole["sensory"].index_copy(1, torch.tensor(planes, device=moved.device), moved)
         moved = torch.where(valid_BN[..., None, None, None], moved, whole["sensory"])
         return prediction, replace(memory, state={**whole, "sensory": moved, "last_mask": last})
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
-        """The latest `history` - 1 frames, and with pin_first each object's first given frame and its latest; a frame that
-        only stays for some objects speaks for those alone. Without pin_first, the latest `history`."""
+        """Return the memory with the frames that are still used.
+
+        Args:
+            memory: the memory after a frame.
+            history: number of frames to keep: without pin_first the latest `history`, with it the latest `history` - 1.
+            pin_first: whether to keep also each object's first given frame and its latest. A frame that is only kept for some
+                objects is valid for those alone.
+        """
         if self.max_prototypes:
-            return lasting.keep(memory, history, pin_first, prototypes=self.prototypes, most=self.max_prototypes)
+            bounds = {"prototypes": self.prototypes, "max_prototypes": self.max_prototypes}
+            return lasting.keep(memory, history, pin_first, **bounds)
         indices = list(memory.frames)
         if not pin_first:
             return memory.only(indices[-history:])
@@ -258,9 +312,9 @@ class Cutie(PixelMemory):
         for index in indices:
             entry = memory.frames[index]
             if index in pinned:
-                spoken = torch.zeros_like(entry.valid_BN)
-                spoken[:, pinned[index]] = True
-                frames[index] = replace(entry, valid_BN=entry.valid_BN & spoken, given_BN=entry.given_BN & spoken)
+                kept = torch.zeros_like(entry.valid_BN)
+                kept[:, pinned[index]] = True
+                frames[index] = replace(entry, valid_BN=entry.valid_BN & kept, given_BN=entry.given_BN & kept)
             elif index in latest:
                 frames[index] = entry
         return replace(memory, frames=frames)
@@ -270,16 +324,14 @@ class Cutie(PixelMemory):
         for module in (self.mask_encoder, self.pixel_fuser, self.decoder, *self.transformer.blocks):
             recompute(module)
 
-    def _read(self, memory: Memory, planes: Sequence[int], keys_BDHW: Tensor) -> tuple[Memory, Tensor]:
-        """-> the memory with its tokens' use counted, and B N D P, what the frame's cells read for these planes."""
-        stored, values, known = matching.tokens(memory)
-        key, shrinkage, _ = lasting.parts(stored)
-        query, _, selection = lasting.parts(keys_BDHW)
+    def _read(self, memory: Memory, planes: Sequence[int], features: Features) -> tuple[Memory, Tensor]:
+        """The memory with its tokens' use counted, and the readout of the frame's cells for these planes, [B, N, D, P]."""
+        kept = matching.tokens(memory)
         if len(planes) < len(memory.objects):
-            values, known = values[:, planes], known[:, planes]
+            kept = kept._replace(values_BNCM=kept.values_BNCM[:, planes], valid_BNM=kept.valid_BNM[:, planes])
         top_k = None if self.training else self.top_k
-        heard = matching.Tokens(key, values, known)
-        readout, use = matching.recall(heard, query, shrinkage_BM=shrinkage, selection_BDP=selection, top_k=top_k)
+        query, selection = (features.maps[name].flatten(2) for name in ("key", "selection"))
+        readout, use = matching.recall(kept, query, selection_BDP=selection, top_k=top_k)
         return (lasting.count(memory, use) if self.max_prototypes else memory), readout
 
     def _state(self, memory: Memory, pixel_BDHW: Tensor) -> dict[str, Tensor]:
@@ -297,27 +349,29 @@ class Cutie(PixelMemory):
         }
 
     def _from_sensory(self, sensory_BNDHW: Tensor, pixel_BDHW: Tensor) -> Tensor:
-        """-> BNHW, the masks' logits that the sensory memory gives by itself, so that a loss can teach it."""
+        """The masks' logits from the sensory memory alone, [B, N, H, W], for its own loss."""
         head_BNEHW = rows(self.sensory_head(sensory_BNDHW.flatten(0, 1)), sensory_BNDHW)
         return (pixel_BDHW[:, None] * head_BNEHW[:, :, :-1]).sum(2) + head_BNEHW[:, :, -1]
 
 
-def _known(entries: Sequence[Entry], like: Tensor, objects: int) -> Tensor:
-    """-> bool E B N, which entry speaks for which object; one that speaks for nobody if there is none."""
+def _valid(entries: Sequence[Entry], like: Tensor, objects: int) -> Tensor:
+    """Which entry is valid for which object, bool [E, B, N]; without an entry one that is valid for none."""
     none_BN = torch.zeros(len(like), objects, dtype=torch.bool, device=like.device)
     return torch.stack([e.valid_BN for e in entries] or [none_BN])
 
 
 def _together(memory: Memory, like: Tensor) -> Tensor:
-    """-> bool B N N, the objects whose memory begins with the same frame. The released engine keeps them apart from all
-    others up to the decoder, and so do we."""
-    valid_EBN = _known([e for i, e in memory.frames.items() if i >= 0], like, len(memory.objects))
+    """The pairs of objects whose memory begins with the same frame, bool [B, N, N].
+
+    As in the released engine, they are processed separately from all others up to the decoder.
+    """
+    valid_EBN = _valid([e for i, e in memory.frames.items() if i >= 0], like, len(memory.objects))
     first_BN = torch.where(valid_EBN.any(0), valid_EBN.int().argmax(0), -1)
     return first_BN[:, :, None] == first_BN[:, None]
 
 
 def _spread(logits_BKHW: Tensor, planes: Sequence[int], valid_BN: Tensor) -> Tensor:
-    """Logits of the background and of some planes -> of all planes, UNKNOWN for objects that are not known."""
+    """Logits of all planes from those of the background and of some planes; UNKNOWN for objects without a valid frame."""
     if len(planes) < valid_BN.shape[1]:
         shape = (len(logits_BKHW), 1 + valid_BN.shape[1], *logits_BKHW.shape[2:])
         where = torch.tensor([0, *(1 + p for p in planes)], device=logits_BKHW.device)
@@ -326,7 +380,12 @@ def _spread(logits_BKHW: Tensor, planes: Sequence[int], valid_BN: Tensor) -> Ten
 
 
 class MaskEncoder(nn.Module):
-    """Image, mask and the sum of the other masks -> the object's value at stride 16, and its sensory memory after it."""
+    """Computes an object's value at stride 16, and its next sensory memory, from image, mask and the sum of the other masks.
+
+    Args:
+        width: channels of values and sensory memory.
+        kind: "resnet18" or "light", see `memory_blocks.mask_encoder`.
+    """
 
     def __init__(self, width: int, kind: str) -> None:
         super().__init__()
@@ -339,7 +398,7 @@ class MaskEncoder(nn.Module):
     def forward(
         self, image_BCHW: Tensor, pixel_BDHW: Tensor, masks_BNHW: Tensor, sensory_BNDHW: Tensor, deep: bool
     ) -> tuple[Tensor, Tensor]:
-        """-> value and sensory memory, BNDHW each; the latter as it was unless `deep`."""
+        """Value and sensory memory, [B, N, D, H, W] each; the latter is only updated if `deep`."""
         pairs_BN2HW = torch.stack([masks_BNHW, others(masks_BNHW)], 2)
         net = self.net
         if isinstance(net, ResNet):
@@ -354,7 +413,7 @@ class MaskEncoder(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size, plus the frame's own map at that size, through a residual block."""
+    """Doubles the size, adds the frame's own map of that size, and applies a residual block."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -368,9 +427,14 @@ class Up(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The transformer's map up to stride 4 -> a logit for each object, and the sensory memory after the frame.
+    """Computes a logit at stride 4 for each object from the transformer's map, and the sensory memory after the frame.
 
-    `middle` and `fine` bring the backbone's maps to its widths, once a frame, in `Cutie.encode`.
+    The layers `middle` and `fine` project the backbone's maps to its widths, once a frame, in `Cutie.encode`.
+
+    Args:
+        width: channels at stride 16 and of the sensory memory.
+        fine: channels of the backbone's map at stride 4.
+        middle: channels of the backbone's map at stride 8.
     """
 
     def __init__(self, width: int, fine: int, middle: int) -> None:

@@ -1,11 +1,12 @@
 """HODOR: high-level object descriptors for object re-segmentation in video (CVPR 2022).
 
-    frame --backbone, FPN--> F4, F8                     encode
+    frame --backbone, FPN--> F4, F8                                                      encode
     F8, masks --HOD encoder--> one descriptor an object, nine for the background         remember
     F4, F8, descriptors of the last frames --OR decoder--> logits                        segment
 
-Reads beside section 3 of the paper. The defaults follow the authors' released code, with which the preset `hodor-t` shares
-every number; where the paper says otherwise, an argument says so. `hodor-lite` is the same class, smaller.
+The code follows section 3 of the paper. The defaults are those of the authors' released code, and with the authors' weights
+the preset `hodor-t` gives the same numbers. Where the paper differs, an argument selects the paper's version. `hodor-lite` is
+the same class with smaller settings.
 """
 
 from __future__ import annotations
@@ -37,32 +38,51 @@ WORDS = {
     "attention_scale": ("released", "paper"),
     "pooling": ("hard", "soft"),
 }
-"""The settings that are words, and the words they take."""
+"""The settings that are strings, and their values."""
 
 
 class HODOR(Network):
-    """HODOR as one class; every row of the paper's Table 3 and of its supplement's section IV is one argument.
+    """HODOR with every row of the paper's Table 3 and of section IV of its supplement as an argument.
 
-    backbone: a name in `BACKBONES`. width: D, channels of features and descriptors. heads: of every attention.
-    encoder_layers, decoder_layers: depths; 0 puts the paper's stand-ins there, an MLP of three layers and two 3 x 3
-    convolutions (rows 4 to 7). grid: the background is split into grid x grid cells, each with a descriptor (3; 1 is row 10).
-    catch_all: one more background channel that the decoder makes of the pixels alone (supplement, section IV).
-    conditioning: "soft", "hard" or "none", how masks steer the encoder (rows 2 and 3). convolution: "deformable" or
-    "regular" in the decoder (row 9). barebones: descriptors are pooled features, and logits their product with the features
-    of another frame, without encoder, decoder or head (row 8). joint: all objects in one pass; False takes one object at a
-    time and merges by argmax (row 1).
+    Args:
+        backbone: name in `BACKBONES`. Default: "swin-t".
+        width: channels of features and descriptors (D). Default: 256.
+        heads: number of heads of every attention. Default: 8.
+        encoder_layers: number of encoder layers. 0 replaces the encoder by an MLP of three layers, as in the paper (rows 4 to
+            7 of Table 3). Default: 5.
+        decoder_layers: number of decoder layers. 0 replaces them by two 3 x 3 convolutions (rows 4 to 7). Default: 5.
+        grid: the background is split into grid x grid cells, each with a descriptor (1 is row 10). Default: 3.
+        catch_all: whether the decoder computes one more background channel from the pixels alone (supplement, section IV).
+            Default: True.
+        conditioning: how masks condition the encoder: "soft", "hard" or "none" (rows 2 and 3). Default: "soft".
+        convolution: "deformable" or "regular" in the decoder (row 9). Default: "deformable".
+        barebones: whether descriptors are pooled features and logits their product with the features of another frame,
+            without encoder, decoder or head (row 8). Default: False.
+        joint: whether all objects are segmented in one pass. False segments one object at a time and merges by argmax (row
+            1). Default: True.
+        attention_scale: "released" or "paper", see `SoftMaskedAttention`. Default: "released".
+        pooling: how descriptors are pooled. "hard" is the mean over pixels whose mask exceeds 0.5, without gradient, as
+            released. "soft" is the mean weighted by the mask, with gradients to features and mask, as in the paper.
+            Default: "hard".
+        encoder_positions: whether sine positions are added to the encoder's keys (released: no; not in the paper).
+            Default: False.
+        decoder_positions: whether sine positions are added to the decoder's queries (released: yes; not in the paper).
+            Default: True.
+        feature_positions: whether learned multiples of the sine positions are added to F8 itself, so that descriptors contain
+            positions. Not in the release; for small training budgets. Default: False.
+        start_pooled: whether every residual branch begins at zero and every projection of descriptors at the identity, so
+            that the untrained network is the barebones one. Not in the release; for small training budgets. Default: False.
+        fine_conv: whether the pyramid has its 3 x 3 convolution at stride 4, whose output is only read by a narrow 1 x 1
+            convolution. Released: yes; False is for small training budgets. Default: True.
+        dropout: rate of dropout in training. Default: 0.1.
 
-    Departures of the release from the paper, each with the paper's reading as the other value. attention_scale: "released"
-    or "paper", see `SoftMaskedAttention`. pooling: "hard", the mean over pixels whose mask exceeds 0.5, without gradient, as
-    released; "soft", the mean weighted by the mask, through which gradients flow to features and mask. encoder_positions:
-    sine positions in the encoder's keys (released: no), decoder_positions: in the decoder's queries (released: yes; the
-    paper has neither). Whether gradients flow through masks from frame to frame is the training plan's choice
-    (`plans.Step.mask_feedback`), not the network's.
+    Whether gradients flow through masks from frame to frame is a choice of the training plan (`plans.Step.mask_feedback`),
+    not of the network.
 
-    For small budgets, off in the release: feature_positions adds learned multiples of the sine positions to F8 itself, so
-    that descriptors know where things are. start_pooled lets every residual branch begin at zero and every projection of
-    descriptors at the identity: the untrained network is then the barebones one, and training departs from it.
-    fine_conv False drops the pyramid's 3 x 3 convolution at stride 4, whose output only feeds a narrow 1 x 1.
+    Raises:
+        ValueError: "expected a backbone (swin-t, ...), got 'x'"; "expected pooling of "hard" or "soft", got 'x'", the same
+            for `conditioning`, `convolution` and `attention_scale`.
+        ValueError: "start_pooled needs encoder_layers of at least 1: ...", the same for `decoder_layers`.
     """
 
     stride = 4
@@ -92,11 +112,11 @@ class HODOR(Network):
     ) -> None:
         super().__init__()
         if backbone not in BACKBONES:
-            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+            raise ValueError(f"expected a backbone ({', '.join(BACKBONES)}), got {backbone!r}")
         for name, words in WORDS.items():
             if self.settings[name] not in words:
                 *others, last = (f'"{word}"' for word in words)
-                raise ValueError(f"{name} is {self.settings[name]!r}, want {', '.join(others)} or {last}")
+                raise ValueError(f"expected {name} of {', '.join(others)} or {last}, got {self.settings[name]!r}")
         self.width, self.grid, self.joint, self.pooling, self.barebones = width, grid, joint, pooling, barebones
         self.backbone = BACKBONES[backbone]()
         self.pyramid = FPN(self.backbone.channels, width, smooth=(fine_conv, True))
@@ -115,17 +135,23 @@ class HODOR(Network):
         self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
-        """RGB in [0, 1] of any size -> F4 and F8, D channels each, of the frame padded to multiples of 32 (after
-        normalisation, with zeros, at the right and the bottom)."""
+        """Compute the maps "fine" (F4) and "coarse" (F8), D channels each.
+
+        After normalisation the frame is padded with zeros to multiples of 32, at the right and the bottom.
+
+        Args:
+            frames_BCHW: RGB in [0, 1] of any size.
+        """
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         x = pad_to_multiple((frames_BCHW - mean) / std, 32)
         weight = self.norms[0].weight
         x = x.to(weight.dtype)  # type: ignore[arg-type]
         fine, coarse = (norm(level) for norm, level in zip(self.norms, self.pyramid(self.backbone(x)), strict=True))
         if self.positions is not None:
-            here = sine_positions(*coarse.shape[-2:], self.width, coarse.device).to(coarse.dtype)
-            coarse = coarse + here * self.positions.view(-1, 1, 1)
-        return Features((fine, coarse), tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
+            positions = sine_positions(*coarse.shape[-2:], self.width, coarse.device).to(coarse.dtype)
+            coarse = coarse + positions * self.positions.view(-1, 1, 1)
+        maps = {"fine": fine, "coarse": coarse}
+        return Features(maps, tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()
@@ -138,37 +164,46 @@ class HODOR(Network):
                 recompute(self.decoder.catch_all)
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
+        self,
+        memory: Memory,
+        index: int,
+        features: Features,
+        masks_BNHW: Tensor,
+        valid_BN: Tensor,
+        given_BN: Tensor,
+        *,
+        complete: bool = False,
     ) -> Memory:
-        """The memory with descriptors of frame `index` in it: of the known objects, and of the rest as background.
+        """Return the memory with the descriptors of frame `index`: of its valid objects, and of the rest as background.
 
-        A frame that does not know all objects describes those it knows, against everything else as background. If another
-        remembered frame knows the rest, that background holds them too and is therefore not read again
-        (`Entry.complete_B`); planes that no frame knows, such as those that pad a batch, do not count. The
-        background is cut into cells at the resolution of the masks where all are given, else at stride 8, as released.
+        A frame that is not valid for all objects describes the others as background. If another remembered frame is valid for
+        such an object, that background contains it and is therefore not attended to (`Entry.complete_B`), unless the masks
+        are `complete`. Planes for which no frame is valid, such as those that pad a batch, do not count. The background is
+        split into cells at the resolution of the masks if all are given, else at stride 8, as released.
         """
-        coarse = features.maps[1]
+        coarse = features.maps["coarse"]
         masks_BNHW = masks_BNHW * valid_BN[..., None, None]
         exact = bool((given_BN | ~valid_BN).all())
         if self.joint:
             objects, background = self._describe(features, masks_BNHW, valid_BN, exact)
         else:
             batch, count = valid_BN.shape
-            one = replace(features, maps=(coarse, coarse.repeat_interleave(count, 0)))
+            one = replace(features, maps={"coarse": coarse.repeat_interleave(count, 0)})
             alone, rest = self._describe(one, masks_BNHW.flatten(0, 1)[:, None], valid_BN.flatten()[:, None], exact)
             objects = torch.cat([alone, rest], 1).unflatten(0, (batch, count))
             background = objects.new_zeros(batch, 0, self.width)
         elsewhere_BN = torch.zeros_like(valid_BN)
-        for i, other in memory.frames.items():
-            if i != index:
-                elsewhere_BN = elsewhere_BN | other.valid_BN
+        if not complete:
+            for i, other in memory.frames.items():
+                if i != index:
+                    elsewhere_BN = elsewhere_BN | other.valid_BN
         complete_B = (valid_BN | ~elsewhere_BN).all(1)
-        entry = Entry(objects, background, valid_BN, given_BN & valid_BN, complete_B)
+        entry = Entry(objects, {"background": background}, valid_BN, given_BN & valid_BN, complete_B)
         return memory.add(index, entry)
 
     def _describe(self, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-        """-> descriptors of objects BND and of background cells BKD."""
-        coarse = features.maps[1]
+        """Descriptors of objects [B, N, D] and of background cells [B, K, D]."""
+        coarse = features.maps["coarse"]
         inner = int(coarse.shape[2]), int(coarse.shape[3])
         if not exact:
             masks_BNHW = fit_objects(features, masks_BNHW, inner)
@@ -187,29 +222,31 @@ class HODOR(Network):
         return tokens_BMD[:, cells:], tokens_BMD[:, :cells]
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
-        """Logits of the memory's objects in a frame, from all remembered frames at once (maximum over them, section 3.3).
+        """Segment the memory's objects in a frame, from all remembered frames at once (maximum over them, section 3.3).
 
-        Channels: catch-all (where there is one), the background cells, the objects in plane order, at stride 4. An object
-        known to no remembered frame has logits of `UNKNOWN`.
+        Returns:
+            Logits at stride 4, with the channels catch-all (if there is one), background cells, objects in plane order. An
+            object for which no remembered frame is valid has the logit `UNKNOWN`. The memory is returned as it is.
 
-        Raises ValueError: "the memory is empty: give a mask before segmenting".
+        Raises:
+            ValueError: "the memory is empty: give a mask before segmenting".
         """
         if not memory.frames:
             raise ValueError("the memory is empty: give a mask before segmenting")
         entries = list(memory.frames.values())
         objects = torch.stack([e.per_object for e in entries], 1)
-        shared = torch.stack([e.shared for e in entries], 1)
+        shared = torch.stack([e.shared["background"] for e in entries], 1)
         valid_BTN = torch.stack([e.valid_BN for e in entries], 1)
         complete_BT = torch.stack([e.complete_B for e in entries], 1)
         if self.joint:
             logits = self._find(features, objects, shared, valid_BTN, complete_BT)
             return self._prediction(logits, features, logits.shape[1] - valid_BTN.shape[-1]), memory
-        # one object at a time: each against its own background, whose best logit becomes the common zero
+        # one object at a time, each against its own background, whose largest logit becomes the common zero
         batch, _, count = valid_BTN.shape
-        alone = replace(features, maps=tuple(m.repeat_interleave(count, 0) for m in features.maps))
+        alone = replace(features, maps={name: m.repeat_interleave(count, 0) for name, m in features.maps.items()})
         own = objects.transpose(1, 2).flatten(0, 1)
-        known = valid_BTN.transpose(1, 2).flatten(0, 1)
-        logits = self._find(alone, own[:, :, :1], own[:, :, 1:], known[..., None], known)
+        valid_XT = valid_BTN.transpose(1, 2).flatten(0, 1)
+        logits = self._find(alone, own[:, :, :1], own[:, :, 1:], valid_XT[..., None], valid_XT)
         relative = (logits[:, -1] - logits[:, :-1].amax(1)).unflatten(0, (batch, count))
         relative = relative.masked_fill(~valid_BTN.any(1)[..., None, None], UNKNOWN)
         return self._prediction(torch.cat([torch.zeros_like(relative[:, :1]), relative], 1), features, 1), memory
@@ -217,7 +254,7 @@ class HODOR(Network):
     def _find(
         self, features: Features, objects_BTND: Tensor, cells_BTKD: Tensor, valid_BTN: Tensor, complete_BT: Tensor
     ) -> Tensor:
-        fine, coarse = features.maps
+        fine, coarse = features.maps["fine"], features.maps["coarse"]
         valid_BTK = complete_BT[..., None].expand(-1, -1, cells_BTKD.shape[2])
         if not self.barebones:
             embed = self.encoder.object_embed, self.encoder.cell_embed
@@ -231,24 +268,33 @@ class HODOR(Network):
 
 
 def fit_objects(features: Features, masks_BNHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """`Features.fit`, but an object so small that it falls between the sampled pixels stands where it touches a cell."""
+    """Resize masks as `Features.fit`, but keep an object that falls between the sampled pixels in every cell that it touches.
+
+    Args:
+        features: features of the frame.
+        masks_BNHW: masks, float [B, N, H, W].
+        size: (H, W) of the result.
+    """
     fitted_BNHW = features.fit(masks_BNHW, size)
-    gone_BN = ~fitted_BNHW.flatten(2).any(-1)
-    if not bool(gone_BN.any()):
+    vanished_BN = ~fitted_BNHW.flatten(2).any(-1)
+    if not bool(vanished_BN.any()):
         return fitted_BNHW
     touched_BNHW = F.adaptive_max_pool2d(features.fit(masks_BNHW, features.padded), size)
-    return torch.where(gone_BN[..., None, None], touched_BNHW, fitted_BNHW)
+    return torch.where(vanished_BN[..., None, None], touched_BNHW, fitted_BNHW)
 
 
 def silence(modules: Sequence[nn.Module]) -> None:
-    """Zero weights and biases: a branch that ends in such a module says nothing until it is trained."""
+    """Set weights and biases to zero: a branch that ends in such a module adds nothing until it is trained."""
     for module in modules:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
 
 
 class Encoder(nn.Module):
-    """HOD encoder (section 3.1): descriptors, begun as pooled features, refined together. Tokens: background, then objects."""
+    """HOD encoder (section 3.1): refines descriptors together, from pooled features.
+
+    Tokens are the background cells, then the objects. The arguments are those of `HODOR`.
+    """
 
     def __init__(
         self,
@@ -279,8 +325,8 @@ class Encoder(nn.Module):
         keys_BPD = values_BPD
         if self.positions:
             height, width = coarse_BDHW.shape[-2:]
-            here = sine_positions(height, width, coarse_BDHW.shape[1], coarse_BDHW.device).to(coarse_BDHW.dtype)
-            keys_BPD = (coarse_BDHW + here).flatten(2).transpose(1, 2)
+            positions = sine_positions(height, width, coarse_BDHW.shape[1], coarse_BDHW.device).to(coarse_BDHW.dtype)
+            keys_BPD = (coarse_BDHW + positions).flatten(2).transpose(1, 2)
         objects = tokens_BMD.shape[1] - len(self.cell_embed)
         embed_MD = torch.cat([self.cell_embed, self.object_embed.expand(objects, -1)])
         for layer in self.layers:
@@ -288,14 +334,14 @@ class Encoder(nn.Module):
         return tokens_BMD
 
     def start_at_identity(self) -> None:
-        """Branches at zero: the encoder then only normalises the pooled features."""
+        """Set the residual branches to zero, so that the encoder only normalises the pooled features."""
         if not self.layers:
-            raise ValueError("start_pooled needs encoder_layers of at least 1; use barebones for pooled descriptors alone")
+            raise ValueError("start_pooled needs encoder_layers of at least 1: use barebones for pooled descriptors alone")
         silence([m for layer in self.layers for m in cast(EncoderLayer, layer).lasts()])
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention among descriptors, soft-masked attention to pixels, two-layer FFN; norms after each (Eq. 1)."""
+    """Self-attention among descriptors, soft-masked attention to pixels, FFN of two layers; a norm after each (Eq. 1)."""
 
     def __init__(self, width: int, heads: int, conditioning: str, scale: str, dropout: float) -> None:
         super().__init__()
@@ -316,11 +362,11 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x_BMD: Tensor, embed_MD: Tensor, keys_BPD: Tensor, values_BPD: Tensor, masks_BMP: Tensor, valid_BM: Tensor
     ) -> Tensor:
-        named = x_BMD + embed_MD
-        # the mask only where it is needed: without one, attention takes its quick path
-        unknown = None if bool(valid_BM.all()) else ~valid_BM
-        talk, _ = self.self_attn(named, named, x_BMD, key_padding_mask=unknown, need_weights=False)
-        x_BMD = self.norm1(x_BMD + self.dropout(talk))
+        embedded = x_BMD + embed_MD
+        # a mask only where it is needed, since attention is faster without one
+        invalid = None if bool(valid_BM.all()) else ~valid_BM
+        attended, _ = self.self_attn(embedded, embedded, x_BMD, key_padding_mask=invalid, need_weights=False)
+        x_BMD = self.norm1(x_BMD + self.dropout(attended))
         x_BMD = self.norm2(x_BMD + self.dropout(self.cross_attn(x_BMD, keys_BPD, values_BPD, masks_BMP)))
         out: Tensor = self.norm3(x_BMD + self.ffn(x_BMD))
         return out
@@ -331,7 +377,10 @@ class EncoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """OR decoder (section 3.2): pixels look around, look at the descriptors, and are compared with them at stride 4."""
+    """OR decoder (section 3.2): convolution, attention to the descriptors, and products with them at stride 4.
+
+    The arguments are those of `HODOR`.
+    """
 
     def __init__(
         self, width: int, heads: int, layers: int, convolution: str, catch_all: bool, positions: bool, dropout: float
@@ -370,20 +419,20 @@ class Decoder(nn.Module):
         object_embed_D: Tensor,
         cell_embed_KD: Tensor,
     ) -> Tensor:
-        """-> logits at stride 4, B (1)+K+N H W: [catch-all,] background cells, objects."""
+        """Logits at stride 4, [B, (1)+K+N, H, W]: catch-all (if there is one), background cells, objects."""
         x_BDHW = coarse_BDHW
         if self.layers:
-            here = None
+            positions = None
             if self.positions:
-                here = sine_positions(*x_BDHW.shape[-2:], self.width, x_BDHW.device).to(x_BDHW.dtype)
-                here = here.flatten(1).t()
+                positions = sine_positions(*x_BDHW.shape[-2:], self.width, x_BDHW.device).to(x_BDHW.dtype)
+                positions = positions.flatten(1).t()
             valid_BS = torch.cat([valid_BTN.flatten(1), valid_BTK.flatten(1)], 1)
-            blind_BS = None if bool(valid_BS.all()) else valid_BS
+            mask_BS = None if bool(valid_BS.all()) else valid_BS
             objects, cells = objects_BTND.flatten(1, 2), cells_BTKD.flatten(1, 2)
-            named_objects = (objects_BTND + object_embed_D).flatten(1, 2)
-            named_cells = (cells_BTKD + cell_embed_KD).flatten(1, 2)
+            embedded_objects = (objects_BTND + object_embed_D).flatten(1, 2)
+            embedded_cells = (cells_BTKD + cell_embed_KD).flatten(1, 2)
             for layer in self.layers:
-                x_BDHW = layer(x_BDHW, here, objects, cells, named_objects, named_cells, blind_BS)
+                x_BDHW = layer(x_BDHW, positions, objects, cells, embedded_objects, embedded_cells, mask_BS)
         else:
             x_BDHW = self.convs(x_BDHW)
         map_BDHW = self.refine(x_BDHW, fine_BDHW)
@@ -396,20 +445,22 @@ class Decoder(nn.Module):
         return torch.cat(channels, 1)
 
     def refine(self, x_BDHW: Tensor, fine_BDHW: Tensor) -> Tensor:
-        """Stride 8 to 4: the fine features join the first quarter of the channels, then a 3 x 3 convolution (Eq. 4, as
-        released)."""
+        """From stride 8 to 4: add the fine features to a quarter of the channels, then convolve (Eq. 4, as released)."""
         x_BDHW = double(x_BDHW)
         narrow = self.reduce_fine(fine_BDHW)
-        # x is ours alone (`double` made it): only those who read it again need a copy
+        # `double` made x and no other name refers to it, so a copy is needed only where x is read again
         mixed = x_BDHW.clone() if self.residual or torch.is_grad_enabled() else x_BDHW
         mixed[:, : narrow.shape[1]] += narrow
         out: Tensor = self.head(mixed)
         return x_BDHW + out if self.residual else out
 
     def start_at_identity(self) -> None:
-        """Branches at zero, projections at the identity: the decoder then compares normalised features with descriptors."""
+        """Set the residual branches to zero and the projections to the identity.
+
+        The decoder then multiplies normalised features with descriptors.
+        """
         if not self.layers:
-            raise ValueError("start_pooled needs decoder_layers of at least 1; use barebones for a dot product alone")
+            raise ValueError("start_pooled needs decoder_layers of at least 1: use barebones for a dot product alone")
         self.residual = True
         silence([self.head[2], *(m for layer in self.layers for m in cast(DecoderLayer, layer).lasts())])
         for projection in (self.object_proj, self.cell_proj):
@@ -420,8 +471,10 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Convolution (in place of self-attention), attention to the descriptors, FFN of the same width; norms as released:
-    convolution, ReLU, then GroupNorm on the branch; no projection after the attention (Eq. 3)."""
+    """Convolution (in place of self-attention), attention to the descriptors, FFN of the same width (Eq. 3).
+
+    As released: the branch of the convolution is convolution, ReLU, GroupNorm, and no projection follows the attention.
+    """
 
     def __init__(self, width: int, heads: int, convolution: str, dropout: float) -> None:
         super().__init__()
@@ -438,22 +491,22 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x_BDHW: Tensor,
-        here_PD: Tensor | None,
+        positions_PD: Tensor | None,
         objects_BSD: Tensor,
         cells_BSD: Tensor,
-        named_objects_BSD: Tensor,
-        named_cells_BSD: Tensor,
+        embedded_objects_BSD: Tensor,
+        embedded_cells_BSD: Tensor,
         valid_BS: Tensor | None,
     ) -> Tensor:
         x_BDHW = x_BDHW + self.conv_norm(F.relu(self.conv(x_BDHW)))
         height, width = x_BDHW.shape[-2:]
         x_BPD = x_BDHW.flatten(2).transpose(1, 2)
-        q = split_heads(self.q_proj(x_BPD if here_PD is None else x_BPD + here_PD), self.heads)
-        k = split_heads(torch.cat([self.k_objects(named_objects_BSD), self.k_cells(named_cells_BSD)], 1), self.heads)
+        q = split_heads(self.q_proj(x_BPD if positions_PD is None else x_BPD + positions_PD), self.heads)
+        k = split_heads(torch.cat([self.k_objects(embedded_objects_BSD), self.k_cells(embedded_cells_BSD)], 1), self.heads)
         v = split_heads(torch.cat([self.v_objects(objects_BSD), self.v_cells(cells_BSD)], 1), self.heads)
-        seen = None if valid_BS is None else valid_BS[:, None, None]
-        found = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
-        x_BPD = self.norm1(x_BPD + self.dropout(found))
+        mask = None if valid_BS is None else valid_BS[:, None, None]
+        attended = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        x_BPD = self.norm1(x_BPD + self.dropout(attended))
         x_BPD = self.norm2(x_BPD + self.dropout(self.ffn(x_BPD)))
         out: Tensor = x_BPD.transpose(1, 2).unflatten(2, (height, width))
         return out

@@ -1,18 +1,17 @@
 """Long-term memory: old frames become a few prototypes, chosen by how often they were read (XMem, section 3.3).
 
-    count         after each read: how much each token spoke
-    keep          the working memory within its bounds; what leaves it is consolidated
-    consolidate   the most used tokens of old frames, each with the mean value of what resembles it
+    count         after each read: the weight that each token had
+    keep          the working memory within its bounds; frames beyond them are consolidated
+    consolidate   the most used tokens of old frames, each with the mean value of the tokens similar to it
 
-`Entry.shared` holds key, shrinkage and selection along the channels (see `parts`); `Entry.per_object` holds values, B N C
-and then h w (a frame) or P (prototypes). Prototypes stand under negative indices, one entry for every set of objects that
-they know. `Memory.tally` has, under "used.INDEX", for each token of an entry the sum of its weights and how often it was
-read, B 2 M.
+`Entry.shared` has "key", "shrinkage" and "selection". `Entry.per_object` has values, B N C and then h w (a frame) or P
+(prototypes). Prototypes have negative indices, one entry for every set of objects for which they are valid. `Memory.tally` has,
+under "used.INDEX", for each token of an entry the sum of its weights and the number of its reads, B 2 M.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,19 +20,20 @@ from torch import Tensor
 from hodor.models.base import Entry, Memory
 from hodor.models.matching import similarity
 
-PROTOTYPES, MOST = 128, 10_000
-"""What the paper takes: prototypes of one consolidation, tokens of the long-term memory."""
+PROTOTYPES, MAX_PROTOTYPES = 128, 10_000
+"""The paper's values: prototypes of one consolidation, and of the long-term memory."""
 
-
-def parts(shared_BDX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """-> key B Ck M, shrinkage B M (at least 1) and selection B Ck M (in [0, 1]) of an entry's `shared`."""
-    flat_BDM = shared_BDX.flatten(2)
-    width = (flat_BDM.shape[1] - 1) // 2
-    return flat_BDM[:, :width], flat_BDM[:, width], flat_BDM[:, width + 1 :]
+KEYS = ("key", "shrinkage", "selection")
+"""The maps of a frame that its entry keeps: B D ..., B 1 ... (at least 1) and B D ... (in [0, 1])."""
 
 
 def count(memory: Memory, use_BM: Tensor) -> Memory:
-    """The memory after a read in which each token, entry after entry, had this sum of weights."""
+    """Return the memory after a read, with the use of its tokens counted.
+
+    Args:
+        memory: the memory that was read.
+        use_BM: the sum of the weights of each token, entry after entry.
+    """
     tally = dict(memory.tally)
     sizes = [_tokens(entry) for entry in memory.frames.values()]
     for index, use_BK in zip(memory.frames, use_BM.detach().float().split(sizes, 1), strict=True):
@@ -43,15 +43,29 @@ def count(memory: Memory, use_BM: Tensor) -> Memory:
     return replace(memory, tally=tally)
 
 
-def keep(memory: Memory, history: int, pin_first: bool, *, prototypes: int = PROTOTYPES, most: int = MOST) -> Memory:
-    """The memory within its bounds: fewer than `history` frames (T_max), and at most `most` prototypes.
+def keep(
+    memory: Memory,
+    history: int,
+    pin_first: bool,
+    *,
+    prototypes: int = PROTOTYPES,
+    max_prototypes: int = MAX_PROTOTYPES,
+) -> Memory:
+    """Return the memory within its bounds.
 
-    Frames stay as they are until there are too many; then the latest few stay (history / 2 with the first one, T_min), and
-    the older become at most `prototypes` prototypes. pin_first: for each object the first and the latest frame that was
-    given are never consolidated. The original pins the first frame of the video alone, which is the same where all objects
-    begin there. Entries that know no object any more are dropped.
+    Frames are kept until there are too many. Then the latest few are kept (history / 2 with the first one, T_min), and the
+    older ones become prototypes. Entries that are valid for no object any more are dropped.
 
-    Raises ValueError: "the memory holds 2 clips, want 1 to consolidate".
+    Args:
+        memory: the memory after a frame.
+        history: bound on the number of frames (T_max): fewer than this are kept.
+        pin_first: whether, for each object, the first and the latest frame with a given mask are never consolidated. The
+            original pins the first frame of the video only, which is the same where all objects begin there.
+        prototypes: maximum number of prototypes from one consolidation. Default: 128.
+        max_prototypes: maximum number of all prototypes. Default: 10,000.
+
+    Raises:
+        ValueError: "expected a memory of 1 clip to consolidate, got 2".
     """
     memory = _tidy(memory)
     frames = [i for i in memory.frames if i >= 0]
@@ -60,16 +74,21 @@ def keep(memory: Memory, history: int, pin_first: bool, *, prototypes: int = PRO
     recent = max(1, history // 2 - 1)
     if len(loose) < max(recent + 1, history - 1):
         return memory
-    prototypes = min(prototypes, most)
-    return consolidate(forget_least_used(memory, most - prototypes), loose[:-recent], prototypes)
+    prototypes = min(prototypes, max_prototypes)
+    return consolidate(forget_least_used(memory, max_prototypes - prototypes), loose[:-recent], prototypes)
 
 
 def consolidate(memory: Memory, indices: Sequence[int], prototypes: int) -> Memory:
-    """These frames replaced by their most used tokens, at most `prototypes` of them.
+    """Return the memory with some frames replaced by their most used tokens, the prototypes.
 
-    A prototype keeps its key and selection. Its value, of each object, is the mean of the values of all tokens that know
-    the object, weighted as a read with the prototype for a query would (the softmax over all tokens); so is its shrinkage,
-    over all tokens. A prototype knows the objects that its own frame knew.
+    A prototype keeps its key and its selection. Its value, for each object, is the mean of the values of all tokens that are
+    valid for the object, with the weights of a read whose query is the prototype (softmax over these tokens). Its shrinkage is
+    such a mean over all tokens. A prototype is valid for the objects for which its own frame was valid.
+
+    Args:
+        memory: the memory.
+        indices: the frames to replace.
+        prototypes: maximum number of prototypes.
     """
     old = {i: memory.frames[i] for i in indices if bool(memory.frames[i].valid_BN.any())}
     use_BM = torch.cat([_use(memory, i) for i in old], 1) if old else torch.zeros(1, 0)
@@ -77,65 +96,72 @@ def consolidate(memory: Memory, indices: Sequence[int], prototypes: int) -> Memo
     if not old:
         return memory
     if len(use_BM) != 1:
-        raise ValueError(f"the memory holds {len(use_BM)} clips, want 1 to consolidate")
+        raise ValueError(f"expected a memory of 1 clip to consolidate, got {len(use_BM)}")
     entries = list(old.values())
     sizes = torch.tensor([_tokens(e) for e in entries], device=use_BM.device)
-    shared_BDM = torch.cat([e.shared.flatten(2) for e in entries], 2)
+    key_BDM, shrinkage_B1M, selection_BDM = (torch.cat([e.shared[name].flatten(2) for e in entries], 2) for name in KEYS)
     values_BNDM = torch.cat([e.per_object.flatten(3) for e in entries], 3)
     valid_NM = torch.stack([e.valid_BN[0] for e in entries], 1).repeat_interleave(sizes, 1)
     chosen_P = use_BM[0].topk(min(prototypes, use_BM.shape[1])).indices.sort().values
-    key, shrinkage, selection = parts(shared_BDM)
-    alike_MP = similarity(key, key[..., chosen_P], shrinkage, selection[..., chosen_P])[0].float()
-    mean_P = (shrinkage[0].float() @ alike_MP.softmax(0)).to(shrinkage.dtype)
-    shared_DP = torch.cat([key[0, :, chosen_P], mean_P[None], selection[0, :, chosen_P]])
+    key_BDP, selection_BDP = key_BDM[..., chosen_P], selection_BDM[..., chosen_P]
+    similarity_MP = similarity(key_BDM, key_BDP, shrinkage_B1M[:, 0], selection_BDP)[0].float()
+    mean_P = (shrinkage_B1M[0, 0].float() @ similarity_MP.softmax(0)).to(shrinkage_B1M.dtype)
+    shared = {"key": key_BDP, "shrinkage": mean_P[None, None], "selection": selection_BDP}
     read_NDP = torch.zeros_like(values_BNDM[0, :, :, chosen_P])
-    for knows_M in valid_NM.unique(dim=0):
-        planes = (valid_NM == knows_M).all(1).nonzero().flatten()
-        if bool(knows_M.any()):
-            weights_MP = alike_MP[knows_M].softmax(0).to(values_BNDM.dtype)
-            read_NDP[planes] = values_BNDM[0][planes][..., knows_M] @ weights_MP
+    for group_M in valid_NM.unique(dim=0):
+        planes = (valid_NM == group_M).all(1).nonzero().flatten()
+        if bool(group_M.any()):
+            weights_MP = similarity_MP[group_M].softmax(0).to(values_BNDM.dtype)
+            read_NDP[planes] = values_BNDM[0][planes][..., group_M] @ weights_MP
     pattern_PN = valid_NM[:, chosen_P].t()
     for pattern_N in pattern_PN.unique(dim=0):
-        mine_P = (pattern_PN == pattern_N).all(1)
-        values_NDP = read_NDP[..., mine_P] * pattern_N[:, None, None]
-        memory = _append(memory, pattern_N[None], values_NDP[None], shared_DP[None, :, mine_P])
+        same_P = (pattern_PN == pattern_N).all(1)
+        values_NDP = read_NDP[..., same_P] * pattern_N[:, None, None]
+        part = {name: each[..., same_P] for name, each in shared.items()}
+        memory = _append(memory, pattern_N[None], values_NDP[None], part)
     return memory
 
 
-def forget_least_used(memory: Memory, most: int) -> Memory:
-    """The memory with at most `most` prototypes: those that were used most for each time they were read."""
+def forget_least_used(memory: Memory, max_prototypes: int) -> Memory:
+    """Return the memory without its least used prototypes.
+
+    Args:
+        memory: the memory.
+        max_prototypes: number of prototypes to keep: those with the largest mean weight in the reads that they took part in.
+    """
     long = {i: e for i, e in memory.frames.items() if i < 0}
     sizes = [_tokens(e) for e in long.values()]
-    if sum(sizes) <= most:
+    if sum(sizes) <= max_prototypes:
         return memory
     use_M = torch.cat([_use(memory, i) for i in long], 1)[0]
-    stays_M = torch.zeros_like(use_M, dtype=torch.bool)
-    stays_M[use_M.topk(most).indices] = True
+    kept_M = torch.zeros_like(use_M, dtype=torch.bool)
+    kept_M[use_M.topk(max_prototypes).indices] = True
     frames, tally = dict(memory.frames), dict(memory.tally)
-    for (i, entry), stays_K in zip(long.items(), stays_M.split(sizes), strict=True):
-        frames[i] = replace(entry, per_object=entry.per_object[..., stays_K], shared=entry.shared[..., stays_K])
+    for (i, entry), kept_K in zip(long.items(), kept_M.split(sizes), strict=True):
+        shared = {name: each[..., kept_K] for name, each in entry.shared.items()}
+        frames[i] = replace(entry, per_object=entry.per_object[..., kept_K], shared=shared)
         if _name(i) in tally:
-            tally[_name(i)] = tally[_name(i)][..., stays_K]
+            tally[_name(i)] = tally[_name(i)][..., kept_K]
     return _tidy(replace(memory, frames=frames, tally=tally))
 
 
-def _append(memory: Memory, valid_BN: Tensor, values_BNDP: Tensor, shared_BDP: Tensor) -> Memory:
-    """Prototypes added to the entry that knows these very objects, or to a new one before all others."""
+def _append(memory: Memory, valid_BN: Tensor, values_BNDP: Tensor, shared: Mapping[str, Tensor]) -> Memory:
+    """Add prototypes to the entry that is valid for the same objects, or to a new one before all others."""
     same = [i for i, e in memory.frames.items() if i < 0 and bool((e.valid_BN == valid_BN).all())]
     if not same:
         index = min([0, *memory.frames]) - 1
-        confidence_B = torch.ones(len(valid_BN), dtype=torch.bool, device=valid_BN.device)
-        entry = Entry(values_BNDP, shared_BDP, valid_BN, torch.zeros_like(valid_BN), confidence_B)
+        complete_B = torch.ones(len(valid_BN), dtype=torch.bool, device=valid_BN.device)
+        entry = Entry(values_BNDP, shared, valid_BN, torch.zeros_like(valid_BN), complete_B)
         return replace(memory, frames={index: entry, **memory.frames})
     index, entry = same[0], memory.frames[same[0]]
     tally = dict(memory.tally)
     if _name(index) in tally:
         old_B2M = tally[_name(index)]
-        tally[_name(index)] = torch.cat([old_B2M, old_B2M.new_zeros(*old_B2M.shape[:2], shared_BDP.shape[2])], 2)
+        tally[_name(index)] = torch.cat([old_B2M, old_B2M.new_zeros(*old_B2M.shape[:2], values_BNDP.shape[3])], 2)
     entry = replace(
         entry,
         per_object=torch.cat([entry.per_object, values_BNDP], 3),
-        shared=torch.cat([entry.shared, shared_BDP], 2),
+        shared={name: torch.cat([entry.shared[name], each], 2) for name, each in shared.items()},
     )
     return replace(memory, frames={**memory.frames, index: entry}, tally=tally)
 
@@ -150,7 +176,7 @@ def _given(memory: Memory, frames: Sequence[int]) -> set[int]:
 
 
 def _tidy(memory: Memory) -> Memory:
-    """Without prototypes that know nobody, and without counts of what is no longer there."""
+    """The memory without prototypes that are valid for no object, and without counts of entries that are gone."""
     frames = {i: e for i, e in memory.frames.items() if i >= 0 or (bool(e.valid_BN.any()) and _tokens(e))}
     names = {_name(i) for i in frames}
     tally = {name: t for name, t in memory.tally.items() if name in names or not name.startswith("used.")}
@@ -158,16 +184,17 @@ def _tidy(memory: Memory) -> Memory:
 
 
 def _use(memory: Memory, index: int) -> Tensor:
-    """B M: the mean weight of each token of an entry in the reads that it took part in; 0 before the first."""
+    """The mean weight of each token of an entry in the reads that it took part in, [B, M]; 0 before the first."""
     tally = memory.tally.get(_name(index))
     if tally is None:
         entry = memory.frames[index]
-        return entry.shared.new_zeros(len(entry.shared), _tokens(entry), dtype=torch.float32)
+        key = entry.shared["key"]
+        return key.new_zeros(len(key), _tokens(entry), dtype=torch.float32)
     return tally[:, 0] / tally[:, 1].clamp(min=1)
 
 
 def _tokens(entry: Entry) -> int:
-    return entry.shared[0, 0].numel()
+    return entry.shared["key"][0, 0].numel()
 
 
 def _name(index: int) -> str:

@@ -1,4 +1,4 @@
-"""Pixel memories of STCN, XMem and Cutie: what matches what, and what is read there. Pure functions without parameters.
+"""Pixel memories of STCN, XMem and Cutie: similarity of keys, reading of values, aggregation. Functions without parameters.
 
 Shapes as in `base`, and M: tokens of the memory, one for each cell of each remembered frame.
 """
@@ -16,64 +16,90 @@ from hodor.models.base import Memory
 from hodor.models.layers import exactly, linear
 
 CHUNK = 2**22
-"""Similarities worked out at a time, few enough to stay in a cache; query cells beyond that are taken in several goes."""
+"""Similarities computed at a time, few enough to stay in a cache; more query cells are split into chunks."""
 STEP = 512
-"""Without gradients on a CPU, tokens are filled up to a multiple of this: the library of `Linear` keeps a program, about a
-megabyte, for each size of a product that it has met, and a long-term memory has hundreds of sizes until it is full."""
+"""Without gradients on a CPU, the number of tokens is padded to a multiple of this. The library of `Linear` caches a program of
+about a megabyte for each size of a product, and a long-term memory has hundreds of sizes until it is full."""
 
 
 class Tokens(NamedTuple):
-    """A memory's frames, one after another: keys_BDM (all channels of `Entry.shared`), values_BNCM (each token's channels
-    side by side in storage, as `read` likes them), valid_BNM (whether the token speaks for the object)."""
+    """The tokens of a memory, frame after frame.
+
+    Attributes:
+        keys_BDM: keys.
+        values_BNCM: values; the channels of a token are adjacent in storage, which `read` is fast with.
+        valid_BNM: bool, whether the token is valid for the object.
+        shrinkage_BM: shrinkage, at least 1; None stands for 1.
+    """
 
     keys_BDM: Tensor
     values_BNCM: Tensor
     valid_BNM: Tensor
+    shrinkage_BM: Tensor | None = None
 
 
 def tokens(memory: Memory) -> Tokens:
-    """All tokens of `memory.frames`, in their order. An entry's `shared` is B D ..., its `per_object` B N C ...
+    """Concatenate the tokens of all entries of a memory, in their order.
 
-    Raises ValueError: "the memory holds no frame".
+    Args:
+        memory: entries with `per_object` B N C ..., `shared` "key" B D ... and, in all or none, "shrinkage" B 1 ...
+
+    Raises:
+        ValueError: "the memory contains no frame: give a mask before segmenting".
     """
     entries = list(memory.frames.values())
     if not entries:
-        raise ValueError("the memory holds no frame")
-    keys = [e.shared.flatten(2) for e in entries]
+        raise ValueError("the memory contains no frame: give a mask before segmenting")
+    keys = [e.shared["key"].flatten(2) for e in entries]
     values = [e.per_object.flatten(3).transpose(2, 3) for e in entries]
-    known = [e.valid_BN[..., None].expand(-1, -1, k.shape[-1]) for e, k in zip(entries, keys, strict=True)]
-    return Tokens(torch.cat(keys, 2), torch.cat(values, 2).transpose(2, 3), torch.cat(known, 2))
+    valid = [e.valid_BN[..., None].expand(-1, -1, k.shape[-1]) for e, k in zip(entries, keys, strict=True)]
+    shrinkage = None
+    if "shrinkage" in entries[0].shared:
+        shrinkage = torch.cat([e.shared["shrinkage"].flatten(1) for e in entries], 1)
+    return Tokens(torch.cat(keys, 2), torch.cat(values, 2).transpose(2, 3), torch.cat(valid, 2), shrinkage)
 
 
 def similarity(
     keys_BDM: Tensor, query_BDP: Tensor, shrinkage_BM: Tensor | None = None, selection_BDP: Tensor | None = None
 ) -> Tensor:
-    """-> B M P: -s_m sum_d e_dp (k_dm - q_dp)^2 / sqrt(D)                          XMem, Eq. 2; STCN has s = e = 1
+    """Compute the similarity of each token and each query cell.
 
-    shrinkage s >= 1, selection e in [0, 1]; both 1 where None. One product in float32, the square multiplied out:
-    [2 s k, -s k^2, -s] with [e q, e, e q^2]. With no shrinkage the last term is left out: it is the same for every token,
-    which softmax ignores. In storage the tokens of a query cell lie side by side.
+        -s_m sum_d e_dp (k_dm - q_dp)^2 / sqrt(D)
+
+    It is one product in float32, with the square multiplied out: [2 s k, -s k^2, -s] with [e q, e, e q^2]. Without shrinkage
+    the last term is left out, because it is the same for every token and softmax ignores it.
+
+    Args:
+        keys_BDM: keys of the tokens (k).
+        query_BDP: keys of the query cells (q).
+        shrinkage_BM: shrinkage of the tokens (s), at least 1. Default: 1.
+        selection_BDP: selection of the query cells (e), in [0, 1]. Default: 1.
+
+    Returns:
+        Tensor [B, M, P], float32; the tokens of a query cell are adjacent in storage.
+
+    Source: XMem, Eq. 2; in STCN s = e = 1.
     """
     keys_BMD, query_BPD = keys_BDM.float().transpose(1, 2), query_BDP.float().transpose(1, 2)
     query_BPD = query_BPD / math.sqrt(keys_BDM.shape[1])
     if selection_BDP is None:
-        weight_BMX, sought_BPX = 2 * keys_BMD, query_BPD
-        alone_BM = -keys_BMD.square().sum(2) / math.sqrt(keys_BDM.shape[1])
+        weight_BMX, query_BPX = 2 * keys_BMD, query_BPD
+        bias_BM = -keys_BMD.square().sum(2) / math.sqrt(keys_BDM.shape[1])
     else:
-        chosen_BPD = selection_BDP.float().transpose(1, 2)
+        selection_BPD = selection_BDP.float().transpose(1, 2)
         weight_BMX = torch.cat([2 * keys_BMD, -keys_BMD.square()], 2)
-        sought_BPX = torch.cat([query_BPD * chosen_BPD, chosen_BPD / math.sqrt(keys_BDM.shape[1])], 2)
-        alone_BM = None
+        query_BPX = torch.cat([query_BPD * selection_BPD, selection_BPD / math.sqrt(keys_BDM.shape[1])], 2)
+        bias_BM = None
     if shrinkage_BM is not None:
         common_BPD = query_BPD * query_BDP.float().transpose(1, 2)
-        common_BP1 = (common_BPD if selection_BDP is None else common_BPD * chosen_BPD).sum(2, keepdim=True)
+        common_BP1 = (common_BPD if selection_BDP is None else common_BPD * selection_BPD).sum(2, keepdim=True)
         weight_BMX = torch.cat([weight_BMX, -torch.ones_like(weight_BMX[..., :1])], 2) * shrinkage_BM[..., None]
-        sought_BPX = torch.cat([sought_BPX, common_BP1], 2)
-        alone_BM = None if alone_BM is None else alone_BM * shrinkage_BM
+        query_BPX = torch.cat([query_BPX, common_BP1], 2)
+        bias_BM = None if bias_BM is None else bias_BM * shrinkage_BM
     with exactly(weight_BMX):
         out = [
-            linear(sought, weight, None if alone_BM is None else alone_BM[b])
-            for b, (sought, weight) in enumerate(zip(sought_BPX, weight_BMX, strict=True))
+            linear(query, weight, None if bias_BM is None else bias_BM[b])
+            for b, (query, weight) in enumerate(zip(query_BPX, weight_BMX, strict=True))
         ]
     return (torch.stack(out) if len(out) > 1 else out[0][None]).transpose(1, 2)
 
@@ -81,11 +107,19 @@ def similarity(
 def read(
     similarity_BMP: Tensor, values_BNCM: Tensor, valid_BNM: Tensor | None = None, top_k: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """-> readout B N C P, what each query cell reads for each object; use B M, what weight each token had, over all cells.
+    """Read the values of an object for each query cell: their mean, weighted by a softmax of the similarity over the tokens.
 
-    A softmax over M weighs the tokens; with `top_k` only that many largest speak (all, where there are fewer). valid_BNM:
-    which tokens speak for which object, None: all for all. Objects that the same tokens know share their weights; an object
-    that none knows reads zeros. use is the mean over the objects that some token knows, so it sums to P, or to 0.
+    Objects for which the same tokens are valid share their weights.
+
+    Args:
+        similarity_BMP: from `similarity`.
+        values_BNCM: values of the tokens.
+        valid_BNM: bool, whether a token is valid for an object. Default: all for all.
+        top_k: number of most similar tokens that are read; all if there are fewer. Default: all.
+
+    Returns:
+        Readout [B, N, C, P]; zeros for an object for which no token is valid. And use [B, M]: the weight of each token, summed
+        over the query cells and averaged over the objects for which some token is valid; its sum is P, or 0 without any.
     """
     if valid_BNM is None or not valid_BNM.shape[1] or bool(valid_BNM.all()):
         return _read(similarity_BMP, values_BNCM, None, top_k)
@@ -113,36 +147,50 @@ def recall(
     memory: Tokens,
     query_BDP: Tensor,
     *,
-    shrinkage_BM: Tensor | None = None,
     selection_BDP: Tensor | None = None,
     top_k: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`similarity` and `read` in one, a chunk of query cells at a time, so that its memory does not grow with both sides.
+    """Compute `similarity` and `read` for a chunk of query cells at a time.
 
-    memory.keys_BDM must be keys alone: whatever else `Entry.shared` stacks on them is cut off by the caller.
+    The memory that this needs does not grow with the product of tokens and cells.
+
+    Args:
+        memory: tokens, from `tokens`.
+        query_BDP: keys of the query cells.
+        selection_BDP: selection of the query cells, in [0, 1]. Default: 1.
+        top_k: see `read`.
+
+    Returns:
+        Readout [B, N, C, P] and use [B, M], as `read`.
     """
     count, cells = memory.keys_BDM.shape[2], query_BDP.shape[2]
     extra = 0 if torch.is_grad_enabled() or query_BDP.device.type != "cpu" else -count % STEP
-    keys_BDM = memory.keys_BDM
+    keys_BDM, shrinkage_BM = memory.keys_BDM, memory.shrinkage_BM
     if extra:
         keys_BDM = F.pad(keys_BDM, (0, extra))
         shrinkage_BM = None if shrinkage_BM is None else F.pad(shrinkage_BM, (0, extra))
     parts, step = [], max(1, CHUNK // max(count + extra, 1))
     for start in range(0, cells, step):
-        here = slice(start, start + step)
-        chosen = None if selection_BDP is None else selection_BDP[..., here]
-        alike_BMP = similarity(keys_BDM, query_BDP[..., here], shrinkage_BM, chosen)[:, :count]
-        parts.append(read(alike_BMP, memory.values_BNCM, memory.valid_BNM, top_k))
+        chunk = slice(start, start + step)
+        selection = None if selection_BDP is None else selection_BDP[..., chunk]
+        similarity_BMP = similarity(keys_BDM, query_BDP[..., chunk], shrinkage_BM, selection)[:, :count]
+        parts.append(read(similarity_BMP, memory.values_BNCM, memory.valid_BNM, top_k))
     if len(parts) == 1:
         return parts[0]
     return torch.cat([readout for readout, _ in parts], 3), torch.stack([use for _, use in parts]).sum(0)
 
 
 def aggregate(soft_BNHW: Tensor) -> Tensor:
-    """-> logits B 1+N H W, float32: objects that were segmented each for itself, brought together.
+    """Aggregate the masks of objects that were segmented independently.
 
-    Background is where no object is, prod(1 - p); then each logit is log(p / (1 - p)), p kept within 1e-7 of 0 and 1. Their
-    softmax is a soft mask of all. An object that no frame knows comes with p = 0.
+    The background is prod(1 - p) over the objects. Each logit is log(p / (1 - p)), with p at least 1e-7 away from 0 and 1. The
+    softmax of the logits gives soft masks that share each pixel.
+
+    Args:
+        soft_BNHW: soft masks p in [0, 1]; 0 for an object for which no frame is valid.
+
+    Returns:
+        Logits [B, 1+N, H, W], float32, the background first.
     """
     soft = soft_BNHW.float()
     rest = (1 - soft).prod(1, keepdim=True)
@@ -151,37 +199,37 @@ def aggregate(soft_BNHW: Tensor) -> Tensor:
 
 
 def settle(masks_BNHW: Tensor) -> Tensor:
-    """Masks that may overlap -> soft masks that share each pixel; leaves masks of 0 and 1 as they are, but for 1e-6."""
+    """Return soft masks that share each pixel, for masks that can overlap; masks of 0 and 1 change by at most 1e-6."""
     return aggregate(masks_BNHW).softmax(1)[:, 1:].to(masks_BNHW.dtype)
 
 
 def others(masks_BNHW: Tensor) -> Tensor:
-    """For each object the sum of the other objects' masks, not clamped; zeros for one alone."""
+    """Return for each object the sum of the other objects' masks, not clamped; zeros if there is one object."""
     return masks_BNHW.sum(1, keepdim=True) - masks_BNHW
 
 
 def _read(similarity_BMP: Tensor, values_BNCM: Tensor, valid_BM: Tensor | None, top_k: int | None) -> tuple[Tensor, Tensor]:
-    """`read` for objects that the same tokens know."""
-    alike_BPM = similarity_BMP.transpose(1, 2)
+    """`read` for objects for which the same tokens are valid."""
+    similarity_BPM = similarity_BMP.transpose(1, 2)
     if valid_BM is not None:
-        # far below all others and yet finite: what nobody knows gets equal weights, and then none
-        alike_BPM = alike_BPM.masked_fill(~valid_BM[:, None], torch.finfo(alike_BPM.dtype).min)
+        # far below all others and yet finite: without any valid token the weights are equal, and `_valid_only` removes them
+        similarity_BPM = similarity_BPM.masked_fill(~valid_BM[:, None], torch.finfo(similarity_BPM.dtype).min)
     batch, objects, width, count = values_BNCM.shape
     values_BNMC = values_BNCM.transpose(2, 3)
     if top_k is None or (top_k >= count and valid_BM is None):
-        weights_BPM = _speaking(alike_BPM.softmax(2), valid_BM)
+        weights_BPM = _valid_only(similarity_BPM.softmax(2), valid_BM)
         mixed_BPX = weights_BPM.to(values_BNMC.dtype) @ values_BNMC.transpose(1, 2).reshape(batch, count, objects * width)
         return mixed_BPX.unflatten(2, (objects, width)).permute(0, 2, 3, 1), weights_BPM.sum(1)
-    best_BPK, index_BPK = alike_BPM.topk(min(top_k, count), 2, sorted=False)
-    weights_BPK = _speaking(best_BPK.softmax(2), valid_BM)
-    use_BM = torch.zeros_like(alike_BPM[:, 0]).scatter_add(1, index_BPK.flatten(1), weights_BPK.flatten(1))
+    best_BPK, index_BPK = similarity_BPM.topk(min(top_k, count), 2, sorted=False)
+    weights_BPK = _valid_only(best_BPK.softmax(2), valid_BM)
+    use_BM = torch.zeros_like(similarity_BPM[:, 0]).scatter_add(1, index_BPK.flatten(1), weights_BPK.flatten(1))
     start_BN11 = torch.arange(batch * objects, device=index_BPK.device).view(batch, objects, 1, 1) * count
     bags = (index_BPK[:, None] + start_BN11).flatten(0, 2)
-    speaking = weights_BPK.to(values_BNMC.dtype)[:, None].expand(-1, objects, -1, -1).reshape(bags.shape)
-    mixed = F.embedding_bag(bags, values_BNMC.reshape(-1, width), per_sample_weights=speaking, mode="sum")
+    bag_weights = weights_BPK.to(values_BNMC.dtype)[:, None].expand(-1, objects, -1, -1).reshape(bags.shape)
+    mixed = F.embedding_bag(bags, values_BNMC.reshape(-1, width), per_sample_weights=bag_weights, mode="sum")
     return mixed.view(batch, objects, -1, width).transpose(2, 3), use_BM
 
 
-def _speaking(weights_BPX: Tensor, valid_BM: Tensor | None) -> Tensor:
-    """No weight at all in a clip where no token knows the object."""
+def _valid_only(weights_BPX: Tensor, valid_BM: Tensor | None) -> Tensor:
+    """The weights, zero in a clip in which no token is valid for the object."""
     return weights_BPX if valid_BM is None else weights_BPX * valid_BM.any(1)[:, None, None]

@@ -1,7 +1,7 @@
-"""What STCN, XMem and Cutie are built from. B N C H W maps are one row an object; B C H W maps belong to the frame.
+"""Modules of STCN, XMem and Cutie. Maps B N C H W have one row an object; maps B C H W are of the frame.
 
-What depends on the frame only is worked out once for all objects: a convolution of the two kinds of maps side by side is
-the sum of a convolution of each.
+What depends on the frame only is computed once for all objects: a convolution of the concatenation of both is the sum of a
+convolution of each.
 """
 
 from __future__ import annotations
@@ -21,18 +21,30 @@ from hodor.models.resnet import ResNet
 
 
 def pad_around(frames_BCHW: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Zeros on all sides, so that both lengths divide by `multiple`; an odd row or column goes to the bottom or the right.
-    -> padded frames, rows above and columns left of the frame (`Features.offset`)."""
+    """Pad frames with zeros on all sides; an odd row or column is added at the bottom or the right.
+
+    Args:
+        frames_BCHW: tensor [B, C, H, W].
+        multiple: number of pixels by which both sides of the result divide.
+
+    Returns:
+        The padded frames, and the rows above and the columns left of the frame (`Features.offset`).
+    """
     down, right = -frames_BCHW.shape[-2] % multiple, -frames_BCHW.shape[-1] % multiple
     padded = F.pad(frames_BCHW, (right // 2, right - right // 2, down // 2, down - down // 2))
     return padded, (down // 2, right // 2)
 
 
 class PixelMemory(Network):
-    """What STCN, XMem and Cutie have in common: a backbone that ends at stride 16 (`last`), a predicted frame remembered every
-    `mem_every`, masks that compete where they are put together.
+    """Base class of STCN, XMem and Cutie.
 
-    Raises ValueError: "no backbone 'x': want swin-t, ...".
+    Args:
+        backbone: name in `BACKBONES`.
+        mem_every: number of frames from one remembered prediction to the next.
+        last: stride at which the backbone ends. Default: 16.
+
+    Raises:
+        ValueError: "expected a backbone (swin-t, ...), got 'x'".
     """
 
     hold_lost = False
@@ -41,7 +53,7 @@ class PixelMemory(Network):
     def __init__(self, backbone: str, mem_every: int, last: int = 16) -> None:
         super().__init__()
         if backbone not in BACKBONES:
-            raise ValueError(f"no backbone {backbone!r}: want {', '.join(BACKBONES)}")
+            raise ValueError(f"expected a backbone ({', '.join(BACKBONES)}), got {backbone!r}")
         self.mem_every = mem_every
         self.backbone = BACKBONES[backbone]()
         if last != self.backbone.strides[-1]:
@@ -51,24 +63,29 @@ class PixelMemory(Network):
             self.register_buffer(name, values, persistent=False)
 
     def normalised(self, frames_BCHW: Tensor) -> Tensor:
-        """RGB in [0, 1] -> as the backbone takes it."""
+        """Normalise RGB in [0, 1] for the backbone."""
         return (frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std")
 
     def due(self, memory: Memory, index: int) -> bool:
         return index - max(memory.frames, default=-self.mem_every) >= self.mem_every
 
     def settle(self, masks_BNHW: Tensor) -> Tensor:
-        """Masks compete: softmax of their aggregated logits, as the released engines take given masks in."""
+        """Return the softmax of the masks' aggregated logits, as the released engines do with given masks."""
         return settle(masks_BNHW)
 
 
 class Levels(nn.ModuleList):
-    """The maps of a backbone at strides 4, 8 and 16, each normalised by a GroupNorm of one group, or, not normed, as they are.
-    A fourth map, of stride 32, is normalised likewise, brought to the third one's width by a 1x1 convolution that begins at
-    zero, and added to it (as in a feature pyramid; Lin et al., 2017): cells then know more of what surrounds them.
+    """The maps of a backbone at strides 4, 8 and 16, normalised by a GroupNorm of one group or as they are.
 
-    ResNets end their stages with a ReLU behind a norm; the linear bottlenecks of EfficientNet-Lite leave maps ten times as
-    large, on which blocks that begin at random send gradients hundreds of times as long.
+    A fourth map, of stride 32, is normalised in the same way, projected to the width of the third by a 1x1 convolution that
+    begins at zero, and added to it (as in a feature pyramid; Lin et al., 2017). Cells then have a larger receptive field.
+
+    ResNets end their stages with a norm and a ReLU. The linear bottlenecks of EfficientNet-Lite give values ten times as large,
+    from which randomly initialised blocks get gradients hundreds of times as large.
+
+    Args:
+        channels: of the backbone's maps, three or four.
+        normed: whether to normalise them.
     """
 
     def __init__(self, channels: Sequence[int], normed: bool) -> None:
@@ -88,7 +105,14 @@ class Levels(nn.ModuleList):
 
 
 def joined(conv: nn.Conv2d, own_BNCHW: Tensor, frame_BCHW: Tensor, frame_first: bool = False) -> Tensor:
-    """conv(cat[own, frame]) (cat[frame, own] with frame_first) -> B N C H W, the frame's part worked out once."""
+    """Compute conv(cat[own, frame]), [B, N, C, H, W], with the frame's part computed once.
+
+    Args:
+        conv: the convolution of all channels.
+        own_BNCHW: maps of the objects.
+        frame_BCHW: map of the frame.
+        frame_first: whether to compute conv(cat[frame, own]) instead. Default: False.
+    """
     width = own_BNCHW.shape[2]
     if frame_first:
         of_frame, of_own = conv.weight[:, :-width], conv.weight[:, -width:]
@@ -100,12 +124,12 @@ def joined(conv: nn.Conv2d, own_BNCHW: Tensor, frame_BCHW: Tensor, frame_first: 
 
 
 def rows(maps: Tensor, like_BNCHW: Tensor) -> Tensor:
-    """Maps B*N C H W -> B N C H W."""
+    """Reshape maps [B*N, C, H, W] to [B, N, C, H, W]."""
     return maps.view(*like_BNCHW.shape[:2], *maps.shape[1:])
 
 
 class ResBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))), 3x3; where the width changes a 3x3 convolution takes x there."""
+    """x + conv(relu(conv(relu(x)))), 3x3; if the width changes, x is projected by a 3x3 convolution."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -118,7 +142,7 @@ class ResBlock(nn.Module):
         return out
 
     def joined(self, own_BNCHW: Tensor, frame_BCHW: Tensor, frame_first: bool = False) -> Tensor:
-        """The block of cat[own, frame] (cat[frame, own] with frame_first) -> B N C H W."""
+        """The block of cat[own, frame], or of cat[frame, own] with frame_first: [B, N, C, H, W]."""
         assert isinstance(self.skip, nn.Conv2d)
         y = joined(self.conv1, F.relu(own_BNCHW), F.relu(frame_BCHW), frame_first)
         y = rows(self.conv2(F.relu(y.flatten(0, 1))), own_BNCHW)
@@ -126,7 +150,7 @@ class ResBlock(nn.Module):
 
 
 class Gates(nn.Module):
-    """CBAM (Woo et al., 2018): x times a gate for each channel, then times a gate for each cell; both from mean and max."""
+    """CBAM (Woo et al., 2018): multiplies x by a gate for each channel, then for each cell, both from mean and maximum."""
 
     def __init__(self, width: int, ratio: int = 16):
         super().__init__()
@@ -142,9 +166,13 @@ class Gates(nn.Module):
 
 
 class Fuser(nn.Module):
-    """An object's map and the frame's -> one of `width`: a block, gates added to their own input, a block.
+    """Fuses an object's map with the frame's: a block, gates added to their own input, a block.
 
-    The first block reads cat[own, frame], or cat[frame, own] with frame_first.
+    Args:
+        own: channels of the object's map.
+        frame: channels of the frame's map.
+        width: channels of the result.
+        frame_first: whether the first block reads cat[frame, own] instead of cat[own, frame]. Default: False.
     """
 
     def __init__(self, own: int, frame: int, width: int, frame_first: bool = False):
@@ -155,13 +183,13 @@ class Fuser(nn.Module):
         self.frame_first = frame_first
 
     def forward(self, own_BNCHW: Tensor, frame_BCHW: Tensor) -> Tensor:
-        """-> B N C H W."""
+        """The fused maps, [B, N, C, H, W]."""
         x = self.block1.joined(own_BNCHW, frame_BCHW, self.frame_first).flatten(0, 1)
         return rows(self.block2(x + self.gates(x)), own_BNCHW)
 
 
 class Up(nn.Module):
-    """A coarse map doubled, plus a 3x3 convolution of the frame's finer map (`side`, once a frame), through a block."""
+    """Doubles a coarse map, adds a 3x3 convolution of the frame's finer map (`side`, once a frame), and applies a block."""
 
     def __init__(self, fine: int, inputs: int, outputs: int):
         super().__init__()
@@ -169,22 +197,38 @@ class Up(nn.Module):
         self.block = ResBlock(inputs, outputs)
 
     def forward(self, coarse_BNCHW: Tensor, side_BCHW: Tensor) -> Tensor:
-        """side_BCHW: what `self.side` gave for the frame's map -> B N C 2H 2W."""
+        """The finer maps, [B, N, C, 2H, 2W]; `side_BCHW` is the output of `self.side` for the frame's map."""
         x = rows(double(coarse_BNCHW.flatten(0, 1)), coarse_BNCHW) + side_BCHW[:, None]
         return rows(self.block(x.flatten(0, 1)), coarse_BNCHW)
 
 
 class Keys(NamedTuple):
-    """key: what a cell is matched by. shrinkage >= 1, one channel: how sharply it speaks. selection in [0, 1]: which channels
-    count when it asks. The last two are None where a network has none."""
+    """The maps by which cells are matched; see `matching.similarity`.
+
+    Attributes:
+        key: B D H W, what is compared.
+        shrinkage: B 1 H W, at least 1: how sharply a token of the memory is compared. None if the network has none.
+        selection: B D H W in [0, 1]: the weights of the channels for a query cell. None if the network has none.
+    """
 
     key: Tensor
     shrinkage: Tensor | None = None
     selection: Tensor | None = None
 
+    def by_name(self) -> dict[str, Tensor]:
+        """Return the maps that the network has, by name, in contiguous memory, so that cells can be flattened without a copy."""
+        return {name: each.contiguous() for name, each in self._asdict().items() if each is not None}
+
 
 class KeyProjection(nn.Module):
-    """3x3 convolutions from a frame's map to `Keys`; shrinkage is x^2 + 1, selection a sigmoid (XMem). Never by autocast."""
+    """3x3 convolutions from a frame's map to `Keys`; shrinkage is x^2 + 1, selection a sigmoid (XMem). Not autocast.
+
+    Args:
+        inputs: channels of the frame's map.
+        width: channels of key and selection.
+        shrinkage: whether to compute shrinkage. Default: False.
+        selection: whether to compute selection. Default: False.
+    """
 
     def __init__(self, inputs: int, width: int, shrinkage: bool = False, selection: bool = False):
         super().__init__()
@@ -203,9 +247,13 @@ class KeyProjection(nn.Module):
 
 
 class GatedState(nn.Module):
-    """A convolutional GRU, XMem's and Cutie's: h' = f h (1 - u) + u n, the candidate n made from h before it is gated.
+    """The convolutional GRU of XMem and Cutie: h' = f h (1 - u) + u n, with the candidate n computed from the ungated h.
 
-    Never by autocast: what it forgets would be rounded anew in every frame.
+    Not autocast, since the state would be rounded again on every frame.
+
+    Args:
+        inputs: channels of the input.
+        hidden: channels of the state.
     """
 
     def __init__(self, inputs: int, hidden: int):
@@ -214,7 +262,7 @@ class GatedState(nn.Module):
         nn.init.xavier_normal_(self.transform.weight)
 
     def forward(self, seen_BNCHW: Tensor, state_BNCHW: Tensor) -> Tensor:
-        """-> the next state, B N C H W."""
+        """The next state, [B, N, C, H, W]."""
         with exactly(state_BNCHW):
             both = torch.cat([seen_BNCHW, state_BNCHW], 2).to(self.transform.weight.dtype)
             three = rows(self.transform(both.flatten(0, 1)), state_BNCHW)
@@ -225,8 +273,16 @@ class GatedState(nn.Module):
 
 
 class DecoderState(nn.Module):
-    """The state moved on by what a decoder found at strides 16, 8 and 4: each to `middle` channels by 1x1 convolutions, the
-    finer ones shrunk to stride 16 by area, their sum through a `GatedState`."""
+    """Updates the state from a decoder's maps at strides 16, 8 and 4.
+
+    1x1 convolutions project each map to `middle` channels, the finer ones are averaged to stride 16, and their sum is the input
+    of a `GatedState`.
+
+    Args:
+        channels: of the maps at strides 16, 8 and 4.
+        middle: channels of the sum.
+        hidden: channels of the state.
+    """
 
     def __init__(self, channels: tuple[int, int, int], middle: int, hidden: int):
         super().__init__()
@@ -234,9 +290,9 @@ class DecoderState(nn.Module):
         self.gated = GatedState(middle, hidden)
 
     def forward(self, at16_BNCHW: Tensor, at8_BNCHW: Tensor, at4_BNCHW: Tensor, state_BNCHW: Tensor) -> Tensor:
-        """-> the next state, B N C H W."""
+        """The next state, [B, N, C, H, W]."""
         seen = self.from16(at16_BNCHW.flatten(0, 1))
-        # a mean over whole blocks of cells: the map of stride 8 is exactly twice, of stride 4 four times as long
+        # a mean over whole blocks of cells: the map of stride 8 is exactly twice, that of stride 4 four times as large
         seen = seen + self.from8(F.avg_pool2d(at8_BNCHW.flatten(0, 1), 2))
         seen = seen + self.from4(F.avg_pool2d(at4_BNCHW.flatten(0, 1), 4))
         out: Tensor = self.gated(rows(seen, at16_BNCHW), state_BNCHW)
@@ -244,7 +300,12 @@ class DecoderState(nn.Module):
 
 
 class LightMaskEncoder(Backbone):
-    """Four strided convolutions: a mask encoder for small networks, one output at stride 16 of `width` channels."""
+    """Four strided convolutions: a mask encoder for small networks, with one output at stride 16.
+
+    Args:
+        in_channels: channels of the input. Default: 5.
+        width: channels of the output. Default: 128.
+    """
 
     strides = (16,)
 
@@ -265,22 +326,32 @@ class LightMaskEncoder(Backbone):
 
 
 def mask_encoder(kind: Literal["resnet18", "light"] | str, *, width: int = 128, conv_bias: bool = False) -> Backbone:
-    """A picture, a mask and the other objects' masks (5 channels) -> maps; the last one, `channels[-1]` wide, has stride 16.
+    """Build a mask encoder: a frame, a mask and the other objects' masks (5 channels) in, the last output at stride 16.
 
-    "resnet18": 256 channels; conv_bias as STCN has it. "light": `width` channels.
-    Raises ValueError: "mask encoder 'x' is not one of resnet18, light".
+    Args:
+        kind: "resnet18" (256 channels) or "light" (`width` channels).
+        width: channels of "light". Default: 128.
+        conv_bias: whether the convolutions of "resnet18" have biases, as in STCN. Default: False.
+
+    Raises:
+        ValueError: "expected a mask encoder (resnet18, light), got 'x'".
     """
     if kind == "resnet18":
         return ResNet(18, in_channels=5, last_stage=False, conv_bias=conv_bias)
     if kind == "light":
         return LightMaskEncoder(5, width)
-    raise ValueError(f"mask encoder {kind!r} is not one of resnet18, light")
+    raise ValueError(f"expected a mask encoder (resnet18, light), got {kind!r}")
 
 
 class ValueEncoder(nn.Module):
-    """A frame and its objects' masks -> a value for each object and cell; STCN's and XMem's.
+    """The value encoder of STCN and XMem: computes a value for each object and cell from a frame and its objects' masks.
 
-    masks: see `mask_encoder`; bias: of its convolutions. frame_first: see `Fuser`.
+    Args:
+        masks: name of the mask encoder, see `mask_encoder`.
+        coarse: channels of the backbone's map at stride 16.
+        width: channels of values.
+        bias: whether the mask encoder's convolutions have biases. Default: False.
+        frame_first: see `Fuser`. Default: False.
     """
 
     def __init__(self, masks: str, coarse: int, width: int, *, bias: bool = False, frame_first: bool = False) -> None:
@@ -288,20 +359,22 @@ class ValueEncoder(nn.Module):
         self.trunk = mask_encoder(masks, width=width, conv_bias=bias)
         self.fuser = Fuser(self.trunk.channels[-1], coarse, width, frame_first)
 
-    def forward(self, picture_B3HW: Tensor, masks_BNHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
-        """-> B N C h w. An object sees its own mask and the sum of the others'."""
+    def forward(self, frame_B3HW: Tensor, masks_BNHW: Tensor, coarse_BCHW: Tensor) -> Tensor:
+        """Values [B, N, C, h, w]. The input of an object is its own mask and the sum of the others'."""
         both_BN2HW = torch.stack([masks_BNHW, others(masks_BNHW)], 2)
         seen = []
         for part in some(both_BN2HW):
-            frame = picture_B3HW[:, None].expand(-1, part.shape[1], -1, -1, -1)
+            frame = frame_B3HW[:, None].expand(-1, part.shape[1], -1, -1, -1)
             seen.append(rows(self.trunk(torch.cat([frame, part], 2).flatten(0, 1))[-1], part))
         fused: Tensor = self.fuser(torch.cat(seen, 1), coarse_BCHW)
         return fused
 
 
 def some(maps_BNCHW: Tensor) -> Iterator[Tensor]:
-    """Where no gradients are wanted a few objects at a time: many need no more memory than few, and on a CPU one at a time is
-    quicker, since its maps stay in the cache."""
+    """Split maps into a few objects at a time if no gradients are recorded, so that memory does not grow with their number.
+
+    On a CPU one object at a time is faster, since its maps stay in the cache.
+    """
     if torch.is_grad_enabled():
         return iter((maps_BNCHW,))
     return iter(maps_BNCHW.split(1 if maps_BNCHW.device.type == "cpu" else 8, 1))

@@ -1,4 +1,4 @@
-"""The authors' checkpoint files, read without executing anything in them, as weights of our networks."""
+"""Convert the authors' checkpoint files into weights files of this package; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hodor.models import cutie, stcn, weights, xmem
 from hodor.models.base import Network
 
 HODOR_RULES: tuple[tuple[str, str | None], ...] = (
-    # computed but never read in the released network, or made anew from the window size
+    # never used in the released network, or computed again from the window size
     (r".*relative_position_index$", None),
     (r"decoder\.fmap_proj_4x\..*", None),
     (r"feature_extractor\.norm_layers\.[234]\..*", None),
@@ -40,7 +40,7 @@ HODOR_RULES: tuple[tuple[str, str | None], ...] = (
     (r"decoder\.bg_query_proj\.(.*)", r"decoder.cell_proj.\1"),
     (r"decoder\.catch_all_conv\.(.*)", r"decoder.catch_all.\1"),
 )
-"""Released name -> ours, first match wins; None: left out, because the function does not depend on it."""
+"""Released name -> name in this package, the first match is used. None: left out, the output does not depend on it."""
 
 RULES = {
     "hodor-t": HODOR_RULES,
@@ -49,31 +49,67 @@ RULES = {
     "cutie": cutie.RELEASED,
     "cutie-small": cutie.RELEASED,
 }
-"""By preset."""
+"""Rules by model name."""
 
-# Input channels that a wider network has more of, the last one: the other objects' masks, which weigh nothing in files of
-# networks that followed one object at a time.
+TRACKING: dict[str, dict[str, int | bool]] = {
+    "hodor-t": {"history": 7, "pin_first": False, "hold_lost": False},
+    "stcn": {"history": stcn.STCN.history, "pin_first": True, "hold_lost": False},
+    "xmem": {"history": xmem.XMem.history, "pin_first": True, "hold_lost": False},
+    "cutie": {"history": cutie.Cutie.history, "pin_first": True, "hold_lost": False},
+    "cutie-small": {"history": cutie.Cutie.history, "pin_first": True, "hold_lost": False},
+}
+"""How the authors follow a video, by model name: `Network.set_tracking` of a converted network.
+
+HODOR keeps a sliding window of 7 frames, and the given mask leaves it. The others keep the first frame; STCN keeps all
+remembered frames, here the last 20.
+"""
+
+# (input channels in the file, in the network): the last channel is the sum of the other objects' masks. Networks that were
+# trained with one object at a time lack it, and zero weights give the same output.
 _WIDENED = ((4, 5), (257, 258))
 
 
 def rules(model: str) -> tuple[tuple[str, str | None], ...]:
-    """Released name -> ours for this preset. Raises ValueError: "no key map for 'x': want hodor-t, ..."."""
+    """Return the rules that rename a released file's tensors.
+
+    Args:
+        model: a name in `RULES`.
+
+    Raises:
+        ValueError: "expected a model with released weights (hodor-t, stcn, ...), got 'x'".
+    """
     if model not in RULES:
-        raise ValueError(f"no key map for {model!r}: want {', '.join(RULES)}")
+        raise ValueError(f"expected a model with released weights ({', '.join(RULES)}), got {model!r}")
     return RULES[model]
 
 
 def widen(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """The state with zeros for a last input channel that only the network has: 4 -> 5, Cutie's 257 -> 258."""
-    want, out = network.state_dict(), dict(state)
+    """Add zero weights for a last input channel that only the network has: 4 -> 5, Cutie's 257 -> 258.
+
+    Args:
+        state: tensors under the names of this package.
+        network: the network that they are for.
+
+    Returns:
+        A new state dict.
+    """
+    own, out = network.state_dict(), dict(state)
     for key, value in state.items():
-        if key in want and value.ndim == 4 and (value.shape[1], want[key].shape[1]) in _WIDENED:
+        if key in own and value.ndim == 4 and (value.shape[1], own[key].shape[1]) in _WIDENED:
             out[key] = torch.cat([value, torch.zeros_like(value[:, :1])], 1)
     return out
 
 
 def rename(state: Mapping[str, Tensor], rules: tuple[tuple[str, str | None], ...]) -> dict[str, Tensor]:
-    """The state under our names; a name that no rule knows is kept, so that strict loading reports it."""
+    """Rename the tensors of a released file.
+
+    Args:
+        state: tensors under the authors' names.
+        rules: from `rules`.
+
+    Returns:
+        A new state dict. A name that matches no rule is kept, so that strict loading reports it.
+    """
     out = {}
     for key, value in state.items():
         pattern, name = next(((p, n) for p, n in rules if re.fullmatch(p, key)), ("", ""))
@@ -83,36 +119,56 @@ def rename(state: Mapping[str, Tensor], rules: tuple[tuple[str, str | None], ...
 
 
 def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
-    """An authors' .pth file -> a safetensors file of ours, strict. -> the network.
+    """Convert an authors' .pth file into a .safetensors file of this package, with the authors' protocol in its metadata.
 
-    Raises FileNotFoundError, and ValueError in one line: "no key map for 'x': want hodor-t, stcn, ..."; "FILE holds more than
-    tensors and plain values: refused, since loading it would run code"; "FILE holds no state dict"; and every key that is
-    missing, unexpected or misshapen. `out` is written only if all fits.
+    Args:
+        source: the authors' file.
+        out: file to write; it is written only if every key fits.
+        model: a name in `RULES`. Default: "hodor-t".
+
+    Returns:
+        The network with its weights.
+
+    Raises:
+        FileNotFoundError: "no file PATH: give the authors' .pth file".
+        ValueError: "expected a model with released weights (hodor-t, stcn, ...), got 'x'".
+        ValueError: "FILE contains more than tensors and plain values: refused, since loading it would run code".
+        ValueError: "FILE contains no state dict: ..."; "FILE does not fit the network: ..." with every key that is missing,
+            unexpected or of another shape.
     """
     names, network = rules(model), weights.build(model)
+    network.set_tracking(**TRACKING.get(model, {}))
     weights.fill(network, widen(rename(read_pth(source), names), network), str(source))
     weights.save(network, out, converted_from=source.name)
     return network
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
-    """The state dict of a .pth file: the file's own dict of tensors, or the one under "model", "state_dict", "network" (a
-    training state of STCN or XMem) or "weights" (Cutie)."""
+    """Read the state dict of a .pth file without executing anything in it.
+
+    Args:
+        path: a file whose content is a dict of tensors, or has one under "model", "state_dict", "network" (a training state
+            of STCN or XMem) or "weights" (Cutie).
+
+    Raises:
+        FileNotFoundError, ValueError: as `convert`.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: want the authors' .pth file")
+        raise FileNotFoundError(f"no file {path}: give the authors' .pth file")
     with open(path, "rb") as file:
         if not file.read(2).startswith((b"PK", b"\x80\x02")):  # a zip, or the older form's pickle
-            raise ValueError(f"{path} is not a PyTorch file: it begins like no file of torch.save")
+            raise ValueError(f"{path} is not a PyTorch file: it does not begin as a file of torch.save does")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds more than tensors and plain values: refused, since loading it would run code") from None
-    except Exception as error:  # damaged bytes make the reader fail in any way
+        refused = "contains more than tensors and plain values: refused, since loading it would run code"
+        raise ValueError(f"{path} {refused}") from None
+    except Exception as error:  # a damaged file can raise any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a PyTorch file: {reason}") from None
     for name in ("model", "state_dict", "network", "weights"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path} holds no state dict: want a dict of tensors, or one under 'model' or 'state_dict'")
+        raise ValueError(f"{path} contains no state dict: give a dict of tensors, or one under 'model' or 'state_dict'")
     return content

@@ -1,12 +1,12 @@
-"""STCN (Cheng, Tai and Tang, 2021): pixels of remembered frames, found again by the similarity of their keys.
+"""STCN (Cheng, Tai and Tang, 2021): matches pixels with those of remembered frames by the similarity of their keys.
 
     network = weights.build("stcn")                             # or "stcn-lite"
-    features = network.encode(frames)                           # keys, from the picture alone
+    features = network.encode(frames)                           # keys, from the frame alone
     memory = network.remember(Memory((7,)), 0, features, ...)   # a value for each object and cell
-    prediction, memory = network.segment(memory, features)      # read by key, decoded object by object, brought together
+    prediction, memory = network.segment(memory, features)      # values read by key, decoded for each object, aggregated
 
-The key of a cell comes from the picture alone, so that similarity is worked out once for all objects; its value from the
-picture, the object's mask and the sum of the other objects' masks. The name of a tensor ends in its axes; see `base`.
+The key of a cell is computed from the frame alone, so similarity is computed once for all objects. Its value is computed from
+the frame, the object's mask and the sum of the other objects' masks. The name of a tensor ends in its axes; see `base`.
 """
 
 from __future__ import annotations
@@ -45,21 +45,28 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
     (r"decoder\.up_8_4\.out_conv\.(.*)", r"decoder.up4.block.\1"),
     (r"decoder\.pred\.(.*)", r"decoder.head.\1"),
 )
-"""The authors' name -> ours, first match wins."""
+"""The authors' name -> name in this package, the first match is used."""
 
 
 class STCN(PixelMemory):
-    """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. key_width, value_width: channels of keys and values; the
-    decoder works at value_width at stride 16, at half of it from stride 8 on. mask_encoder: "resnet18" or "light", what turns a
-    picture and its masks into values; mask_bias gives the former's convolutions biases, as in the release. mem_every: while a
-    video is followed, predicted masks are remembered every so many frames. top_k: how many tokens speak for a cell, outside
-    training; in training all do.
+    """STCN.
 
-    Followed through a video the released network remembers without bound; here the last 20 remembered frames stay, and for
+    The released network remembers without bound while it follows a video. Here the last 20 remembered frames are kept, and for
     each object the first and the latest given one (`Tracker(history=...)`).
 
-    Raises ValueError: "mem_every is 0, want at least 1", the same for `top_k`; "no backbone 'x': want swin-t, ..."; "mask encoder
-    'x' is not one of resnet18, light".
+    Args:
+        backbone: name in `BACKBONES`, a ResNet or an EfficientNet-Lite; it ends at stride 16. Default: "resnet50".
+        key_width: channels of keys. Default: 64.
+        value_width: channels of values, and of the decoder at stride 16; half of it from stride 8 on. Default: 512.
+        mask_encoder: "resnet18" or "light"; computes values from a frame and its masks. Default: "resnet18".
+        mask_bias: whether the convolutions of the "resnet18" mask encoder have biases, as released. Default: True.
+        mem_every: number of frames from one remembered prediction to the next, at least 1. Default: 5.
+        top_k: number of most similar tokens that each cell attends to outside training, at least 1; in training it attends to
+            all. Default: 20.
+
+    Raises:
+        ValueError: "expected mem_every of at least 1, got 0", the same for `top_k`.
+        ValueError: "expected a backbone (swin-t, ...), got 'x'"; "expected a mask encoder (resnet18, light), got 'x'".
     """
 
     history = 20
@@ -79,7 +86,7 @@ class STCN(PixelMemory):
         super().__init__(backbone, mem_every)
         for name in ("mem_every", "top_k"):
             if self.settings[name] < 1:
-                raise ValueError(f"{name} is {self.settings[name]}, want at least 1")
+                raise ValueError(f"expected {name} of at least 1, got {self.settings[name]}")
         self.top_k = top_k
         fine, middle, coarse = self.backbone.channels
         self.keys = KeyProjection(coarse, key_width)
@@ -88,32 +95,63 @@ class STCN(PixelMemory):
         self.decoder = Decoder(value_width, middle, fine)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
-        """RGB in [0, 1], any size -> the picture, normalised, then padded around with zeros to multiples of 16; the backbone's
-        maps at strides 4, 8, 16; at stride 16 the key, and a thinner map for the decoder."""
+        """Compute the maps of a frame.
+
+        Args:
+            frames_BCHW: RGB in [0, 1] of any size.
+
+        Returns:
+            Features with the maps "image" (normalised, then padded on all sides with zeros to multiples of 16), "fine",
+            "middle" and "coarse" (of the backbone, strides 4, 8 and 16), "key" and "thin" (fewer channels, for the decoder),
+            both at stride 16.
+        """
         picture = self.normalised(frames_BCHW)
         padded, offset = pad_around(picture.to(self.thin.weight.dtype), 16)
         fine, middle, coarse = self.backbone(padded)
         size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
-        maps = (padded, fine, middle, coarse, self.keys(coarse).key, self.thin(coarse))
+        maps = {
+            "image": padded,
+            "fine": fine,
+            "middle": middle,
+            "coarse": coarse,
+            "key": self.keys(coarse).key,
+            "thin": self.thin(coarse),
+        }
         return Features(maps, size, whole, offset)  # type: ignore[arg-type]
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
+        self,
+        memory: Memory,
+        index: int,
+        features: Features,
+        masks_BNHW: Tensor,
+        valid_BN: Tensor,
+        given_BN: Tensor,
+        *,
+        complete: bool = False,
     ) -> Memory:
-        """The memory with this frame's key and, for each object, its value."""
-        picture, _, _, coarse, key, _ = features.maps
-        masks_BNHW = features.fit(masks_BNHW.to(picture.dtype), features.padded)
-        value_BNCHW = self.values(picture, masks_BNHW, coarse)
-        whole_B = torch.ones(len(key), dtype=torch.bool, device=key.device)
-        return memory.add(index, Entry(value_BNCHW, key, valid_BN, given_BN, whole_B))
+        """Return the memory with this frame's key and the value of each object."""
+        image, key = features.maps["image"], features.maps["key"]
+        masks_BNHW = features.fit(masks_BNHW.to(image.dtype), features.padded)
+        value_BNCHW = self.values(image, masks_BNHW, features.maps["coarse"])
+        complete_B = torch.ones(len(key), dtype=torch.bool, device=key.device)
+        return memory.add(index, Entry(value_BNCHW, {"key": key}, valid_BN, given_BN, complete_B))
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
-        """-> logits of background and objects at the padded frame's size; an object that no frame knows wins nowhere."""
-        _, fine, middle, _, key, thin = features.maps
+        """Segment the memory's objects in a frame.
+
+        Returns:
+            Logits of background and objects at the padded frame's size; an object for which no frame is valid wins no pixel.
+            The memory is returned as it is.
+
+        Raises:
+            ValueError: "the memory contains no frame: give a mask before segmenting".
+        """
+        maps, key = features.maps, features.maps["key"]
         kept = tokens(memory)
         readout_BNCP, _ = recall(kept, key.flatten(2), top_k=None if self.training else self.top_k)
         readout_BNCHW = readout_BNCP.unflatten(3, key.shape[-2:])
-        logits_BNHW = self.decoder(readout_BNCHW, thin, middle, fine).float()
+        logits_BNHW = self.decoder(readout_BNCHW, maps["thin"], maps["middle"], maps["fine"]).float()
         soft_BNHW = F.interpolate(logits_BNHW, scale_factor=4.0, mode="bilinear", align_corners=False).sigmoid()
         logits_BKHW = aggregate(soft_BNHW * kept.valid_BNM.any(2)[..., None, None])
         return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
@@ -125,7 +163,13 @@ class STCN(PixelMemory):
 
 
 class Decoder(nn.Module):
-    """What an object read, and the frame's maps -> its logits at stride 4."""
+    """Computes an object's logits at stride 4 from its readout and the frame's maps.
+
+    Args:
+        width: channels of the readout.
+        middle: channels of the backbone's map at stride 8.
+        fine: channels of the backbone's map at stride 4.
+    """
 
     def __init__(self, width: int, middle: int, fine: int) -> None:
         super().__init__()
@@ -135,7 +179,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(width // 2, 1, 3, padding=1)
 
     def forward(self, readout_BNCHW: Tensor, thin_BCHW: Tensor, middle_BCHW: Tensor, fine_BCHW: Tensor) -> Tensor:
-        """-> B N h w."""
+        """Logits [B, N, h, w]."""
         side8, side4 = self.up8.side(middle_BCHW), self.up4.side(fine_BCHW)
         x_BNCHW = self.compress.joined(readout_BNCHW, thin_BCHW)
         logits = []

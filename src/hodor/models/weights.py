@@ -1,4 +1,4 @@
-"""Networks by name, and files that rebuild a network alone: settings and provenance travel with the weights."""
+"""Networks by name, and weights files that are enough to rebuild a network: they also store its settings and provenance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,14 @@ from hodor.models.xmem import XMem
 
 @dataclass(frozen=True)
 class Preset:
-    """A network by name: its class, its settings, the short side at which it works inside, in pixels; remembers: how many
-    frames it remembers where nobody says so (None: as many as its class)."""
+    """What a model name stands for.
+
+    Args:
+        network: the class.
+        settings: arguments of the class that differ from its defaults.
+        size: short side of the frame inside the network, in pixels.
+        remembers: number of frames that a `Tracker` remembers. Default: that of the class.
+    """
 
     network: type[Network]
     settings: Mapping[str, Any]
@@ -35,6 +42,7 @@ class Preset:
 
     @property
     def history(self) -> int:
+        """Number of frames that a `Tracker` remembers."""
         return self.network.history if self.remembers is None else self.remembers
 
 
@@ -89,19 +97,45 @@ MODELS: dict[str, Preset] = {
 }
 
 
-def build(name: str, **changes: Any) -> Network:
-    """A network by its preset's name, with fresh weights; `changes` replace settings.
+ENTRY_POINTS = "hodor.models"
+"""Group of entry points under which an installed distribution offers presets of its own, each under the preset's name."""
 
-    Raises ValueError: "no model 'hodor-x': want hodor-t, hodor-lite".
+
+def names() -> list[str]:
+    """Return the names of all models: those of this package, then those of installed distributions."""
+    return list(dict.fromkeys([*MODELS, *_offered()]))
+
+
+def build(name: str, **changes: Any) -> Network:
+    """Build a network by its name, with fresh weights.
+
+    Args:
+        name: a name in `MODELS`, or one that an installed distribution offers as an entry point of the group `hodor.models`.
+        **changes: settings that replace those of the preset.
+
+    Raises:
+        ValueError: "expected a model name (hodor-t, hodor-lite, ...), got 'hodor-x'".
+        ValueError: "expected entry point hodor.models 'x' to be a Preset, got int".
     """
     preset = _preset(name)
     return _made(name, {**preset.settings, **changes}, preset.size)
 
 
+def _offered() -> dict[str, EntryPoint]:
+    """The presets of installed distributions by name; none is imported."""
+    return {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+
+
 def _preset(name: str) -> Preset:
-    if name not in MODELS:
-        raise ValueError(f"no model {name!r}: want {', '.join(MODELS)}")
-    return MODELS[name]
+    if name in MODELS:
+        return MODELS[name]
+    offered = _offered()
+    if name not in offered:
+        raise ValueError(f"expected a model name ({', '.join(names())}), got {name!r}")
+    preset = offered[name].load()
+    if not isinstance(preset, Preset):
+        raise ValueError(f"expected entry point {ENTRY_POINTS} {name!r} to be a Preset, got {type(preset).__name__}")
+    return preset
 
 
 def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
@@ -114,10 +148,18 @@ def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
 
 
 def save(network: Network, path: str | Path, *, half: bool = False, **provenance: Any) -> None:
-    """Weights, name, settings, calibration and provenance (recipe, commit ...) as one safetensors file, whole or not at all.
+    """Write weights, name, size, settings, calibration, tracking and provenance as one safetensors file.
 
-    half: in float16, half the size; they are read back as float32. Raises ValueError: "the network is folded: load it with
-    folded=False to save it".
+    The file is written under another name and then renamed, so that a partial file is never left.
+
+    Args:
+        network: the network, not folded.
+        path: file to write.
+        half: whether to store float16, half the size; the weights are read as float32. Default: False.
+        **provenance: further plain values (recipe, commit ...) for the metadata.
+
+    Raises:
+        ValueError: "the network is folded: load it with folded=False to save it".
     """
     if network.folded:
         raise ValueError("the network is folded: load it with folded=False to save it")
@@ -126,6 +168,8 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
     about = {"model": network.name, "size": network.size, "settings": network.settings, **provenance}
     if network.calibration != Network.calibration:
         about["calibration"] = network.calibration
+    if network.tracking:
+        about["tracking"] = dict(network.tracking)
     _write(Path(path), about, state)
 
 
@@ -136,35 +180,58 @@ def restate(
     size: int | None = None,
     calibration: tuple[float, float] | None = None,
     settings: Mapping[str, Any] | None = None,
+    tracking: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the same weights again with another size inside, calibration or settings; all else that the file says stays.
+    """Write the same weights with other metadata; what is not named here stays as it is.
 
-    settings: only those that change. Raises as `load`, before anything is written: "FILE holds a network that this version
-    cannot build: mem_every is 0, want at least 1".
+    Args:
+        source: file to read.
+        out: file to write; it can be `source`.
+        size: short side of the frame inside the network, in pixels.
+        calibration: slope and offset of the confidence.
+        settings: the settings that change.
+        tracking: those of `history`, `pin_first` and `hold_lost` that change, see `Network.set_tracking`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`, before anything is written: "FILE contains a network that this version cannot
+            build: expected mem_every of at least 1, got 0".
     """
     about, state = read(source)
     new = {"size": size, "calibration": calibration, "settings": {**about["settings"], **(settings or {})}}
+    if tracking:
+        new["tracking"] = {**about.get("tracking", {}), **tracking}
     about |= {key: value for key, value in new.items() if value is not None}
-    fill(_told(about, source), state, str(source))
+    fill(_described(about, source), state, str(source))
     _write(Path(out), about, state)
 
 
 def interpolate(start: str | Path, end: str | Path, out: str | Path, share: float) -> None:
-    """Write weights that lie between two files, `share` of the way from start to end: much of what a fine-tuning gave, little
-    of what it lost, in one network (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1).
+    """Write the linear interpolation of two weights files of the same network.
 
-    Facts are those of `end`; `interpolated` adds the share and what start said of itself. Precision and integers are end's.
-    Raises as `load`, and ValueError: "share is 1.2: want 0 to 1", "START and END are not one network: width 128 and 192".
+    It has much of what fine-tuning gained and little of what it lost, in one network.
+
+    Args:
+        start: file before fine-tuning.
+        end: file after fine-tuning. The metadata, the precision and all integers of the result are those of this file.
+        out: file to write; its metadata also has `interpolated`, with the share and the metadata of `start`.
+        share: position between the two: 0 is `start`, 1 is `end`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+        ValueError: "expected a share in [0, 1], got 1.2".
+        ValueError: "START and END are not of the same network: width 128 and 192".
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}: want 0 to 1")
+        raise ValueError(f"expected a share in [0, 1], got {share}")
     (before, first), (about, second) = read(start), read(end)
-    one, other = _told(before, start), _told(about, end)
+    one, other = _described(before, start), _described(about, end)
     facts = [{"model": network.name, **network.settings} for network in (one, other)]
-    unlike = [key for key in sorted({*facts[0], *facts[1]}) if facts[0].get(key) != facts[1].get(key)]
-    if unlike:
-        told = "; ".join(f"{key} {facts[0].get(key)} and {facts[1].get(key)}" for key in unlike)
-        raise ValueError(f"{start} and {end} are not one network: {told}")
+    different = [key for key in sorted({*facts[0], *facts[1]}) if facts[0].get(key) != facts[1].get(key)]
+    if different:
+        pairs = "; ".join(f"{key} {facts[0].get(key)} and {facts[1].get(key)}" for key in different)
+        raise ValueError(f"{start} and {end} are not of the same network: {pairs}")
     fill(one, first, str(start))
     fill(other, second, str(end))
     mixed = {
@@ -181,53 +248,75 @@ def _write(path: Path, about: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 
 
 def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device = "cpu", folded: bool = True) -> Network:
-    """A network ready to track: by name with the weights in the box, or from a .safetensors file that `save` wrote.
+    """Load a network that is ready to track.
 
-    The file rebuilds its network alone; nothing in it is executed. folded: batch norms are merged into their convolutions,
-    which is the same function, quicker; False leaves the weights as they are in the file, to train or save again.
+    The file alone rebuilds its network; nothing in it is executed.
 
-    Raises FileNotFoundError: "no weights for 'hodor-t' in the box: ...". Raises ValueError, in one line: "FILE is not a
-    safetensors file ...", "FILE does not say which network it holds ...", and the keys that are missing, unexpected or
-    misshapen.
+    Args:
+        name_or_path: name of a model with bundled weights, or a .safetensors file that `save` wrote. Default: "xmem-lite".
+        device: device of the weights. Default: "cpu".
+        folded: whether to merge batch norms into their convolutions, which is the same function and faster. False leaves the
+            weights as they are in the file, to train or save them. Default: True.
+
+    Returns:
+        The network in evaluation mode, without gradients.
+
+    Raises:
+        FileNotFoundError: "no bundled weights for 'hodor-t': ..."; "no file PATH: ...".
+        ValueError: "FILE is not a safetensors file ..."; "FILE does not state which network it contains ..."; "FILE does not
+            fit the network: ..." with all keys that are missing, unexpected or of another shape.
     """
     about, state = read(name_or_path)
-    network = _told(about, name_or_path)
+    network = _described(about, name_or_path)
     fill(network, state, str(name_or_path))
     if folded:
         network.fold()
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
-def _told(about: Mapping[str, Any], source: str | Path) -> Network:
-    """The network that a file speaks of, with fresh weights."""
+def _described(about: Mapping[str, Any], source: str | Path) -> Network:
+    """The network that a file's metadata describes, with fresh weights."""
     try:
-        # what a file does not say is as the class has it, and not as the preset, which may have changed since
+        # a setting that a file lacks has the default of the class, not the value of the preset, which can have changed since
         network = _made(about["model"], about["settings"], int(about["size"]))
         slope, offset = about.get("calibration", Network.calibration)
         network.calibration = float(slope), float(offset)
+        network.set_tracking(**about.get("tracking", {}))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} holds a network that this version cannot build: {error}") from None
+        raise ValueError(f"{source} contains a network that this version cannot build: {error}") from None
     return network
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """ "auto": a CUDA GPU, an Apple GPU, else the CPU; any other word is the device itself, tried out.
+    """Choose a device.
 
-    Raises ValueError: "device 'cuda' cannot be used (...): want auto, cpu, cuda, cuda:1 or mps".
+    Args:
+        device: "auto" for a CUDA GPU, an Apple GPU or else the CPU; any other value is the device itself, which is tested.
+            Default: "auto".
+
+    Raises:
+        ValueError: "device 'cuda' cannot be used (...): give auto, cpu, cuda, cuda:1 or mps".
     """
     if device != "auto":
         try:
             return torch.zeros(1, device=device).device
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"device {device!r} cannot be used ({reason}): want auto, cpu, cuda, cuda:1 or mps") from None
+            raise ValueError(f"device {device!r} cannot be used ({reason}): give auto, cpu, cuda, cuda:1 or mps") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def ready(name_or_path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Network:
-    """`load`, then to the device and precision that serve best: bfloat16 where the device multiplies in it, else float32."""
+    """Load a network and move it to a device in a precision that is fast there.
+
+    Args:
+        name_or_path: see `load`.
+        device: see `pick_device`. Default: "auto".
+        dtype: "float32", "bfloat16", or "auto" for bfloat16 where the device multiplies in it and float32 elsewhere.
+            Default: "auto".
+    """
     place = pick_device(device)
     network = load(name_or_path, device=place)
     if dtype == "auto":
@@ -242,19 +331,30 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """-> what the file, or the file in the box of that name, says of itself, and its tensors. Errors as `load`."""
+    """Read a weights file without building its network.
+
+    Args:
+        name_or_path: see `load`.
+
+    Returns:
+        The metadata, with settings under their present names, and the tensors by name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(name_or_path)
     if str(name_or_path) in MODELS:
         path = Path(str(files("hodor") / "weights" / f"{name_or_path}.safetensors"))
-        if not path.is_file():
+    if not path.is_file():
+        known = names()
+        if str(name_or_path) in known:
             raise FileNotFoundError(
-                f"no weights for {str(name_or_path)!r} in the box: train it, or convert the authors' file with "
+                f"no bundled weights for {str(name_or_path)!r}: train it, or convert the authors' file with "
                 "`hodor convert`, and give the file's path"
             )
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: want a .safetensors file, or one of {', '.join(MODELS)}")
+        raise FileNotFoundError(f"no file {path}: give a .safetensors file, or one of {', '.join(known)}")
     try:
         with safe_open(str(path), "pt") as opened:
             about = (opened.metadata() or {}).get("hodor", "null")
@@ -264,29 +364,45 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with contextlib.suppress(json.JSONDecodeError):
         about = json.loads(about)
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
-        raise ValueError(f"{path} does not say which network it holds: want a file written by hodor")
-    if isinstance(about["settings"], dict) and about["model"] in list(MODELS):
-        about["settings"] = MODELS[about["model"]].network.current_settings(about["settings"])
+        raise ValueError(f"{path} does not state which network it contains: give a file that this package wrote")
+    if isinstance(about["settings"], dict) and about["model"] in names():
+        about["settings"] = _preset(about["model"]).network.current_settings(about["settings"])
     return about, state
 
 
 def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
-    """Load every weight, or name in one line all that is missing, unexpected or misshapen and load nothing."""
-    want = network.state_dict()
-    problems = [f"missing {k}" for k in want if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in want]
+    """Load all weights into a network, or none.
+
+    Args:
+        network: the network.
+        state: tensors by name.
+        source: name of their file, for the message.
+
+    Raises:
+        ValueError: "FILE does not fit the network: missing a; unexpected b; c is (7,), expected (32,)".
+    """
+    own = network.state_dict()
+    problems = [f"missing {k}" for k in own if k not in state]
+    problems += [f"unexpected {k}" for k in state if k not in own]
     problems += [
-        f"{k} is {tuple(state[k].shape)}, want {tuple(want[k].shape)}"
-        for k in want
-        if k in state and state[k].shape != want[k].shape
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
     ]
     if problems:
         raise ValueError(f"{source} does not fit the network: {'; '.join(problems)}")
-    network.load_state_dict({k: v.to(want[k].dtype) for k, v in state.items()})
+    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, then rename: the old file or the new one, never half, whatever is cut off."""
+    """Write a file under another name, flush it to the disk and rename it.
+
+    Whatever interrupts this, the path has the old file or the complete new one.
+
+    Args:
+        path: file to write.
+        data: its content.
+    """
     with written_whole(path) as out:
         out.write(data)
         out.flush()

@@ -1,13 +1,13 @@
-"""XMem (Cheng and Schwing, 2022): three memories, as people have: what was just seen, what was seen lately, what was seen once.
+"""XMem (Cheng and Schwing, 2022): sensory memory, working memory and long-term memory.
 
     frame --backbone--> maps at strides 4, 8, 16; key, shrinkage, selection                    encode
-    frame, masks --> a value for each object and cell; the state, deeply updated               remember
-    keys, values, state --> logits of each object, brought together; the state, moved on       segment
+    frame, masks --> a value for each object and cell; the sensory memory, deeply updated      remember
+    keys, values, sensory memory --> logits of each object, aggregated; the memory, updated    segment
     old frames --> prototypes                                                                  keep (see `long_term`)
 
-Sensory memory is `Memory.state["hidden"]`, B N D h w, at stride 16. Working memory is frames; the long-term memory stands
-beside them under negative indices. Reads beside section 3 of the paper; the preset `xmem` shares every number with the
-authors' released code. The name of a tensor ends in its axes; see `base`.
+The sensory memory is `Memory.state["hidden"]`, B N D h w, at stride 16. The working memory is the entries of frames; the
+long-term memory is the entries with negative indices. The code follows section 3 of the paper, and with the authors' weights
+the preset `xmem` gives the numbers of the released code. The name of a tensor ends in its axes; see `base`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hodor.models.base import Entry, Features, Memory, Prediction
 from hodor.models.layers import recompute
-from hodor.models.long_term import MOST, PROTOTYPES, count, keep, parts
+from hodor.models.long_term import KEYS, MAX_PROTOTYPES, PROTOTYPES, count, keep
 from hodor.models.matching import aggregate, recall, tokens
 from hodor.models.memory_blocks import (
     DecoderState,
@@ -57,26 +57,37 @@ RELEASED: tuple[tuple[str, str | None], ...] = (
     (r"decoder\.up_8_4\.out_conv\.(.*)", r"decoder.up4.block.\1"),
     (r"decoder\.pred\.(.*)", r"decoder.head.\1"),
 )
-"""The authors' name -> ours, first match wins."""
+"""The authors' name -> name in this package, the first match is used."""
 
 
 class XMem(PixelMemory):
-    """backbone: a ResNet or an EfficientNet-Lite, ended at stride 16. context: not ended there, its map at stride 32 is added
-    to that of stride 16. key_width, value_width, sensory_width: channels of keys, values and sensory memory. decoder_width: of
-    the decoder at stride 16; half of it from stride 8 on. mask_encoder: "resnet18" or "light", what turns a picture and its masks
-    into values. normed: normalise the backbone's maps (for EfficientNet-Lite).
+    """XMem.
 
-    mem_every: while a video is followed, predicted masks are remembered every so many frames. top_k: how many tokens speak for
-    a cell, outside training; in training all do. deep_update: in training, the share of remembered predictions that update
-    the state deeply; given masks always do, and outside training all do. prototypes, max_prototypes: what one consolidation leaves
-    at most, and the bound of all (P and LT_max); max_prototypes 0 forgets old frames instead.
+    On a frame that a `Tracker` remembers, the deep update of the sensory memory replaces the decoder's update, as released. In
+    training, where the deep update is random, both happen, the decoder's first.
 
-    On a frame that a `Tracker` remembers the deep update takes the place of the decoder's, as released; in training, where
-    it is drawn by chance, both happen, one after the other.
+    Args:
+        backbone: name in `BACKBONES`, a ResNet or an EfficientNet-Lite; it ends at stride 16. Default: "resnet50".
+        key_width: channels of keys. Default: 64.
+        value_width: channels of values. Default: 512.
+        sensory_width: channels of the sensory memory. Default: 64.
+        decoder_width: channels of the decoder at stride 16; half of it from stride 8 on. Default: 512.
+        mask_encoder: "resnet18" or "light"; computes values from a frame and its masks. Default: "resnet18".
+        normed: whether the backbone's maps are normalised, for EfficientNet-Lite. Default: False.
+        context: whether the backbone continues to stride 32, and that map is added to the one of stride 16. Default: False.
+        mem_every: number of frames from one remembered prediction to the next, at least 1. Default: 5.
+        top_k: number of most similar tokens that each cell attends to outside training, at least 1; in training it attends to
+            all. Default: 30.
+        deep_update: share in [0, 1] of the remembered predictions that update the sensory memory deeply in training. Given
+            masks always do, and outside training all do. Default: 0.2.
+        prototypes: maximum number of prototypes from one consolidation (P), at least 0. Default: 128.
+        max_prototypes: maximum number of all prototypes (LT_max); 0 forgets old frames instead. Default: 10,000.
 
-    Raises ValueError: "mem_every is 0, want at least 1", the same for `top_k`; "prototypes is -1, want at least 0", the same for
-    `max_prototypes`; "deep_update is 2, want a share in [0, 1]"; "no backbone 'x': want swin-t, ..."; "mask encoder 'x' is not one
-    of resnet18, light".
+    Raises:
+        ValueError: "expected mem_every of at least 1, got 0", the same for `top_k`.
+        ValueError: "expected prototypes of at least 0, got -1", the same for `max_prototypes`.
+        ValueError: "expected a deep_update in [0, 1], got 2".
+        ValueError: "expected a backbone (swin-t, ...), got 'x'"; "expected a mask encoder (resnet18, light), got 'x'".
     """
 
     history = 10
@@ -103,14 +114,14 @@ class XMem(PixelMemory):
         top_k: int = 30,
         deep_update: float = 0.2,
         prototypes: int = PROTOTYPES,
-        max_prototypes: int = MOST,
+        max_prototypes: int = MAX_PROTOTYPES,
     ) -> None:
         super().__init__(backbone, mem_every, last=32 if context else 16)
-        for name, least in (("mem_every", 1), ("top_k", 1), ("prototypes", 0), ("max_prototypes", 0)):
-            if self.settings[name] < least:
-                raise ValueError(f"{name} is {self.settings[name]}, want at least {least}")
+        for name, minimum in (("mem_every", 1), ("top_k", 1), ("prototypes", 0), ("max_prototypes", 0)):
+            if self.settings[name] < minimum:
+                raise ValueError(f"expected {name} of at least {minimum}, got {self.settings[name]}")
         if not 0 <= deep_update <= 1:
-            raise ValueError(f"deep_update is {deep_update}, want a share in [0, 1]")
+            raise ValueError(f"expected a deep_update in [0, 1], got {deep_update}")
         self.top_k, self.deep_update = top_k, deep_update
         self.prototypes, self.max_prototypes, self.sensory_width = prototypes, max_prototypes, sensory_width
         fine, middle, coarse = self.backbone.channels[:3]
@@ -121,26 +132,43 @@ class XMem(PixelMemory):
         self.decoder = Decoder(value_width + sensory_width, sensory_width, decoder_width, (fine, middle, coarse))
 
     def encode(self, frames_BCHW: Tensor) -> Features:
-        """RGB in [0, 1], any size -> the normalised picture, padded with zeros around to multiples of 16; the backbone's maps
-        at strides 4, 8, 16; at stride 16 key, shrinkage and selection, one after the other along the channels."""
+        """Compute the maps of a frame.
+
+        Args:
+            frames_BCHW: RGB in [0, 1] of any size.
+
+        Returns:
+            Features with the maps "image" (normalised, then padded on all sides with zeros to multiples of 16), "fine",
+            "middle" and "coarse" (of the backbone, strides 4, 8 and 16), and "key", "shrinkage" and "selection" at stride 16.
+        """
         picture = self.normalised(frames_BCHW)
         padded, offset = pad_around(picture.to(self.decoder.head.weight.dtype), 16)
         fine, middle, coarse = self.levels(self.backbone(padded))
-        keys = self.keys(coarse)
         size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
-        maps = (padded, fine, middle, coarse, torch.cat([keys.key, keys.shrinkage, keys.selection], 1))
+        maps = {"image": padded, "fine": fine, "middle": middle, "coarse": coarse, **self.keys(coarse).by_name()}
         return Features(maps, size, whole, offset)  # type: ignore[arg-type]
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
+        self,
+        memory: Memory,
+        index: int,
+        features: Features,
+        masks_BNHW: Tensor,
+        valid_BN: Tensor,
+        given_BN: Tensor,
+        *,
+        complete: bool = False,
     ) -> Memory:
-        """The memory with this frame's key and, for each object, its value, and the state of the known objects updated deeply
-        (in training of predicted masks: by chance)."""
-        picture, _, _, coarse, keys = features.maps
-        masks_BNHW = features.fit(masks_BNHW.to(picture.dtype), features.padded) * valid_BN[..., None, None]
-        value_BNCHW = self.values(picture, masks_BNHW, coarse)
-        whole_B = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
-        memory = memory.add(index, Entry(value_BNCHW, keys, valid_BN, given_BN & valid_BN, whole_B))
+        """Return the memory with this frame's keys and the value of each object.
+
+        The sensory memory of the valid objects is updated deeply (in training, of predicted masks, at random).
+        """
+        image = features.maps["image"]
+        masks_BNHW = features.fit(masks_BNHW.to(image.dtype), features.padded) * valid_BN[..., None, None]
+        value_BNCHW = self.values(image, masks_BNHW, features.maps["coarse"])
+        complete_B = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        keys = {name: features.maps[name] for name in KEYS}
+        memory = memory.add(index, Entry(value_BNCHW, keys, valid_BN, given_BN & valid_BN, complete_B))
         given = bool((given_BN | ~valid_BN).all())
         if self.training and not given and float(torch.rand(())) >= self.deep_update:
             return memory
@@ -149,35 +177,44 @@ class XMem(PixelMemory):
         return replace(memory, state={**memory.state, "hidden": moved_BNCHW})
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
-        """-> logits of background and objects at the padded frame's size; an object that no frame knows wins nowhere. The
-        memory comes back with the state moved on, unless `remembered`, and with the use of its tokens counted.
+        """Segment the memory's objects in a frame.
 
-        Raises ValueError: "the memory holds no frame".
+        Returns:
+            Logits of background and objects at the padded frame's size; an object for which no frame is valid wins no pixel.
+            The memory is returned with the use of its tokens counted and, unless `remembered`, the sensory memory updated.
+
+        Raises:
+            ValueError: "the memory contains no frame: give a mask before segmenting".
         """
-        _, fine, middle, coarse, keys = features.maps
+        maps = features.maps
         kept = tokens(memory)
-        key_BDM, shrinkage_BM, _ = parts(kept.keys_BDM.float())
-        query_BDP, _, selection_BDP = parts(keys.float())
         readout_BNCP, use_BM = recall(
-            kept._replace(keys_BDM=key_BDM),
-            query_BDP,
-            shrinkage_BM=shrinkage_BM,
-            selection_BDP=selection_BDP,
+            kept,
+            maps["key"].flatten(2),
+            selection_BDP=maps["selection"].flatten(2),
             top_k=None if self.training else self.top_k,
         )
         if not self.training:
             memory = count(memory, use_BM)
-        readout_BNCHW = readout_BNCP.unflatten(3, keys.shape[-2:])
+        readout_BNCHW = readout_BNCP.unflatten(3, maps["key"].shape[-2:])
         state_BNCHW = self._state(memory, readout_BNCHW)
-        logits_BNHW, moved_BNCHW = self.decoder(readout_BNCHW, state_BNCHW, coarse, middle, fine, not remembered)
+        logits_BNHW, moved_BNCHW = self.decoder(
+            readout_BNCHW, state_BNCHW, maps["coarse"], maps["middle"], maps["fine"], not remembered
+        )
         soft_BNHW = F.interpolate(logits_BNHW.float(), scale_factor=4.0, mode="bilinear", align_corners=False).sigmoid()
         logits_BKHW = aggregate(soft_BNHW * kept.valid_BNM.any(2)[..., None, None])
         memory = replace(memory, state={**memory.state, "hidden": moved_BNCHW})
         return Prediction(logits_BKHW, 1, features.size, features.padded, features.offset), memory
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
-        """history: T_max, with the first frame; half of it is T_min. See `long_term.keep`."""
-        return keep(memory, history, pin_first, prototypes=self.prototypes, most=self.max_prototypes)
+        """Return the memory within its bounds; see `long_term.keep`.
+
+        Args:
+            memory: the memory after a frame.
+            history: T_max, the first frame included; half of it is T_min.
+            pin_first: whether frames with given masks are never consolidated.
+        """
+        return keep(memory, history, pin_first, prototypes=self.prototypes, max_prototypes=self.max_prototypes)
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()
@@ -185,7 +222,7 @@ class XMem(PixelMemory):
             recompute(module)
 
     def _state(self, memory: Memory, like_BNCHW: Tensor) -> Tensor:
-        """The sensory memory, resized where a frame is of another size than the last; nothing yet is zeros."""
+        """The sensory memory, resized if the frame has another size than the last; zeros before the first frame."""
         batch, count, _, *size = like_BNCHW.shape
         state = memory.state.get("hidden")
         if state is None:
@@ -196,7 +233,14 @@ class XMem(PixelMemory):
 
 
 class Decoder(nn.Module):
-    """What an object read, its state, and the frame's maps -> its logits at stride 4, and the state moved on."""
+    """Computes an object's logits at stride 4 and its next state from its readout, its state and the frame's maps.
+
+    Args:
+        own: channels of readout and state together.
+        hidden: channels of the state.
+        width: channels at stride 16; half of it from stride 8 on.
+        channels: of the backbone's maps at strides 4, 8 and 16.
+    """
 
     def __init__(self, own: int, hidden: int, width: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -217,7 +261,7 @@ class Decoder(nn.Module):
         fine_BCHW: Tensor,
         move: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """-> logits B N h w; the next state, B N D h w, or without `move` the one that came."""
+        """Logits [B, N, h, w], and the next state [B, N, D, h, w]; without `move` the state as it was."""
         side8, side4 = self.up8.side(middle_BCHW), self.up4.side(fine_BCHW)
         x_BNCHW = self.fuser(torch.cat([readout_BNCHW, state_BNCHW], 2), coarse_BCHW)
         logits, moved = [], []
