@@ -1,7 +1,7 @@
-"""The golden cases of STCN, XMem and Cutie (tests/golden/<name>.npz), played through the real Tracker and `rollout`.
+"""The golden cases of STCN, XMem and Cutie (tests/golden/<name>.npz), run through the real Tracker and `rollout`.
 
 numbers, network = golden.numbers("stcn"), golden.network("stcn", "stcn")
-labels, heard = golden.play(network, "A", "stcn")
+labels, recorded = golden.play(network, "A", "stcn")
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def close(mine: torch.Tensor, theirs: np.ndarray, tolerance: float, relative: bo
 
 
 class Recorder:
-    """The network, noting what passes, in order: features of each frame, predictions (with the memory that came back), and
+    """The network, which records in order: features of each frame, predictions (with the memory that was returned), and
     entries (index, objects, entry, state)."""
 
     def __init__(self, network: Network) -> None:
@@ -77,14 +77,14 @@ class Recorder:
         self.predictions.append(self.network.segment(memory, features, remembered=remembered))
         return self.predictions[-1]
 
-    def remember(self, memory: Memory, index: int, *rest: torch.Tensor) -> Memory:
-        memory = self.network.remember(memory, index, *rest)
+    def remember(self, memory: Memory, index: int, *rest: torch.Tensor, complete: bool = False) -> Memory:
+        memory = self.network.remember(memory, index, *rest, complete=complete)
         self.entries.append((index, memory.objects, memory.frames[index], dict(memory.state)))
         return memory
 
 
 def play(network: Network, case: str, name: str) -> tuple[np.ndarray, Recorder]:
-    """-> label maps [5, H, W] of case A, B or C through the real Tracker, and what passed. Memory frames are 0 and 2, by the
+    """Label maps [5, H, W] of case A, B or C from the real Tracker, and the recorder. Memory frames are 0 and 2, by the
     network's own `due`: its setting mem_every must be 2."""
     height, width = SIZES[case]
     planes = masks(height, width)
@@ -97,11 +97,11 @@ def play(network: Network, case: str, name: str) -> tuple[np.ndarray, Recorder]:
     return np.stack(labels), recorder
 
 
-def check_play(golden: dict[str, np.ndarray], case: str, labels: np.ndarray, heard: Recorder) -> None:
-    """Labels and probabilities of all frames as the original's; a frame whose masks are given has no prediction to compare."""
+def check_play(golden: dict[str, np.ndarray], case: str, labels: np.ndarray, recorded: Recorder) -> None:
+    """Labels and probabilities of all frames equal the original's; a frame with given masks has no prediction to compare."""
     different = (labels != golden[f"{case}_labels"]).mean(axis=(1, 2))
     assert different.max() <= PIXELS, different
-    for t, (prediction, _) in enumerate(heard.predictions, 1):
+    for t, (prediction, _) in enumerate(recorded.predictions, 1):
         expected = golden[f"{case}_prob_t{t}"]
         probabilities = prediction.probabilities()[0]
         if (case, t) != ("B", 2):
@@ -110,15 +110,15 @@ def check_play(golden: dict[str, np.ndarray], case: str, labels: np.ndarray, hea
 
 
 def clip(name: str, objects: int = 2) -> Clip:
-    """The training graph's clip: frames 0 to 2, rectangles on frame 0. objects=1 switches the second object off (`sel10`):
-    unknown, though its mask is there for the first one to see."""
+    """The training graph's clip: frames 0 to 2, rectangles on frame 0. objects=1 switches the second object off (`sel10`): it
+    is not valid, but its mask is still an input of the first one."""
     planes = torch.stack([masks()[1], masks()[2]])
-    here = torch.tensor([[i < objects for i in range(2)]])
+    valid_BN = torch.tensor([[i < objects for i in range(2)]])
     ground_truth = planes.expand(1, 3, 2, 96, 160).clone()
     return Clip(
         frames(PHASES[name])[None, :3],
         ground_truth,
         torch.tensor([[True, False, False]]),
-        here,
+        valid_BN,
         torch.ones(1, 3, 96, 160, dtype=torch.bool),
     )

@@ -1,4 +1,4 @@
-"""A tiny network with a state that moves on: what the tests of training schemes take for XMem and Cutie."""
+"""A tiny network with a recurrent state, which the tests of training schemes use in place of XMem and Cutie."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ WIDTH = 8
 
 
 class Recurrent(Network):
-    """Values of remembered frames, averaged, and a state for each object, which every `segment` moves on and, like XMem's deep
-    update, every `remember` of a given mask. Of 60,000 weights, those of `move` are read from the second step on."""
+    """Values of remembered frames, averaged, and a state for each object.
+
+    Every `segment` updates the state, and so does every `remember` of a given mask, like XMem's deep update. Of 60,000 weights,
+    those of `move` are used from the second step on.
+    """
 
     recurrent = True
     hold_lost = False
@@ -43,37 +46,45 @@ class Recurrent(Network):
         whole: Any = tuple(padded.shape[-2:])
         levels = [look(level) for look, level in zip(self.look, self.backbone(padded), strict=True)]
         seen = torch.stack([F.interpolate(level, levels[0].shape[-2:]) for level in levels]).sum(0)
-        return Features((seen,), size, whole)
+        return Features({"seen": seen}, size, whole)
 
     def remember(
-        self, memory: Memory, index: int, features: Features, masks_BNHW: Tensor, valid_BN: Tensor, given_BN: Tensor
+        self,
+        memory: Memory,
+        index: int,
+        features: Features,
+        masks_BNHW: Tensor,
+        valid_BN: Tensor,
+        given_BN: Tensor,
+        *,
+        complete: bool = False,
     ) -> Memory:
-        (seen,) = features.maps
+        seen = features.maps["seen"]
         masks = features.fit(masks_BNHW, seen.shape[-2:])[:, :, None].to(seen.dtype)
         value = _each(self.value, torch.cat([_wide(seen, masks), masks], 2))
         state = self._state(memory, value)
         if bool(given_BN.any()):
             state = state + _each(self.deep, torch.cat([value, state], 2)).tanh()
-        entry = Entry(value, seen, valid_BN, given_BN, valid_BN.new_ones(len(valid_BN)))
+        entry = Entry(value, {"seen": seen}, valid_BN, given_BN, valid_BN.new_ones(len(valid_BN)))
         return replace(memory.add(index, entry), state={"state": state})
 
     def segment(self, memory: Memory, features: Features, *, remembered: bool = False) -> tuple[Prediction, Memory]:
-        (seen,) = features.maps
+        seen = features.maps["seen"]
         value = torch.stack([e.per_object * e.valid_BN[..., None, None, None] for e in memory.frames.values()]).mean(0)
         state = self._state(memory, value)
         out = _each(self.read, torch.cat([_wide(seen, value), value, state], 2)).relu()
         state = (state + _each(self.move, torch.cat([out, state], 2))).tanh()
-        known = torch.stack([e.valid_BN for e in memory.frames.values()]).any(0)[..., None, None]
-        logits, aux = (self._logits(_each(head, x)[:, :, 0], known) for head, x in ((self.head, out), (self.side, state)))
+        valid = torch.stack([e.valid_BN for e in memory.frames.values()]).any(0)[..., None, None]
+        logits, aux = (self._logits(_each(head, x)[:, :, 0], valid) for head, x in ((self.head, out), (self.side, state)))
         small = F.avg_pool2d(aux, 2)
         made = Prediction(
             logits, 1, features.size, features.padded, aux={"sensory": small, "queries": torch.stack([small] * 2, 1)}
         )
         return made, replace(memory, state={"state": state})
 
-    def _logits(self, objects_BNHW: Tensor, known: Tensor) -> Tensor:
+    def _logits(self, objects_BNHW: Tensor, valid: Tensor) -> Tensor:
         ground = self.nothing.expand(len(objects_BNHW), 1, *objects_BNHW.shape[2:])
-        return torch.cat([ground, objects_BNHW.masked_fill(~known, UNKNOWN)], 1)
+        return torch.cat([ground, objects_BNHW.masked_fill(~valid, UNKNOWN)], 1)
 
     def _state(self, memory: Memory, value: Tensor) -> Tensor:
         return memory.state.get("state", torch.zeros_like(value))

@@ -118,7 +118,7 @@ def test_the_paper_scale_leans_and_looks_more_weakly_than_the_released_one() -> 
 
 def test_a_mask_needs_one_row_for_each_query() -> None:
     module, (queries, keys, values, mask) = attend(), inputs()
-    with pytest.raises(ValueError, match=r"^mask has 2 rows, queries 3$"):
+    with pytest.raises(ValueError, match=r"^expected a mask of 3 rows, one a query, got 2$"):
         module(queries, keys, values, mask[:, :2])
 
 

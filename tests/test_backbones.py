@@ -140,7 +140,7 @@ def test_freezing_at_a_stride_leaves_gradient_only_behind_it(name: str, stride: 
 
 
 def test_freezing_names_a_stride_that_is_no_output() -> None:
-    with pytest.raises(ValueError, match=r"^stride 2 is not one of 0, 4, 8, 16, 32$"):
+    with pytest.raises(ValueError, match=r"^expected a stride of 0, 4, 8, 16, 32, got 2$"):
         BACKBONES["resnet18"]().freeze(2)
 
 
@@ -150,7 +150,7 @@ def test_resnet_takes_mask_planes_and_stops_at_stride_16() -> None:
         maps = encoder(torch.randn(2, 5, 64, 64))
     assert [tuple(m.shape) for m in maps] == [(2, 64, 16, 16), (2, 128, 8, 8), (2, 256, 4, 4)]
     assert encoder.layer3[0].downsample[0].bias is not None
-    with pytest.raises(ValueError, match=r"^depth 34 is not one of 18, 50$"):
+    with pytest.raises(ValueError, match=r"^expected a depth of 18 or 50, got 34$"):
         ResNet(34)
 
 
@@ -168,9 +168,9 @@ def test_a_backbone_that_ends_at_stride_16_gives_the_same_maps_with_no_weight_to
 
 
 def test_a_backbone_that_cannot_end_there_says_so() -> None:
-    with pytest.raises(ValueError, match=r"^SwinTiny cannot end at stride 16: want a ResNet or an EfficientNet-Lite$"):
+    with pytest.raises(ValueError, match=r"^SwinTiny cannot end at stride 16: use a ResNet or an EfficientNet-Lite$"):
         SwinTiny().until(16)
-    with pytest.raises(ValueError, match=r"^stride 6 is not one of 4, 8, 16, 32$"):
+    with pytest.raises(ValueError, match=r"^expected a stride of 4, 8, 16, 32, got 6$"):
         ResNet(18).until(6)
 
 
@@ -362,7 +362,7 @@ def test_an_unfit_checkpoint_is_named_in_one_line_and_changes_nothing() -> None:
     assert str(error.value) == (
         "checkpoint does not fit ResNet: 2 missing (bn1.bias, layer4.1.conv2.weight), "
         "6 unexpected (extra0, extra1, extra2, extra3, 2 more), "
-        "1 misshapen (conv1.weight is 64x5x7x7, wanted 64x3x7x7); give weights of the same architecture"
+        "1 misshapen (conv1.weight is 64x5x7x7, expected 64x3x7x7): give weights of the same architecture"
     )
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
@@ -374,7 +374,7 @@ def test_a_part_of_swins_output_norms_is_missing_the_rest() -> None:
 
 
 def test_weights_of_another_width_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"^checkpoint does not fit EfficientNetLite: .* misshapen .*; give weights"):
+    with pytest.raises(ValueError, match=r"^checkpoint does not fit EfficientNetLite: .* misshapen .*: give weights"):
         load_checkpoint(EfficientNetLite(1.1, 1.2), EfficientNetLite(1.0, 1.1).state_dict())
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import tiny
 import torch
@@ -10,12 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hodor.data.clip import Clip
 from hodor.models import base
-from hodor.models.base import UNKNOWN, Entry, Features, Memory, Prediction, pad_to_multiple
+from hodor.models.base import (
+    UNKNOWN,
+    Entry,
+    Features,
+    Memory,
+    Prediction,
+    dense_labels,
+    pad_to_multiple,
+    sparse_labels,
+)
 
 
-def entry(seed: int, count: int, known: str = "", given: str = "") -> Entry:
-    """Descriptors of `count` objects; known and given name planes, as "02" for planes 0 and 2 ("" is all, "-" is none)."""
+def entry(seed: int, count: int, valid: str = "", given: str = "") -> Entry:
+    """Descriptors of `count` objects; valid and given name planes, as "02" for planes 0 and 2 ("" is all, "-" is none)."""
     generator = torch.Generator().manual_seed(seed)
 
     def flags(which: str) -> Tensor:
@@ -23,10 +36,10 @@ def entry(seed: int, count: int, known: str = "", given: str = "") -> Entry:
 
     rows = torch.randn(1, count, 4, generator=generator)
     background = torch.randn(1, 9, 4, generator=generator)
-    return Entry(rows, background, flags(known), flags(given), torch.ones(1, dtype=torch.bool))
+    return Entry(rows, {"background": background}, flags(valid), flags(given), torch.ones(1, dtype=torch.bool))
 
 
-def test_only_names_the_frames_that_speak_in_that_order() -> None:
+def test_only_selects_frames_in_that_order() -> None:
     memory = Memory((1,)).add(0, entry(0, 1)).add(1, entry(1, 1)).add(2, entry(2, 1))
     assert list(memory.only([2, 0]).frames) == [2, 0]
     assert memory.only([2, 0]).frames[2] is memory.frames[2]
@@ -43,8 +56,8 @@ def test_adding_leaves_the_old_memory_as_it_was() -> None:
         old.objects = (2,)  # type: ignore[misc]
 
 
-def test_new_objects_are_unknown_missing_ones_forgotten_and_order_is_free() -> None:
-    old = Memory((7, 300, 4)).add(0, entry(0, 3, given="01")).add(1, entry(1, 3, known="12", given="-"))
+def test_new_objects_are_not_valid_missing_ones_forgotten_and_order_is_free() -> None:
+    old = Memory((7, 300, 4)).add(0, entry(0, 3, given="01")).add(1, entry(1, 3, valid="12", given="-"))
     before = {i: (e.per_object.clone(), e.valid_BN.clone()) for i, e in old.frames.items()}
     new = old.with_objects([4, 9, 7])
     assert new.objects == (4, 9, 7)
@@ -72,7 +85,7 @@ def test_objects_can_all_go_and_others_come() -> None:
 @given(st.permutations([7, 300, 4, 12]), st.integers(0, 4))
 def test_shuffling_and_shuffling_back_is_identity(order: list[int], count: int) -> None:
     objects = (7, 300, 4, 12)[:count]
-    memory = Memory(objects).add(3, entry(0, count, known="13", given="1"))
+    memory = Memory(objects).add(3, entry(0, count, valid="13", given="1"))
     shuffled = memory.with_objects([i for i in order if i in objects])
     back = shuffled.with_objects(objects).frames[3]
     for name in ("per_object", "valid_BN", "given_BN"):
@@ -81,9 +94,9 @@ def test_shuffling_and_shuffling_back_is_identity(order: list[int], count: int) 
 
 def test_detaching_cuts_what_carries_gradient() -> None:
     e = entry(0, 2)
-    live = Entry(e.per_object.requires_grad_(), e.shared.requires_grad_(), e.valid_BN, e.given_BN, e.complete_B)
-    assert not live.detach().per_object.requires_grad
-    assert not live.detach().shared.requires_grad
+    shared = {name: each.requires_grad_() for name, each in e.shared.items()}
+    live = Entry(e.per_object.requires_grad_(), shared, e.valid_BN, e.given_BN, e.complete_B)
+    assert not any(each.requires_grad for each in live.detach().tensors().values())
 
 
 def test_a_network_changes_no_memory_in_place() -> None:
@@ -91,21 +104,21 @@ def test_a_network_changes_no_memory_in_place() -> None:
     features = network.encode(tiny.pictures(2)).split(2)
     known = torch.ones(1, 2, dtype=torch.bool)
     first = network.remember(Memory((1, 2)), 0, features[0], tiny.planes()[None], known, known)
-    copies = {name: t.clone() for name, t in vars(first.frames[0]).items()}
+    copies = {name: t.clone() for name, t in first.frames[0].tensors().items()}
     prediction, after = network.segment(first, features[1])
     second = network.remember(after, 1, features[1], prediction.soft(), known, ~known)
     network.keep(second, 1, False)
     assert list(first.frames) == [0]
     for name, copy in copies.items():
-        assert torch.equal(getattr(first.frames[0], name), copy), name
+        assert torch.equal(first.frames[0].tensors()[name], copy), name
 
 
 def features(size: tuple[int, int], padded: tuple[int, int]) -> Features:
-    return Features((torch.zeros(1, 1, 1, 1),), size, padded)
+    return Features({"map": torch.zeros(1, 1, 1, 1)}, size, padded)
 
 
 def test_masks_that_belong_to_another_frame_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^masks are 60x80 pixels, the frame 480x854$"):
+    with pytest.raises(ValueError, match=r"^expected masks of 480x854 pixels, the size of the frame, got 60x80$"):
         features((480, 854), (480, 864)).fit(torch.zeros(1, 1, 60, 80), (60, 108))
 
 
@@ -131,8 +144,8 @@ def test_split_features_are_those_of_each_frame() -> None:
     pictures = tiny.pictures(4)
     both = network.encode(pictures).split(2)
     for part, images in zip(both, (pictures[:2], pictures[2:]), strict=True):
-        for mine, alone in zip(part.maps, network.encode(images).maps, strict=True):
-            torch.testing.assert_close(mine, alone, rtol=1e-4, atol=1e-4)
+        for name, alone in network.encode(images).maps.items():
+            torch.testing.assert_close(part.maps[name], alone, rtol=1e-4, atol=1e-4)
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 7, 32]))
@@ -182,12 +195,12 @@ def check_labels(prediction: Prediction, size: tuple[int, int]) -> None:
     expected = (full.argmax(1) - prediction.backgrounds + 1).clamp(min=0)
     merged = torch.cat([full[:, : prediction.backgrounds].amax(1, keepdim=True), full[:, prediction.backgrounds :]], 1)
     two = merged.topk(min(2, merged.shape[1]), 1)[0]
-    sure = (two[:, 0] - two[:, -1] > 1e-4) if merged.shape[1] > 1 else torch.ones_like(expected, dtype=torch.bool)
-    assert float(sure.float().mean()) > 0.98
-    mine = prediction.labels(size)
-    assert mine.shape == (2, *size)
-    assert mine.dtype == torch.int32
-    assert torch.equal(mine[sure].long(), expected[sure])
+    clear = (two[:, 0] - two[:, -1] > 1e-4) if merged.shape[1] > 1 else torch.ones_like(expected, dtype=torch.bool)
+    assert float(clear.float().mean()) > 0.98
+    for mine in (prediction.labels(size), dense_labels(prediction, size)):
+        assert mine.shape == (2, *size)
+        assert mine.dtype == torch.int32
+        assert torch.equal(mine[clear].long(), expected[clear])
 
 
 @settings(max_examples=60, deadline=None)
@@ -201,6 +214,14 @@ def test_labels_are_the_argmax_of_exactly_enlarged_logits(
     padded = rows * 32, columns * 32
     own = padded[0] - less_y, padded[1] - less_x
     check_labels(smooth(seed, backgrounds + objects, padded, own, backgrounds), (height, width))
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (7, 13)])
+@pytest.mark.parametrize("size", [(50, 70), (100, 141), (13, 17)])
+def test_sparse_labels_are_dense_labels_except_for_ties(size: tuple[int, int], offset: tuple[int, int]) -> None:
+    prediction = replace(smooth(7, 9, (64, 96), (50, 70), 3), offset=offset)
+    assert (dense_labels(prediction, size) > 0).float().mean() > 0.01
+    assert float((sparse_labels(prediction, size) != dense_labels(prediction, size)).float().mean()) < 1e-4
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 70), (50, 71), (480, 854), (33, 41), (9, 13)])
@@ -250,7 +271,7 @@ def test_unknown_logits_survive_enlargement_as_nothing() -> None:
     assert not prediction.soft().any()
 
 
-def test_only_pixels_along_outlines_are_worked_out_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_pixels_along_outlines_are_interpolated_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of labels follows the outlines, neither the frame's area nor the number of objects."""
     worked = []
     bag = F.embedding_bag
@@ -276,3 +297,90 @@ def test_keep_holds_the_window_and_for_each_object_its_first_and_latest_given_ma
     assert list(network.keep(memory, 3, True).frames) == [0, 2, 5, 6, 9, 10, 11]
     assert list(network.keep(memory, 100, True).frames) == list(range(12))
     assert list(network.keep(memory, 1, True).frames) == [0, 2, 5, 6, 11]
+
+
+# Shapes and repr --------------------------------------------------------------------------------------------------------
+
+YES = torch.ones(1, 2, dtype=torch.bool)
+ENTRY: dict[str, Any] = {
+    "per_object": torch.zeros(1, 2, 4),
+    "shared": {"background": torch.zeros(1, 9, 4)},
+    "valid_BN": YES,
+    "given_BN": YES,
+    "complete_B": YES[:, 0],
+}
+CLIP: dict[str, Any] = vars(tiny.clip(2, 3, (64, 96)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"per_object": torch.zeros(1, 3, 4)}, r"per_object \[1, 2, \.\.\.\], got \[1, 3, 4\]"),
+        ({"per_object": torch.zeros(2)}, r"per_object \[1, 2, \.\.\.\], got \[2\]"),
+        ({"shared": {"key": torch.zeros(2, 9, 4)}}, r"shared key \[1, \.\.\.\], got \[2, 9, 4\]"),
+        ({"valid_BN": YES[0]}, r"valid_BN \[B, N\], got \[2\]"),
+        ({"given_BN": YES[:, :1]}, r"given_BN \[1, 2\], got \[1, 1\]"),
+        ({"complete_B": YES}, r"complete_B \[1\], got \[1, 2\]"),
+    ],
+)
+def test_an_entry_of_other_shapes_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^expected {message}$"):
+        Entry(**{**ENTRY, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames_BTCHW": torch.zeros(2, 3, 64, 96)}, r"frames_BTCHW \[B, T, C, H, W\], got \[2, 3, 64, 96\]"),
+        ({"masks_BTNHW": torch.zeros(2, 3, 2, 64, 95)}, r"masks_BTNHW \[2, 3, 2, 64, 96\], got \[2, 3, 2, 64, 95\]"),
+        ({"masks_BTNHW": torch.zeros(2, 3, 64, 96)}, r"masks_BTNHW \[2, 3, N, 64, 96\], got \[2, 3, 64, 96\]"),
+        ({"labelled_BT": torch.ones(2, 4)}, r"labelled_BT \[2, 3\], got \[2, 4\]"),
+        ({"objects_BN": torch.ones(2, 3)}, r"objects_BN \[2, 2\], got \[2, 3\]"),
+        ({"valid_BTHW": torch.ones(2, 3, 64)}, r"valid_BTHW \[2, 3, 64, 96\], got \[2, 3, 64\]"),
+    ],
+)
+def test_a_clip_of_other_shapes_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^expected {message}$"):
+        Clip(**{**CLIP, **changes})
+
+
+def test_features_and_predictions_of_other_shapes_are_refused() -> None:
+    maps = {"fine": torch.zeros(1, 4, 16, 24), "coarse": torch.zeros(2, 4, 8, 12)}
+    with pytest.raises(ValueError, match=r"^expected maps of the same number of frames, got fine 1, coarse 2$"):
+        Features(maps, (64, 96), (64, 96))
+    with pytest.raises(ValueError, match=r"^expected a frame inside the padded one, got 64x96 at \(0, 1\) in 64x96$"):
+        Features({}, (64, 96), (64, 96), (0, 1))
+    logits = r"^expected logits \[B, K, H, W\] of a division of 64x96 pixels, got "
+    with pytest.raises(ValueError, match=logits + r"\[1, 3, 16, 20\]$"):
+        Prediction(torch.zeros(1, 3, 16, 20), 1, (64, 96), (64, 96))
+    with pytest.raises(ValueError, match=logits + r"\[3, 16, 24\]$"):
+        Prediction(torch.zeros(3, 16, 24), 1, (64, 96), (64, 96))
+    for backgrounds in (0, 4):
+        with pytest.raises(ValueError, match=rf"^expected 1 to 3 background channels, got {backgrounds}$"):
+            Prediction(torch.zeros(1, 3, 16, 24), backgrounds, (64, 96), (64, 96))
+
+
+def test_values_print_shapes_and_types_and_no_data() -> None:
+    made = Entry(**ENTRY)
+    text = (
+        "Entry(per_object=float32 [1, 2, 4], shared={background: float32 [1, 9, 4]}, valid_BN=bool [1, 2], "
+        "given_BN=bool [1, 2], complete_B=bool [1])"
+    )
+    assert repr(made) == text
+    assert repr(Memory((1, 2), {3: made})) == f"Memory(objects=(1, 2), frames={{3: {text}}}, state={{}}, tally={{}})"
+    assert repr(Features({"fine": torch.zeros(1, 4, 16, 24)}, (60, 96), (64, 96))) == (
+        "Features(maps={fine: float32 [1, 4, 16, 24]}, size=(60, 96), padded=(64, 96), offset=(0, 0))"
+    )
+    assert repr(Prediction(torch.zeros(1, 3, 16, 24).bfloat16(), 1, (60, 96), (64, 96), aux={"x": torch.zeros(1)})) == (
+        "Prediction(logits_BKHW=bfloat16 [1, 3, 16, 24], backgrounds=1, size=(60, 96), padded=(64, 96), offset=(0, 0), "
+        "aux={x: float32 [1]})"
+    )
+    assert repr(Clip(**CLIP)) == (
+        "Clip(frames_BTCHW=float32 [2, 3, 3, 64, 96], masks_BTNHW=float32 [2, 3, 2, 64, 96], labelled_BT=bool [2, 3], "
+        "objects_BN=bool [2, 2], valid_BTHW=bool [2, 3, 64, 96])"
+    )
+
+
+def test_shapes_are_not_checked_while_pytorch_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "is_traced", lambda: True)
+    Entry(**{**ENTRY, "complete_B": YES})

@@ -368,13 +368,13 @@ def test_convert_refuses_what_is_no_checkpoint_and_writes_nothing(tmp_path: Path
         "gone.pth": "no file ",
         "text.pth": "text.pth ",
         "other.pth": "other.pth does not fit the network: missing ",
-        "code.pth": "code.pth holds more than tensors and plain values: refused",
+        "code.pth": "code.pth contains more than tensors and plain values: refused",
     }.items():
         code, out, errors = hodor("convert", tmp_path / file, tmp_path / "out.safetensors")
         assert (code, out, len(errors)) == (2, "", 1), errors
         assert line in errors[0]
     code, _, errors = hodor("convert", tmp_path / "other.pth", tmp_path / "out.safetensors", "--model", "hodor-x")
-    assert errors == ["hodor: no key map for 'hodor-x': want hodor-t, stcn, xmem, cutie, cutie-small"]
+    assert errors == ["hodor: expected a model with released weights (hodor-t, stcn, xmem, cutie, cutie-small), got 'hodor-x'"]
     assert not (tmp_path / "out.safetensors").exists()
 
 

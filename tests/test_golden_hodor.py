@@ -51,21 +51,22 @@ def close(mine: torch.Tensor, theirs: np.ndarray, tolerance: float, relative: bo
 def test_official_weights_reproduce_golden_features(network: HODOR, golden: dict[str, np.ndarray]) -> None:
     clip = frames(0)
     np.testing.assert_allclose(clip[:, :, ::16, ::16], golden["rgb_check"], atol=1e-6)
-    fine, coarse = network.encode(clip[:1]).maps
+    maps = network.encode(clip[:1]).maps
+    fine, coarse = maps["fine"], maps["coarse"]
     close(fine[0, ::4, ::2, ::2], golden["F4_t0"], RELATIVE)
     close(coarse[0, ::2], golden["F8_t0"], RELATIVE)
-    close(network.encode(clip[3:4]).maps[1][0, ::4], golden["F8_t3"], RELATIVE)
+    close(network.encode(clip[3:4]).maps["coarse"][0, ::4], golden["F8_t3"], RELATIVE)
 
 
 @torch.no_grad()
 def test_official_weights_reproduce_golden_encoder(network: HODOR, golden: dict[str, np.ndarray]) -> None:
     features = network.encode(frames(0)[:1])
     planes = torch.stack([masks()[1], masks()[2]])[None]
-    fitted = features.fit(planes, features.maps[1].shape[-2:])
+    fitted = features.fit(planes, features.maps["coarse"].shape[-2:])
     close(fitted[0], golden["A_tw1_enc_in_fg_t0"], RELATIVE)
-    cells = features.fit(background_cells(planes, 3), features.maps[1].shape[-2:])
+    cells = features.fit(background_cells(planes, 3), features.maps["coarse"].shape[-2:])
     close(cells[0], golden["A_tw1_enc_in_bg_t0"], RELATIVE)
-    pooled = pool_hard(features.maps[1].flatten(2).transpose(1, 2), torch.cat([cells, fitted], 1).flatten(2), 9)
+    pooled = pool_hard(features.maps["coarse"].flatten(2).transpose(1, 2), torch.cat([cells, fitted], 1).flatten(2), 9)
     close(pooled[0, 9:], golden["A_tw1_desc_init_fg_t0"], RELATIVE)
     close(pooled[0, :9], golden["A_tw1_desc_init_bg_t0"], RELATIVE)
     layers: list[torch.Tensor] = []
@@ -77,7 +78,7 @@ def test_official_weights_reproduce_golden_encoder(network: HODOR, golden: dict[
     for i, layer in enumerate(layers):
         close(layer[0], golden[f"A_tw1_enc_layer{i}_t0"], RELATIVE)
     close(entry.per_object[0], golden["A_tw1_desc_fg_t0"], RELATIVE)
-    close(entry.shared[0], golden["A_tw1_desc_bg_t0"], RELATIVE)
+    close(entry.shared["background"][0], golden["A_tw1_desc_bg_t0"], RELATIVE)
 
 
 @torch.no_grad()
@@ -121,8 +122,8 @@ class Recorder:
         self.predictions.append(prediction)
         return prediction, memory
 
-    def remember(self, memory: Memory, index: int, *rest: torch.Tensor) -> Memory:
-        memory = self.network.remember(memory, index, *rest)
+    def remember(self, memory: Memory, index: int, *rest: torch.Tensor, complete: bool = False) -> Memory:
+        memory = self.network.remember(memory, index, *rest, complete=complete)
         self.entries.append((index, memory.objects, memory.frames[index]))
         return memory
 
@@ -147,7 +148,7 @@ def test_official_weights_reproduce_golden_masks_of_five_frames(
         expected = golden[f"{case}_logits_t{t}"]
         logits = prediction.logits_BKHW[0]
         close(logits if logits.shape == expected.shape else logits[:, ::2, ::2], expected, LOGITS, relative=False)
-    objects, background = recorder.entries[-2][2].per_object, recorder.entries[-2][2].shared
+    objects, background = recorder.entries[-2][2].per_object, recorder.entries[-2][2].shared["background"]
     close(objects[0], golden[f"{case}_desc_fg_last"], RELATIVE * 5)
     close(background[0], golden[f"{case}_desc_bg_last"], RELATIVE * 5)
     if case.startswith("B"):

@@ -102,12 +102,12 @@ def test_every_argument_stands_in_the_settings_and_is_tried() -> None:
     network = tiny.network()
     tried = {name for changes in SETTINGS.values() for name in changes} | {"backbone"}
     assert network.settings.keys() == tried
-    with pytest.raises(ValueError, match=r"^no backbone 'swan-t': want swin-t, .*efficientnet-lite0"):
+    with pytest.raises(ValueError, match=r"^expected a backbone \(swin-t, .*efficientnet-lite0.*\), got 'swan-t'$"):
         tiny.network(backbone="swan-t")
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "want"),
+    ("name", "wrong", "values"),
     [
         ("conditioning", "sotf", '"soft", "hard" or "none"'),
         ("attention_scale", "papre", '"released" or "paper"'),
@@ -116,14 +116,14 @@ def test_every_argument_stands_in_the_settings_and_is_tried() -> None:
     ],
 )
 @pytest.mark.parametrize("barebones", [False, True])
-def test_a_word_that_no_setting_knows_is_refused(name: str, wrong: str, want: str, barebones: bool) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is '{wrong}', want {want}$"):
+def test_a_word_that_no_setting_knows_is_refused(name: str, wrong: str, values: str, barebones: bool) -> None:
+    with pytest.raises(ValueError, match=f"^expected {name} of {values}, got '{wrong}'$"):
         tiny.network(**{name: wrong}, barebones=barebones)
 
 
 @pytest.mark.parametrize("stage", ["encoder", "decoder"])
 def test_start_pooled_needs_layers(stage: str) -> None:
-    with pytest.raises(ValueError, match=rf"^start_pooled needs {stage}_layers of at least 1; use barebones"):
+    with pytest.raises(ValueError, match=rf"^start_pooled needs {stage}_layers of at least 1: use barebones"):
         tiny.network(start_pooled=True, **{f"{stage}_layers": 0})
 
 
@@ -222,7 +222,7 @@ def test_sizes_that_do_not_divide_by_32_are_padded_and_the_padding_undone(size: 
     mean = network.get_buffer("mean").expand(3, *padded)
     by_hand = mean[None].repeat(2, 1, 1, 1)
     by_hand[..., : size[0], : size[1]] = tiny.pictures(2, size)
-    for mine, theirs in zip(network.encode(tiny.pictures(2, size)).maps, network.encode(by_hand).maps, strict=True):
+    for mine, theirs in zip(*(network.encode(x).maps.values() for x in (tiny.pictures(2, size), by_hand)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -239,8 +239,8 @@ def test_a_network_that_starts_pooled_compares_normalised_pooled_features() -> N
         return torch.nn.functional.layer_norm(x, (32,))
 
     # three norms in each of two encoder layers, two in each of two decoder layers; a norm of a norm is nearly itself
-    tokens = normed(torch.cat([pooled.shared, pooled.per_object], 1))
-    coarse = normed(features[1].maps[1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    tokens = normed(torch.cat([pooled.shared["background"], pooled.per_object], 1))
+    coarse = normed(features[1].maps["coarse"].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     fine = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
     expected = torch.einsum("bmd,bdhw->bmhw", tokens, fine) / 32**0.5
     torch.testing.assert_close(before[:, 1:], expected, rtol=1e-3, atol=2e-3)
@@ -311,7 +311,7 @@ def test_a_frame_with_some_objects_yet_unknown_does_not_speak_for_the_background
     planes[0, 2, 50:60, 5:30] = 1
     partial = network.remember(memory, 1, features[1], planes, new, new)
     assert partial.frames[1].complete_B.tolist() == [False]
-    shared = partial.frames[1].shared
+    shared = partial.frames[1].shared["background"]
     shared += 100  # nobody reads it
     later = network.segment(partial, features[1])[0].logits_BKHW
     shared -= 50
@@ -370,7 +370,7 @@ def test_an_object_of_one_pixel_is_described_from_its_own_place() -> None:
     masks = torch.zeros(1, 1, 64, 96)
     masks[0, 0, 40, 63] = 1
     entry = network.remember(Memory((1,)), 0, features, masks, yes(1), yes(1)).frames[0]
-    assert torch.equal(entry.per_object[0, 0], features.maps[1][0, :, 40 // 8, 63 // 8])
+    assert torch.equal(entry.per_object[0, 0], features.maps["coarse"][0, :, 40 // 8, 63 // 8])
 
 
 @torch.no_grad()

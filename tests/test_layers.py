@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hodor"
 LAYERS = {
-    **dict.fromkeys(["masks", "names", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0),
+    **dict.fromkeys(["masks", "names", "tensors", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0),
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(["tracking", "training.plans", "training.losses"], 2),
     **dict.fromkeys(["segment", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),

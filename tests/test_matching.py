@@ -119,14 +119,15 @@ def test_far_keys_give_numbers_and_gradients(top: int | None, far: float) -> Non
 
 @pytest.mark.parametrize("top", [None, 5])
 def test_chunks_of_query_cells_change_nothing(top: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Tokens(random(1, 8, 40), random(1, 2, 6, 40), torch.ones(1, 2, 40, dtype=torch.bool))
-    query, selection, shrinkage = random(1, 8, 23, seed=2), random(1, 8, 23).sigmoid(), 1 + random(1, 40).square()
-    whole = recall(memory, query, shrinkage_BM=shrinkage, selection_BDP=selection, top_k=top)
+    valid, shrinkage = torch.ones(1, 2, 40, dtype=torch.bool), 1 + random(1, 40).square()
+    memory = Tokens(random(1, 8, 40), random(1, 2, 6, 40), valid, shrinkage)
+    query, selection = random(1, 8, 23, seed=2), random(1, 8, 23).sigmoid()
+    whole = recall(memory, query, selection_BDP=selection, top_k=top)
     sizes = []
     real = matching.similarity
     monkeypatch.setattr(matching, "similarity", lambda *args: sizes.append(args[1].shape[2]) or real(*args))
     monkeypatch.setattr(matching, "CHUNK", 200)
-    parts = recall(memory, query, shrinkage_BM=shrinkage, selection_BDP=selection, top_k=top)
+    parts = recall(memory, query, selection_BDP=selection, top_k=top)
     assert sizes == [5, 5, 5, 5, 3]
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
@@ -138,8 +139,9 @@ def test_a_growing_memory_has_products_of_few_sizes(top: int | None, monkeypatch
     monkeypatch.setattr(matching, "similarity", lambda *args: sizes.append(args[0].shape[2]) or real(*args))
     query, selection = random(1, 8, 7, seed=2), random(1, 8, 7).sigmoid()
     for count in (1, 40, 511, 512, 513, 700, 1000):
-        memory = Tokens(random(1, 8, count), random(1, 2, 6, count), torch.ones(1, 2, count, dtype=torch.bool))
-        more = {"shrinkage_BM": 1 + random(1, count).square(), "selection_BDP": selection, "top": top}
+        valid, shrinkage = torch.ones(1, 2, count, dtype=torch.bool), 1 + random(1, count).square()
+        memory = Tokens(random(1, 8, count), random(1, 2, 6, count), valid, shrinkage)
+        more = {"selection_BDP": selection, "top_k": top}
         want = recall(memory, query, **more)
         with torch.inference_mode():
             torch.testing.assert_close(recall(memory, query, **more), want, atol=1e-5, rtol=1e-4)
@@ -177,18 +179,18 @@ def test_autocast_leaves_keys_likeness_and_state_in_float32() -> None:
 
 def entry(seed: int, known: list[bool], cells: tuple[int, ...] = (2, 3)) -> Entry:
     row = torch.tensor([known])
-    return Entry(random(1, 2, 4, *cells, seed=seed), random(1, 5, *cells, seed=seed + 50), row, row, torch.ones(1) > 0)
+    return Entry(random(1, 2, 4, *cells, seed=seed), {"key": random(1, 5, *cells, seed=seed + 50)}, row, row, torch.ones(1) > 0)
 
 
 def test_tokens_follow_the_order_of_frames_and_cells() -> None:
     first, second = entry(0, [True, False]), entry(1, [True, True], (4,))
     kept = tokens(Memory((1, 2), {3: first, 9: second}))
     assert (kept.keys_BDM.shape, kept.values_BNCM.shape) == ((1, 5, 10), (1, 2, 4, 10))
-    assert torch.equal(kept.keys_BDM[..., :6], first.shared.flatten(2))
+    assert torch.equal(kept.keys_BDM[..., :6], first.shared["key"].flatten(2))
     assert torch.equal(kept.values_BNCM[..., :6], first.per_object.flatten(3))
     assert torch.equal(kept.values_BNCM[..., 6:], second.per_object)
     assert kept.valid_BNM[0].tolist() == [[True] * 10, [False] * 6 + [True] * 4]
-    with pytest.raises(ValueError, match=r"^the memory holds no frame$"):
+    with pytest.raises(ValueError, match=r"^the memory is empty: give a mask before segmenting$"):
         tokens(Memory((1, 2)))
 
 

@@ -215,7 +215,7 @@ def test_the_way_back_begins_with_the_last_frame_its_soft_mask_and_a_fresh_state
 
 
 def judged_size(prediction: Prediction) -> torch.Tensor:
-    features = Features((), prediction.size, prediction.padded, prediction.offset)
+    features = Features({}, prediction.size, prediction.padded, prediction.offset)
     return features.full(prediction.soft())
 
 

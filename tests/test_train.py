@@ -267,7 +267,7 @@ def test_the_backbone_can_begin_from_that_of_another_network_of_ours(recipe: Rec
     mine = state(tmp_path / "run")
     assert all(torch.equal(mine[f"backbone.{k}"], v) for k, v in halved(other.backbone.state_dict()).items())
     nothing = replace(recipe, steps=1, backbone=tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match=r"^no file .*none.pth: want the authors' .pth file$"):
+    with pytest.raises(FileNotFoundError, match=r"^no file .*none.pth: give the authors' .pth file$"):
         run(nothing, tmp_path / "none")
 
 

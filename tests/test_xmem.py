@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from hodor.models import released, weights
 from hodor.models.base import Entry, Memory
-from hodor.models.long_term import parts
 from hodor.models.xmem import XMem
 from hodor.tracking import Tracker
 from hodor.training.plans import Step, dense, rollout
@@ -62,12 +61,11 @@ def test_the_released_network_has_as_many_weights(network: XMem) -> None:
 def test_golden_keys_and_features(numbers: dict[str, Array], case_a: Any) -> None:
     features = case_a[1].features
     for t, each in enumerate(features):
-        key, shrinkage, selection = parts(each.maps[4])
-        close(key[0].view(64, 6, 10), numbers[f"A_key_t{t}"], RELATIVE)
-        close(selection[0].view(64, 6, 10), numbers[f"A_selection_t{t}"], RELATIVE)
+        close(each.maps["key"][0], numbers[f"A_key_t{t}"], RELATIVE)
+        close(each.maps["selection"][0], numbers[f"A_selection_t{t}"], RELATIVE)
         if t in (0, 2):
-            close(shrinkage.view(1, 6, 10), numbers[f"A_shrinkage_t{t}"], RELATIVE)
-    _, fine, middle, coarse, _ = features[1].maps
+            close(each.maps["shrinkage"][0], numbers[f"A_shrinkage_t{t}"], RELATIVE)
+    fine, middle, coarse = (features[1].maps[name] for name in ("fine", "middle", "coarse"))
     close(coarse[0, ::8], numbers["A_f16_t1"], RELATIVE)
     close(middle[0, ::4, ::2, ::2], numbers["A_f8_t1"], RELATIVE)
     close(fine[0, ::2, ::4, ::4], numbers["A_f4_t1"], RELATIVE)
@@ -215,13 +213,13 @@ def test_the_small_preset_has_under_12_million_weights_and_its_settings_rebuild_
 
 def test_settings_that_make_no_sense_are_named() -> None:
     for settings, words in (
-        ({"mem_every": 0}, "mem_every is 0, want at least 1"),
-        ({"top_k": 0}, "top_k is 0, want at least 1"),
-        ({"prototypes": -1}, "prototypes is -1, want at least 0"),
-        ({"max_prototypes": -1}, "max_prototypes is -1, want at least 0"),
-        ({"deep_update": 2}, r"deep_update is 2, want a share in \[0, 1\]"),
-        ({"backbone": "x"}, "no backbone 'x': want swin-t"),
-        ({"mask_encoder": "x"}, "mask encoder 'x' is not one of resnet18, light"),
+        ({"mem_every": 0}, "expected mem_every of at least 1, got 0"),
+        ({"top_k": 0}, "expected top_k of at least 1, got 0"),
+        ({"prototypes": -1}, "expected prototypes of at least 0, got -1"),
+        ({"max_prototypes": -1}, "expected max_prototypes of at least 0, got -1"),
+        ({"deep_update": 2}, r"expected a deep_update in \[0, 1\], got 2"),
+        ({"backbone": "x"}, r"expected a backbone \(swin-t, .*\), got 'x'"),
+        ({"mask_encoder": "x"}, r"expected a mask encoder \(resnet18, light\), got 'x'"),
     ):
         with pytest.raises(ValueError, match=words):
             small(**settings)
@@ -360,7 +358,7 @@ def test_keys_far_from_all_others_give_no_nan() -> None:
 
 
 def test_a_frame_of_fewer_cells_than_speak_is_followed() -> None:
-    """64 x 64 pixels are 16 cells, where the original wants 30."""
+    """64 x 64 pixels are 16 cells, where the original expects 30."""
     tracker = Tracker(small(mem_every=1, prototypes=128), history=4)
     for t, frame in enumerate(video(12, (64, 64))):
         out = tracker.track(frame, labels(1, 2, size=(64, 64)) if t == 0 else None)
@@ -377,7 +375,7 @@ def test_memory_does_not_grow_over_2000_frames() -> None:
         tracker.track(frames[t % 16], labels(1, 2, size=(32, 48)) if t == 0 else None)
         sizes.append(held(tracker.memory))
     memory = tracker.memory
-    assert sum(e.shared.shape[2] for i, e in memory.frames.items() if i < 0) == 40
+    assert sum(e.shared["key"].shape[2] for i, e in memory.frames.items() if i < 0) == 40
     assert len(memory.frames) <= 10
     assert max(sizes[1000:]) == max(sizes[200:400])
     assert not any(t.requires_grad for e in memory.frames.values() for t in vars(e).values())
@@ -394,7 +392,7 @@ def test_a_late_object_is_followed_when_the_long_term_memory_is_full(late: int) 
     assert tracker.objects == (1, 2)
     assert {1, 2} <= seen
     long = [e for i, e in tracker.memory.frames.items() if i < 0]
-    assert sum(e.shared.shape[2] for e in long) == 8
+    assert sum(e.shared["key"].shape[2] for e in long) == 8
     assert any(e.valid_BN.all() and e.per_object[:, 1].any() for e in long)
 
 
@@ -482,7 +480,11 @@ def test_entries_hold_a_value_for_each_object_and_cell() -> None:
     entry = memory.frames[3]
     assert isinstance(entry, Entry)
     assert entry.per_object.shape == (1, 2, 16, 4, 6)
-    assert entry.shared.shape == (1, 2 * 8 + 1, 4, 6)
+    assert {name: tuple(each.shape) for name, each in entry.shared.items()} == {
+        "key": (1, 8, 4, 6),
+        "shrinkage": (1, 1, 4, 6),
+        "selection": (1, 8, 4, 6),
+    }
     assert memory.state["hidden"].shape == (1, 2, 8, 4, 6)
 
 
@@ -493,13 +495,13 @@ def test_context_begins_as_nothing_and_is_then_added_to_the_coarsest_map() -> No
     wider.load_state_dict({**wider.state_dict(), **shared})
     images = torch.rand(1, 3, 100, 150)
     before, after = plain.encode(images), wider.encode(images)
-    for one, two in zip(before.maps, after.maps, strict=True):
-        torch.testing.assert_close(one, two)
+    for name, each in before.maps.items():
+        torch.testing.assert_close(each, after.maps[name])
     projection = wider.levels[3][1]
     torch.nn.init.ones_(projection.weight)
     changed = wider.encode(images)
-    for kept in (0, 1, 2):
+    for kept in ("image", "fine", "middle"):
         assert torch.equal(after.maps[kept], changed.maps[kept])
-    added = changed.maps[3] - after.maps[3]
+    added = changed.maps["coarse"] - after.maps["coarse"]
     assert bool((added.std((2, 3)) > 0).all()), "another context in another place"
-    assert not torch.allclose(after.maps[4], changed.maps[4])
+    assert not torch.allclose(after.maps["key"], changed.maps["key"])

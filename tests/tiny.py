@@ -29,8 +29,8 @@ def add_backbone(patch: pytest.MonkeyPatch) -> None:
 
 
 def network(seed: int = 0, **changes: Any) -> HODOR:
-    """An untrained HODOR of 0.2 M weights, without dropout unless asked for. Descriptors speak louder than at the
-    start of a training, so that every object wins some pixels."""
+    """An untrained HODOR of 0.2 M weights, without dropout by default. Descriptors have larger weights than at the start of
+    training, so that every object wins some pixels."""
     torch.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
         add_backbone(patch)
@@ -43,12 +43,12 @@ def network(seed: int = 0, **changes: Any) -> HODOR:
 
 
 def pictures(count: int, size: tuple[int, int] = (64, 96), phase: float = 0.0) -> Tensor:
-    """-> float [count, 3, H, W] in [0, 1]: waves that move."""
+    """Moving waves, float [count, 3, H, W] in [0, 1]."""
     return frames(phase, T=count, H=size[0], W=size[1])
 
 
 def planes(size: tuple[int, int] = (64, 96), shift: int = 0) -> Tensor:
-    """-> float [2, H, W]: two rectangles."""
+    """Two rectangles, float [2, H, W]."""
     height, width = size
     out = torch.zeros(2, height, width)
     out[0, height // 8 : height // 2, width // 8 + shift : width // 2 - 4 + shift] = 1

@@ -280,9 +280,7 @@ class Tracker:
         memory = self.memory
         if due and bool(valid_BN.any()):
             # the masks are of all objects: one without a pixel is outside the frame, and the background is complete
-            memory = self.network.remember(
-                memory, self.index, features, soft_BNHW, valid_BN, given_BN, complete=True
-            )
+            memory = self.network.remember(memory, self.index, features, soft_BNHW, valid_BN, given_BN, complete=True)
         self.memory = self.network.keep(memory, self.history, self.pin_first)
         self.index += 1
         ids = self.memory.objects

@@ -145,7 +145,7 @@ def nothing_remembered(tracker: Tracker, tracked: Tracked) -> Memory:
     """The memory of a frame with one object, 1, whose mask is zero everywhere."""
     features = tracked._features
     with torch.inference_mode():
-        known = torch.ones(1, 1, dtype=torch.bool, device=features.maps[0].device)
+        known = torch.ones(1, 1, dtype=torch.bool, device=features.device)
         zeros = torch.zeros(1, 1, *features.size, device=known.device)
         return tracker.network.remember(Memory((1,)), 0, features, zeros, known, known)
 

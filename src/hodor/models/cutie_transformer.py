@@ -1,12 +1,12 @@
-"""Cutie's object-level half (Cheng et al., CVPR 2024, sections 3.2 and 3.3): summaries of objects, and the transformer.
+"""Object-level modules of Cutie (Cheng et al., CVPR 2024, sections 3.2 and 3.3): summaries and the object transformer.
 
-    PixelFuser           what each object's cells read, its sensory memory and last mask --> pixel readout
+    PixelFuser           each object's readout, its sensory memory and last mask --> pixel readout
     Summarizer           value, mask --> Q weighted sums and their weights, the object's memory
-    ObjectTransformer    pixel readout, summaries --> pixel readout that knows which object it is
+    ObjectTransformer    pixel readout, summaries --> pixel readout with object-level information
 
-Half of the Q queries look at an object's foreground, half at its background. The queries are few, Q h rows against P pixels,
-so every projection of pixels to keys, values or queries is moved over to their side: q . (W k) = (W^T q) . k. The numbers
-are the same and the work on pixels is halved.
+Half of the Q queries attend to an object's foreground, half to its background. There are few queries, Q h rows for P pixels, so
+each projection of pixels to keys, values or queries is applied to the queries instead: q . (W k) = (W^T q) . k. The numbers are
+the same, and the work on pixels is halved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hodor.models.layers import Linear
 
 
 class GatedBlock(nn.Module):
-    """x + g(y) y with y = conv(relu(conv(relu(x)))) and a gate for each channel, from its mean and its four neighbours'."""
+    """x + g(y) y with y = conv(relu(conv(relu(x)))) and a gate g for each channel, from its mean and four neighbours'."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,7 +34,12 @@ class GatedBlock(nn.Module):
 
 
 class Fuser(nn.Module):
-    """What belongs to the frame, once, and to each object -> one map an object."""
+    """Fuses the frame's map, computed once, with each object's map.
+
+    Args:
+        width: channels of the frame's map and of the result.
+        inputs: channels of the objects' maps.
+    """
 
     def __init__(self, width: int, inputs: int) -> None:
         super().__init__()
@@ -44,12 +49,16 @@ class Fuser(nn.Module):
         self.block2 = GatedBlock(width)
 
     def forward(self, frame_BDHW: Tensor, objects_XDHW: Tensor) -> Tensor:
-        """-> XDHW, X = B N."""
+        """The fused maps, [X, D, H, W] with X = B N."""
         return self.block2(self.block1(add_frame(self.object(objects_XDHW), self.frame(frame_BDHW))))  # type: ignore[no-any-return]
 
 
 class PixelFuser(nn.Module):
-    """What was read for each object, its sensory memory, and where it and the others were last -> one map an object."""
+    """Fuses each object's readout, its sensory memory, its last mask and the last masks of the others into one map.
+
+    Args:
+        width: channels of all maps.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,8 +74,17 @@ class PixelFuser(nn.Module):
 
 
 def positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """-> P D, sines and cosines in turn, the first half of the column and the second of the row, whatever the size from 0
-    to 32 along each axis; frequencies fall from 1 to 1 / 128."""
+    """Compute the position encoding: alternating sines and cosines, [P, D].
+
+    The first half of the channels encodes the column, the second the row. Whatever the size, positions run from 0 to 32 along
+    each axis; frequencies fall from 1 to 1 / 128.
+
+    Args:
+        height: rows.
+        width: columns.
+        channels: number of channels (D).
+        like: a tensor of the device and type of the result.
+    """
     half = channels // 2
     frequency_D = 128.0 ** (-torch.arange(0, half, 2, device=like.device, dtype=torch.float32) / half)
 
@@ -81,16 +99,20 @@ def positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
 
 
 def tokens(maps_XDHW: Tensor) -> Tensor:
-    """-> X P D; a view where the map lies channels last."""
+    """Reshape maps to X P D; a view if the maps are in channels-last memory."""
     return maps_XDHW.flatten(2).transpose(1, 2)
 
 
 class Summarizer(nn.Module):
-    """A value and a soft mask -> Q summaries: half of them weighted sums over the mask, half over what is not the mask.
+    """Computes Q summaries from a value and a soft mask: half are weighted sums over the mask, half over its complement.
 
         s_q = sum_p w_qp f(v_p),   a_q = sum_p w_qp,   w_qp = sigmoid(g_q(v_p)) m_qp         Cutie, section 3.3
 
-    Sums and areas of several frames add up, so that the memory of an object is as large after one frame as after many.
+    The sums and areas of several frames are added, so the memory of an object has the same size after one frame and after many.
+
+    Args:
+        width: channels of values.
+        queries: number of summaries (Q).
     """
 
     def __init__(self, width: int, queries: int) -> None:
@@ -100,7 +122,15 @@ class Summarizer(nn.Module):
         self.weight = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, queries))
 
     def forward(self, mask_BNHW: Tensor, value_BNDHW: Tensor) -> Tensor:
-        """-> B N Q D+1, float32: sums and, last, areas in cells. mask in [0, 1], at the value's resolution."""
+        """Compute the summaries.
+
+        Args:
+            mask_BNHW: soft masks in [0, 1], at the value's resolution.
+            value_BNDHW: values.
+
+        Returns:
+            Tensor [B, N, Q, D+1], float32: sums and, in the last channel, areas in cells.
+        """
         batch, objects, width, height, columns = value_BNDHW.shape
         x_XPD = self.input(tokens(value_BNDHW.flatten(0, 1))) + positions(height, columns, width, value_BNDHW)
         weight_XPQ = self.weight(x_XPD).sigmoid()
@@ -113,7 +143,12 @@ class Summarizer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of h heads between Q queries and P pixels, either way, and among the queries."""
+    """Multi-head attention from queries to pixels, from pixels to queries, and among queries.
+
+    Args:
+        width: channels.
+        heads: number of heads (h).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -122,40 +157,40 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def _parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Weight h d D and bias h d of the projections to queries, keys and values."""
+        """Weight [h, d, D] and bias [h, d] of the projections to queries, keys and values."""
         weights, biases = self.project.weight.chunk(3), self.project.bias.chunk(3)
         return tuple(
             (w.unflatten(0, (self.heads, -1)), b.unflatten(0, (self.heads, -1))) for w, b in zip(weights, biases, strict=True)
         )
 
     def among(self, queries_XQD: Tensor, values_XQD: Tensor) -> Tensor:
-        """The queries read each other: keys are the queries."""
+        """Attend from queries to queries; the keys are the queries."""
         width = queries_XQD.shape[-1]
         weight, bias = self.project.weight, self.project.bias
         both = F.linear(queries_XQD, weight[: 2 * width], bias[: 2 * width]).unflatten(-1, (2, self.heads, -1))
         q, k = both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
         v = F.linear(values_XQD, weight[2 * width :], bias[2 * width :]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        alike = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
-        return self.out((alike.softmax(-1) @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        logits = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+        return self.out((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def from_pixels(self, queries_XQD: Tensor, keys_XPD: Tensor, values_XPD: Tensor, blocked_XRP: Tensor) -> Tensor:
-        """Queries read pixels. blocked: for each of R equal runs of queries, the pixels it does not see."""
+        """Attend from queries to pixels; `blocked_XRP` masks pixels for each of R equal runs of queries."""
         (wq, bq), (wk, _), (wv, bv) = self._parts()
         q = torch.einsum("xqc,hdc->xqhd", queries_XQD, wq) + bq
         q = torch.einsum("xqhd,hdc->xqhc", q / q.shape[-1] ** 0.5, wk)  # the keys' bias is the same for all pixels
-        alike = (q.flatten(1, 2) @ keys_XPD.transpose(1, 2)).unflatten(1, (blocked_XRP.shape[1], -1))
-        weight = alike.masked_fill(blocked_XRP[:, :, None], float("-inf")).softmax(-1).flatten(1, 2)
+        logits = (q.flatten(1, 2) @ keys_XPD.transpose(1, 2)).unflatten(1, (blocked_XRP.shape[1], -1))
+        weight = logits.masked_fill(blocked_XRP[:, :, None], float("-inf")).softmax(-1).flatten(1, 2)
         read = (weight @ values_XPD).unflatten(1, (-1, self.heads))
         return self.out((torch.einsum("xqhc,hdc->xqhd", read, wv) + bv).flatten(2))  # type: ignore[no-any-return]
 
     def from_queries(self, pixels_XPD: Tensor, keys_XQD: Tensor, values_XQD: Tensor) -> Tensor:
-        """Pixels read queries."""
+        """Attend from pixels to queries."""
         (wq, bq), (wk, bk), (wv, bv) = self._parts()
         k = (torch.einsum("xqc,hdc->xhqd", keys_XQD, wk) + bk[:, None]) / wk.shape[1] ** 0.5
         k_XKD = torch.einsum("xhqd,hdc->xhqc", k, wq).flatten(1, 2)
         bias_XK = torch.einsum("xhqd,hd->xhq", k, bq).flatten(1)
-        alike_XPK = torch.baddbmm(bias_XK[:, None], pixels_XPD, k_XKD.transpose(1, 2))
-        weight_XPK = alike_XPK.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(2)
+        logits_XPK = torch.baddbmm(bias_XK[:, None], pixels_XPD, k_XKD.transpose(1, 2))
+        weight_XPK = logits_XPK.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(2)
         v = torch.einsum("xqc,hdc->xhqd", values_XQD, wv) + bv[:, None]
         back = self.out.weight.unflatten(1, (self.heads, -1))
         v_XKD = torch.einsum("xhqd,chd->xhqc", v, back).flatten(1, 2)
@@ -163,9 +198,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Queries read pixels, then each other; pixels read queries.
+    """Queries attend to pixels, then to each other; then pixels attend to queries.
 
-    In the attentions of queries the sum is with the normed input, as released, not with the input.
+    As released, the residual of the queries' attentions is the normalised input, not the input.
+
+    Args:
+        width: channels.
+        heads: number of heads.
+        hidden: hidden channels of the FFN.
     """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
@@ -186,7 +226,7 @@ class Block(nn.Module):
         pixel_place_XPD: Tensor,
         blocked_XRP: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """-> queries and pixels. Places are added where similarity is measured, not to what is read."""
+        """The new queries and pixels. Positions are added to queries and keys, not to values."""
         pixels_XPD = tokens(pixels_XDHW)
         placed_XPD = pixels_XPD + pixel_place_XPD
         query = self.norm1(query_XQD)
@@ -199,7 +239,15 @@ class Block(nn.Module):
 
 
 class ObjectTransformer(nn.Module):
-    """Pixel readouts of objects, made aware of what the object is as a whole (Cutie, section 3.2)."""
+    """Adds object-level information to the pixel readouts of objects (Cutie, section 3.2).
+
+    Args:
+        width: channels.
+        heads: number of heads.
+        hidden: hidden channels of the FFN.
+        queries: number of queries (Q).
+        blocks: number of blocks.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, queries: int, blocks: int) -> None:
         super().__init__()
@@ -215,10 +263,18 @@ class ObjectTransformer(nn.Module):
     def forward(
         self, pixels_BNDHW: Tensor, summaries_BNQE: Tensor, same_BNN: Tensor, valid_BN: Tensor, every: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
-        """-> BNDHW and the mask logits BNHW before the first block and after each, `every` False: but the last.
+        """Apply the blocks.
 
-        summaries: running sums and areas, as `Summarizer` gives them. same: the objects among which each one competes for
-        the pixels that its foreground queries see, itself among them. known: the others compete for nothing.
+        Args:
+            pixels_BNDHW: pixel readouts.
+            summaries_BNQE: running sums and areas, as `Summarizer` returns them.
+            same_BNN: bool, for each object those (itself included) with which it competes for the pixels that its foreground
+                queries attend to.
+            valid_BN: bool, the objects that compete at all.
+            every: whether to compute the mask logits after the last block too. Default: True.
+
+        Returns:
+            Tensor [B, N, D, H, W], and the mask logits [B, N, H, W] before the first block and after each.
         """
         shape = pixels_BNDHW.shape[:2]
         read_XDHW = pixels_BNDHW.flatten(0, 1)
@@ -230,9 +286,9 @@ class ObjectTransformer(nn.Module):
         place_XPD = tokens(self.pixel_place(read_XDHW)) + place_PD
         logits = [self.masks[0](F.relu(pixels)).squeeze(1).unflatten(0, shape)]
         for block, mask in zip(self.blocks, self.masks[1:], strict=True):
-            seen = foreground(logits[-1].flatten(2), same_BNN, valid_BN).flatten(0, 1)
-            blocked_XRP = torch.stack([~seen, seen], 1)
-            blocked_XRP = blocked_XRP & ~blocked_XRP.all(-1, keepdim=True)  # who would see nothing sees all
+            foreground_XP = foreground(logits[-1].flatten(2), same_BNN, valid_BN).flatten(0, 1)
+            blocked_XRP = torch.stack([~foreground_XP, foreground_XP], 1)
+            blocked_XRP = blocked_XRP & ~blocked_XRP.all(-1, keepdim=True)  # a query without any pixel attends to all
             query, pixels = block(query, pixels, query_place, place_XPD, blocked_XRP)
             if every or block is not self.blocks[-1]:
                 logits.append(mask(F.relu(pixels)).squeeze(1).unflatten(0, shape))
@@ -241,7 +297,7 @@ class ObjectTransformer(nn.Module):
 
 @torch.no_grad()
 def foreground(logits_BNP: Tensor, same_BNN: Tensor, valid_BN: Tensor) -> Tensor:
-    """-> bool BNP, where no object of the same group, nor the background that they leave, is likelier than the object."""
+    """Return where no object of the same group, nor their background, is more probable than the object, bool [B, N, P]."""
     soft_BNP = logits_BNP.float().sigmoid() * valid_BN[..., None]
     pairs_BNNP = soft_BNP[:, None] * same_BNN[..., None]
     rest_BNP = (1 - pairs_BNNP).prod(2).clamp(1e-7, 1 - 1e-7)
@@ -251,14 +307,14 @@ def foreground(logits_BNP: Tensor, same_BNN: Tensor, valid_BN: Tensor) -> Tensor
 
 
 def others(masks_BNHW: Tensor, same_BNN: Tensor | None = None) -> Tensor:
-    """-> BNHW in [0, 1], for each object the sum of the other masks, of its own group alone if `same` is given."""
+    """Return for each object the sum of the other masks in [0, 1], [B, N, H, W]; with `same_BNN`, of its own group only."""
     if same_BNN is None:
         return (masks_BNHW.sum(1, keepdim=True) - masks_BNHW).clamp(0, 1)
     return ((same_BNN.to(masks_BNHW.dtype) @ masks_BNHW.flatten(2)).view_as(masks_BNHW) - masks_BNHW).clamp(0, 1)
 
 
 def add_frame(objects_XDHW: Tensor, frame_BDHW: Tensor) -> Tensor:
-    """Each frame's map to those of its own objects, X = B N."""
+    """Add each frame's map to those of its own objects, X = B N."""
     if len(frame_BDHW) > 1:
         frame_BDHW = frame_BDHW.repeat_interleave(len(objects_XDHW) // len(frame_BDHW), 0)
     return objects_XDHW + frame_BDHW

@@ -1,7 +1,7 @@
 """EfficientNet-Lite 0, 1 and 2 without their heads: small backbones for the CPU.
 
-The Lite family is EfficientNet (Tan and Le, 2019) without squeeze-and-excitation and with ReLU6 for swish. The public
-weights were trained in TensorFlow, so convolutions pad as its SAME rule does, computed from the size that comes in.
+The Lite family is EfficientNet (Tan and Le, 2019) without squeeze-and-excitation and with ReLU6 in place of swish. The public
+weights were trained in TensorFlow, so convolutions pad by its SAME rule, computed from the size of the input.
 """
 
 import math
@@ -15,7 +15,15 @@ from hodor.models.layers import Backbone, Depthwise, StoredNorm
 
 
 class Stage(NamedTuple):
-    """A run of inverted residual blocks; the first one takes the stride."""
+    """A run of inverted residual blocks; the first one has the stride.
+
+    Attributes:
+        kernel: size of the depthwise kernel.
+        stride: stride of the first block.
+        expand: factor of the expansion.
+        channels: output channels.
+        repeats: number of blocks.
+    """
 
     kernel: int
     stride: int
@@ -38,9 +46,11 @@ TAPS = (1, 2, 4, 6)  # the last stage at each of the strides 4, 8, 16, 32
 
 
 def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
-    """STAGES with channels times `width` (to a multiple of 8, never below 90 %) and repeats times `depth` (rounded up).
+    """Scale `STAGES`; the Lite family keeps the repeats of the first and the last stage.
 
-    The Lite family keeps the repeats of the first and the last stage.
+    Args:
+        width: factor of the channels, which are rounded to a multiple of 8, at most 10 % down.
+        depth: factor of the repeats, which are rounded up.
     """
     scaled = []
     for i, stage in enumerate(STAGES):
@@ -53,7 +63,7 @@ def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME rule on one axis -> (before, after): ceil(size / stride) outputs, an odd cell goes after."""
+    """Compute the padding (before, after) of an axis by TensorFlow's SAME rule: ceil(size / stride) outputs, odd cell after."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
@@ -63,7 +73,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, linear: bool = False):
         super().__init__()
-        # At stride 1 an odd kernel pads alike on both sides; at stride 2 the padding depends on the size.
+        # at stride 1 an odd kernel pads both sides equally; at stride 2 the padding depends on the size
         padding = kernel // 2 if stride == 1 else 0
         kind = Depthwise if groups > 1 else nn.Conv2d
         self.conv = kind(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
@@ -80,7 +90,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, k x k depthwise, linear 1x1 projection; added to its input where shapes agree."""
+    """1x1 expansion, k x k depthwise convolution, linear 1x1 projection; added to its input where shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int):
         super().__init__()
@@ -96,7 +106,12 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(Backbone):
-    """EfficientNet-Lite with a width and a depth factor: Lite0 1.0, 1.0; Lite1 1.0, 1.1; Lite2 1.1, 1.2."""
+    """EfficientNet-Lite: Lite0 has factors 1.0, 1.0; Lite1 1.0, 1.1; Lite2 1.1, 1.2.
+
+    Args:
+        width: factor of the channels. Default: 1.0.
+        depth: factor of the repeats. Default: 1.0.
+    """
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
     mean = (127 / 255,) * 3

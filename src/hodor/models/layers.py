@@ -1,7 +1,7 @@
-"""What every backbone shares: its contract, frozen batch norm, folding, freezing.
+"""The interface of backbones, and layers that the networks share: frozen batch norm, folding, fast products.
 
-A backbone turns images [B, 3, H, W], already normalised by its own `mean` and `std`, into feature maps at strides 4, 8,
-16 and 32, finest first.
+A backbone computes feature maps at strides 4, 8, 16 and 32, finest first, from images [B, 3, H, W] that are normalised by its
+own `mean` and `std`.
 """
 
 import copy
@@ -21,10 +21,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """Images [B, 3, H, W] -> one feature map per stride, finest first.
+    """Base class of backbones: images [B, 3, H, W] in, one feature map per stride out, finest first.
 
-    `channels[i]` planes at `strides[i]`; a map has ceil(H / stride) x ceil(W / stride) cells. `mean` and `std` are for
-    RGB in [0, 1]; the caller normalises and pads.
+    The caller normalises and pads. A map has ceil(H / stride) x ceil(W / stride) cells.
+
+    Attributes:
+        channels: channels of each map.
+        strides: stride of each map.
+        mean: mean of RGB in [0, 1]. Default: that of ImageNet.
+        std: standard deviation of RGB in [0, 1]. Default: that of ImageNet.
     """
 
     channels: tuple[int, ...]
@@ -33,44 +38,57 @@ class Backbone(nn.Module):
     std: tuple[float, ...] = IMAGENET_STD
 
     def parts(self) -> list[list[nn.Module]]:
-        """The modules that lead to each output: `parts()[i]` is what runs after output i-1 and up to output i."""
+        """Return the modules of each output: `parts()[i]` runs after output i-1 and up to output i."""
         raise NotImplementedError
 
     def until(self, stride: int) -> Self:
-        """Leave out, weights and all, what comes after the output at this stride. Returns the backbone.
+        """Remove the layers and weights after the output at a stride.
 
-        Raises ValueError: "stride 6 is not one of 4, 8, 16, 32"; "SwinTiny cannot end at stride 16: want a ResNet or an
-        EfficientNet-Lite".
+        Args:
+            stride: stride of the last output to keep.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            ValueError: "expected a stride of 4, 8, 16, 32, got 6".
+            ValueError: "SwinTiny cannot end at stride 16: use a ResNet or an EfficientNet-Lite".
         """
         if stride not in self.strides:
-            raise ValueError(f"stride {stride} is not one of {', '.join(map(str, self.strides))}")
+            raise ValueError(f"expected a stride of {', '.join(map(str, self.strides))}, got {stride}")
         self._end(self.strides.index(stride) + 1)
         return self
 
     def _end(self, outputs: int) -> None:
-        """Keep this many outputs and what leads to them."""
+        """Keep this many outputs and their layers."""
         raise ValueError(
-            f"{type(self).__name__} cannot end at stride {self.strides[outputs - 1]}: want a ResNet or an EfficientNet-Lite"
+            f"{type(self).__name__} cannot end at stride {self.strides[outputs - 1]}: use a ResNet or an EfficientNet-Lite"
         )
 
     def heavy(self) -> list[nn.Module]:
-        """The modules of `parts()` that have inner ones, lists and sequences taken apart."""
+        """Return the modules of `parts()` that have submodules; lists and sequences are flattened."""
 
-        def apart(module: nn.Module) -> list[nn.Module]:
+        def flat(module: nn.Module) -> list[nn.Module]:
             if isinstance(module, (nn.ModuleList, nn.Sequential)):
-                return [block for child in module for block in apart(child)]
+                return [block for child in module for block in flat(child)]
             return [module] if any(True for _ in module.children()) else []
 
-        return [block for modules in self.parts() for module in modules for block in apart(module)]
+        return [block for modules in self.parts() for module in modules for block in flat(module)]
 
     def freeze(self, stride: int) -> Self:
-        """Train only what comes after the output at this stride: 0 trains all, 32 nothing. Returns the backbone.
+        """Train only the layers after the output at a stride; the frozen layers record no graph.
 
-        The frozen part records no graph and costs one forward pass. Raises ValueError for a stride that is neither 0
-        nor an output: "stride 2 is not one of 0, 4, 8, 16, 32".
+        Args:
+            stride: stride of the last frozen output: 0 trains everything, 32 nothing.
+
+        Returns:
+            The backbone.
+
+        Raises:
+            ValueError: "expected a stride of 0, 4, 8, 16, 32, got 2".
         """
         if stride not in (0, *self.strides):
-            raise ValueError(f"stride {stride} is not one of {', '.join(map(str, (0, *self.strides)))}")
+            raise ValueError(f"expected a stride of {', '.join(map(str, (0, *self.strides)))}, got {stride}")
         for output, modules in zip(self.strides, self.parts(), strict=True):
             for module in modules:
                 module.requires_grad_(output > stride)
@@ -78,15 +96,19 @@ class Backbone(nn.Module):
 
 
 def recompute(module: nn.Module, method: str = "forward") -> None:
-    """Let this method of this module keep its inputs alone in training, and run again on the way back (random numbers too
-    are drawn again as they were)."""
+    """Store only the inputs of a method in training, and run it again in the backward pass, with the same random numbers.
+
+    Args:
+        module: the module, changed in place.
+        method: name of the method. Default: "forward".
+    """
     setattr(module, method, partial(checkpoint, getattr(module, method), use_reentrant=False))
 
 
 class StoredNorm(nn.BatchNorm2d):
     """Batch norm that always uses its stored statistics, in training too; scale and shift are trained.
 
-    The clips of a video batch are too few and too alike to estimate statistics from.
+    The clips of a video batch are too few and too similar to estimate statistics from.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -94,15 +116,15 @@ class StoredNorm(nn.BatchNorm2d):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
 class Linear(nn.Linear):
     """nn.Linear that, without gradients in float32 on a CPU, multiplies with oneDNN.
 
-    The default library leaves much of an AMD processor's peak unused, oneDNN does not. Where the operator is missing the
-    default one serves.
+    The default library uses only a part of an AMD processor's peak performance, oneDNN nearly all of it. Where the operator is
+    missing, the default one is used.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +132,14 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """F.linear, by the quicker library (see `Linear`); activation "none" or "gelu" (exact) comes after it."""
+    """Compute F.linear with the faster library (see `Linear`).
+
+    Args:
+        x: input, [..., D].
+        weight: weight.
+        bias: bias, or None.
+        activation: "none", or "gelu" (exact) applied to the result. Default: "none".
+    """
     plain = torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel()
     if _onednn is None or plain or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
         plain_out = F.linear(x, weight, bias)
@@ -120,11 +149,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "no
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution, as many groups as channels, whose gradients on a CPU take a quarter of the time.
+    """A depthwise convolution (as many groups as channels) whose gradients take a quarter of the time on a CPU.
 
-    oneDNN has no vector code for the gradient of kernels more than 3 wide, nor, in bfloat16, of strides. So the kernel's
-    gradient is worked out 3 columns at a time; and the map's, where cells are skipped, as a convolution of the gradient
-    with zeros between its cells.
+    oneDNN has no vector code for the gradient of kernels wider than 3, nor, in bfloat16, of strides. So the gradient of the
+    kernel is computed 3 columns at a time, and that of the input, for strides, as a convolution of the gradient with zeros
+    inserted between its cells.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +175,7 @@ class Depthwise(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """See `Depthwise`; kernels and strides alike on both axes, no bias."""
+    """See `Depthwise`; kernels and strides are the same on both axes, there is no bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -181,15 +210,15 @@ class _Depthwise(torch.autograd.Function):
 
 
 def exactly(like: Tensor) -> torch.autocast:
-    """Within, `torch.autocast` around it is off: what is in float32 stays there. For what bfloat16's 8 bits are too few."""
+    """Return a context in which autocast is off, for computations that need more precision than the 8 bits of bfloat16."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def double(x: Tensor) -> Tensor:
-    """Maps B D H W -> B D 2H 2W, bilinear, corners not aligned: F.interpolate(x, scale_factor=2, mode="bilinear").
+    """Double maps [B, D, H, W] bilinearly, corners not aligned: F.interpolate(x, scale_factor=2, mode="bilinear").
 
-    Without gradients on a CPU it is made of rows and columns a quarter apart, in channels-last memory, where F.interpolate
-    takes longer and leaves a map that the next convolution has to turn over again.
+    Without gradients on a CPU the result is interpolated along rows and then columns in channels-last memory. F.interpolate
+    takes longer and returns a map whose memory format the next convolution has to convert.
     """
     if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
         return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -197,7 +226,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor, axis: int) -> Tensor:
-    """Twice the length along an axis: each new cell lies a quarter from the old cell it is nearest to."""
+    """Double the length along an axis; each new cell is a quarter of a cell away from the nearest old one."""
     length = x.shape[axis]
     out = x.new_empty([2 * s if i == axis else s for i, s in enumerate(x.shape)])
     near, far = x.narrow(axis, 0, length - 1), x.narrow(axis, 1, length - 1)
@@ -213,11 +242,14 @@ _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 
 def fold(module: Module) -> Module:
-    """A copy whose batch norms are folded into the convolutions before them, in channels-last memory format.
+    """Return a copy whose batch norms are folded into the convolutions before them, in channels-last memory format.
 
-    Exact for stored statistics: w' = w g / sqrt(var + eps), b' = (b - mean) g / sqrt(var + eps) + beta. A norm folds
-    into the convolution that was registered just before it in the same parent. The copy has other parameter names (a
-    bias per convolution, no norms), so save weights before folding.
+    Exact for stored statistics: w' = w g / sqrt(var + eps), b' = (b - mean) g / sqrt(var + eps) + beta. A norm is folded into
+    the convolution that was registered just before it in the same parent. The copy has other parameter names (a bias per
+    convolution, no norms), so save weights before folding.
+
+    Args:
+        module: the module.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):

@@ -45,11 +45,11 @@ def tokens(memory: Memory) -> Tokens:
         memory: entries with `per_object` B N C ..., `shared` "key" B D ... and, in all or none, "shrinkage" B 1 ...
 
     Raises:
-        ValueError: "the memory contains no frame: give a mask before segmenting".
+        ValueError: "the memory is empty: give a mask before segmenting".
     """
     entries = list(memory.frames.values())
     if not entries:
-        raise ValueError("the memory contains no frame: give a mask before segmenting")
+        raise ValueError("the memory is empty: give a mask before segmenting")
     keys = [e.shared["key"].flatten(2) for e in entries]
     values = [e.per_object.flatten(3).transpose(2, 3) for e in entries]
     valid = [e.valid_BN[..., None].expand(-1, -1, k.shape[-1]) for e, k in zip(entries, keys, strict=True)]

@@ -216,7 +216,7 @@ class Keys(NamedTuple):
     selection: Tensor | None = None
 
     def by_name(self) -> dict[str, Tensor]:
-        """Return the maps that the network has, by name, in contiguous memory, so that cells can be flattened without a copy."""
+        """Return the maps that the network has, by name, contiguous, so that their cells can be flattened without a copy."""
         return {name: each.contiguous() for name, each in self._asdict().items() if each is not None}
 
 

@@ -1,4 +1,4 @@
-"""Feature pyramid: coarse maps inform fine ones."""
+"""Feature pyramid network: adds coarse maps to finer ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from torch import Tensor, nn
 
 
 class FPN(nn.Module):
-    """Maps at strides 4, 8, 16, 32 -> maps of one width at the finest strides, 4 and 8 by default.
+    """Computes maps of equal width at the finest strides (4 and 8 by default) from maps at strides 4, 8, 16 and 32.
 
     1 x 1 laterals, nearest upsampling and addition from coarse to fine, then a 3 x 3 convolution; all with bias, none with
-    norm or activation (as in mmdetection). smooth: for each output, whether its 3 x 3 convolution is there.
+    norm or activation (as in mmdetection).
+
+    Args:
+        channels: of the input maps.
+        width: channels of the outputs.
+        smooth: for each output, whether it has its 3 x 3 convolution. Default: two outputs, both with it.
     """
 
     def __init__(self, channels: Sequence[int], width: int, smooth: Sequence[bool] = (True, True)) -> None:
@@ -28,7 +33,7 @@ class FPN(nn.Module):
 
 
 class Named(nn.Module):
-    """A convolution under the name `conv`, as mmdetection's checkpoints have it."""
+    """A convolution under the name `conv`, as in mmdetection's checkpoints."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

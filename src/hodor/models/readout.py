@@ -1,4 +1,4 @@
-"""Masks into descriptors and descriptors into masks: pure functions, without parameters. Shapes as in `base`."""
+"""Descriptors from masks, and logits from descriptors: functions without parameters. Shapes as in `base`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from hodor.models.base import UNKNOWN
 
 
 def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:
-    """-> B grid*grid H W: what belongs to no object, 1 - sum of their masks, cut into cells; the last row and column take
-    the remainder."""
+    """Split the background, 1 - the sum of the objects' masks, into grid x grid cells.
+
+    Args:
+        masks_BNHW: soft masks in [0, 1].
+        grid: number of rows and columns of cells; the last ones include the remainder.
+
+    Returns:
+        Tensor [B, grid*grid, H, W] in [0, 1].
+    """
     rest_B1HW = (1 - masks_BNHW.sum(1, keepdim=True)).clamp(min=0)
     height, width = masks_BNHW.shape[-2:]
     row = (torch.arange(height, device=masks_BNHW.device) // max(height // grid, 1)).clamp(max=grid - 1)
@@ -24,8 +31,18 @@ def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:
 
 @torch.no_grad()
 def pool_hard(pixels_BPD: Tensor, masks_BMP: Tensor, cells: int) -> Tensor:
-    """-> B M D: mean over the pixels whose mask exceeds 0.5, without gradient. Where there is none, an object takes the one
-    pixel of its largest mask value, a background cell (the first `cells` rows) a zero vector."""
+    """Pool the mean over the pixels whose mask exceeds 0.5, without gradient.
+
+    Without such a pixel, an object gets the pixel of its largest mask value, and a background cell a zero vector.
+
+    Args:
+        pixels_BPD: features.
+        masks_BMP: soft masks in [0, 1], the background cells first.
+        cells: number of background cells.
+
+    Returns:
+        Tensor [B, M, D].
+    """
     inside_BMP = (masks_BMP > 0.5).to(pixels_BPD.dtype)
     count_BM1 = inside_BMP.sum(-1, keepdim=True)
     mean = inside_BMP @ pixels_BPD / count_BM1.clamp(min=1)
@@ -36,12 +53,30 @@ def pool_hard(pixels_BPD: Tensor, masks_BMP: Tensor, cells: int) -> Tensor:
 
 
 def pool_soft(pixels_BPD: Tensor, masks_BMP: Tensor, cells: int) -> Tensor:
-    """-> B M D: mean weighted by the mask, with gradients; an empty mask gives nearly the mean over its few faint pixels."""
+    """Pool the mean weighted by the mask, with gradients; the sum of the weights is bounded below by 1e-3.
+
+    Args:
+        pixels_BPD: features.
+        masks_BMP: soft masks in [0, 1].
+        cells: number of background cells; not used.
+
+    Returns:
+        Tensor [B, M, D].
+    """
     return masks_BMP @ pixels_BPD / masks_BMP.sum(-1, keepdim=True).clamp(min=1e-3)
 
 
 def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, valid_BTM: Tensor) -> Tensor:
-    """-> B M H W: each descriptor's scaled product with the map, maximum over the T frames that know it, else UNKNOWN."""
+    """Compute the scaled product of each descriptor with the map, maximum over the T frames that are valid for it.
+
+    Args:
+        map_BDHW: features.
+        tokens_BTMD: descriptors of T frames.
+        valid_BTM: bool, whether the frame is valid for the object or cell.
+
+    Returns:
+        Logits [B, M, H, W]; UNKNOWN where no frame is valid.
+    """
     batch, frames, count, width = tokens_BTMD.shape
     height, columns = map_BDHW.shape[-2:]
     logits = tokens_BTMD.flatten(1, 2) / math.sqrt(width) @ map_BDHW.flatten(2)

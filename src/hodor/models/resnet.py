@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al., 2016) without their classifier; parameter names are torchvision's."""
+"""ResNet-18 and ResNet-50 (He et al., 2016) without their classifier, with the parameter names of torchvision."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3 (which takes the stride), 1x1 up to four times the width, and a shortcut."""
+    """1x1 down, 3x3 (which has the stride), 1x1 up to four times the width, and a shortcut."""
 
     expansion = 4
 
@@ -48,23 +48,29 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Identity where the shapes agree, else a 1x1 convolution with batch norm."""
+    """Return the identity if the shapes agree, else a 1x1 convolution with batch norm."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), StoredNorm(outputs))
 
 
 class ResNet(Backbone):
-    """`depth` 18 or 50. Outputs at strides 4, 8, 16 and, unless `last_stage` is False, 32.
+    """ResNet with outputs at strides 4, 8, 16 and 32.
 
-    `in_channels` above 3 takes mask planes beside the image, as value encoders do; `conv_bias` gives every convolution
-    a bias, as STCN's value encoder has. Raises ValueError for another depth: "depth 34 is not one of 18, 50".
+    Args:
+        depth: 18 or 50.
+        in_channels: channels of the input; above 3 for mask planes beside the image, as in value encoders. Default: 3.
+        last_stage: whether there is the stage at stride 32. Default: True.
+        conv_bias: whether every convolution has a bias, as in STCN's value encoder. Default: False.
+
+    Raises:
+        ValueError: "expected a depth of 18 or 50, got 34".
     """
 
     def __init__(self, depth: int, in_channels: int = 3, last_stage: bool = True, conv_bias: bool = False):
         super().__init__()
         if depth not in (18, 50):
-            raise ValueError(f"depth {depth} is not one of 18, 50")
+            raise ValueError(f"expected a depth of 18 or 50, got {depth}")
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock if depth == 18 else Bottleneck
         repeats = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
         stages = 4 if last_stage else 3

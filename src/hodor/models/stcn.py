@@ -105,8 +105,8 @@ class STCN(PixelMemory):
             "middle" and "coarse" (of the backbone, strides 4, 8 and 16), "key" and "thin" (fewer channels, for the decoder),
             both at stride 16.
         """
-        picture = self.normalised(frames_BCHW)
-        padded, offset = pad_around(picture.to(self.thin.weight.dtype), 16)
+        image = self.normalised(frames_BCHW)
+        padded, offset = pad_around(image.to(self.thin.weight.dtype), 16)
         fine, middle, coarse = self.backbone(padded)
         size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
         maps = {
@@ -145,7 +145,7 @@ class STCN(PixelMemory):
             The memory is returned as it is.
 
         Raises:
-            ValueError: "the memory contains no frame: give a mask before segmenting".
+            ValueError: "the memory is empty: give a mask before segmenting".
         """
         maps, key = features.maps, features.maps["key"]
         kept = tokens(memory)

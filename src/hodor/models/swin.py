@@ -1,7 +1,7 @@
-"""Swin Transformer, tiny (Liu et al., 2021), as detectors use it: any image size, four outputs, a LayerNorm on each.
+"""Swin Transformer, tiny (Liu et al., 2021), as in detectors: any image size, four outputs, each with a LayerNorm.
 
-Parameter names are those of the released detection checkpoints, so loading them only strips a prefix.
-Inside, maps are channels-last: B images, H x W cells, D channels, S = 49 cells of a window, h heads.
+Parameter names are those of the released detection checkpoints, so loading them only strips a prefix. Internally maps are
+channels-last: B images, H x W cells, D channels, S = 49 cells of a window, h heads.
 """
 
 from typing import cast
@@ -20,7 +20,7 @@ MASKED = -100.0  # added to the logits of cells that only the cyclic shift made 
 
 
 def relative_position_index() -> Tensor:
-    """-> int64 [S, S]: the bias table's row for each pair of cells, (dy + 6) * 13 + dx + 6 with d = query - key."""
+    """Compute the row of the bias table for each pair of cells, (dy + 6) * 13 + dx + 6 with d = query - key: int64 [S, S]."""
     y, x = torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")
     y, x = y.flatten(), x.flatten()
     dy, dx = y[:, None] - y[None], x[:, None] - x[None]
@@ -28,10 +28,18 @@ def relative_position_index() -> Tensor:
 
 
 def shift_mask(rows: int, columns: int, like: Tensor) -> Tensor:
-    """-> [rows * columns, 1, S, S], 0 or MASKED, for a shifted grid of rows x columns windows.
+    """Compute the attention mask of a shifted grid of windows.
 
-    Rolling the map by SHIFT cells brings its first SHIFT rows below its last ones: only the last row of windows holds
-    both, and likewise the last column. There, the two sides must not attend to one another.
+    Rolling the map by SHIFT cells moves its first SHIFT rows below its last ones: only the last row of windows contains both,
+    and the same holds for the last column. There the two sides must not attend to each other.
+
+    Args:
+        rows: rows of windows.
+        columns: columns of windows.
+        like: a tensor of the device and type of the result.
+
+    Returns:
+        Tensor [rows * columns, 1, S, S] of 0 or MASKED.
     """
     cell = torch.arange(WINDOW, device=like.device) >= WINDOW - SHIFT
     wrapped_y, wrapped_x = cell.repeat_interleave(WINDOW), cell.repeat(WINDOW)
@@ -58,13 +66,13 @@ class WindowAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B * windows, S, D], mask [windows, 1, S, S] or None -> as x."""
+        """Attend within windows; x is [B * windows, S, D], the mask [windows, 1, S, S] or None."""
         count, cells, width = x.shape
         q, k, v = self.qkv(x).view(count, cells, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         index = self.relative_position_index.flatten()
         bias = self.relative_position_bias_table[index].view(cells, cells, self.heads).permute(2, 0, 1)[None]
         if mask is not None:
-            # Every image has the same windows, so the mask repeats along the batch.
+            # every image has the same windows, so the mask repeats along the batch
             bias = (bias + mask).repeat(count // len(mask), 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         mixed: Tensor = self.proj(x.transpose(1, 2).reshape(count, cells, width))
@@ -83,7 +91,7 @@ class Block(nn.Module):
         self.mlp = nn.ModuleDict({"fc1": Linear(width, 4 * width), "fc2": Linear(4 * width, width)})
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B, H, W, D] -> as x; `mask` is the shift mask of the padded grid, read by shifted blocks only."""
+        """Apply the block to x, [B, H, W, D]; `mask` is the shift mask of the padded grid, used by shifted blocks only."""
         x = x + self._drop(self._attend(self.norm1(x), mask if self.shifted else None))
         return x + self._drop(self._mix(x))
 
@@ -91,7 +99,7 @@ class Block(nn.Module):
         exporting = torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling()
         if torch.is_grad_enabled() or exporting or x.device.type != "cpu":
             return self._mlp(x)
-        # Piece by piece the wide layer stays in reused memory, which is quicker.
+        # in chunks the wide layer reuses memory, which is faster
         cells = x.reshape(-1, x.shape[-1])
         out = torch.empty_like(cells)
         rows = max(1, CHUNK // (4 * x.shape[-1]))
@@ -106,7 +114,7 @@ class Block(nn.Module):
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, height, width, channels = x.shape
-        # Padding comes after the norm and takes part in attention, as in the released code.
+        # padding follows the norm and is part of the attention, as in the released code
         x = F.pad(x, (0, 0, 0, -width % WINDOW, 0, -height % WINDOW))
         padded = x.shape
         if self.shifted:
@@ -120,7 +128,7 @@ class Block(nn.Module):
         return x[:, :height, :width]
 
     def _drop(self, x: Tensor) -> Tensor:
-        """Stochastic depth: in training, leave the branch out for some images and scale it up for the others."""
+        """Stochastic depth: in training, drop the branch for some images and scale it up for the others."""
         if not self.training or self.drop_path == 0:
             return x
         kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path
@@ -128,7 +136,7 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halves the map: four neighbours in a row (down first, then right), LayerNorm, a projection to twice the width."""
+    """Halves the map: concatenates four neighbours (down first, then right), LayerNorm, projection to twice the width."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -143,7 +151,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one resolution and, but for the last stage, the merging that follows their output."""
+    """Blocks at one resolution and, except in the last stage, the patch merging after their output."""
 
     def __init__(self, width: int, drop_paths: list[float], merge: bool):
         super().__init__()
@@ -151,7 +159,7 @@ class SwinStage(nn.Module):
         self.downsample = PatchMerging(width) if merge else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """-> this stage's map, the next stage's input (the same map after the last stage)."""
+        """Return this stage's map and the next stage's input (the same map after the last stage)."""
         mask = shift_mask(-(-x.shape[1] // WINDOW), -(-x.shape[2] // WINDOW), x)
         for block in self.blocks:
             x = block(x, mask)
@@ -159,7 +167,7 @@ class SwinStage(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """4 x 4 pixels -> one cell of 96 channels, then LayerNorm; images are zero-padded to whole patches."""
+    """Embeds 4 x 4 pixels as one cell of 96 channels, then LayerNorm; images are zero-padded to whole patches."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -175,8 +183,11 @@ class PatchEmbed(nn.Module):
 class SwinTiny(Backbone):
     """Swin-T with detection outputs: 96, 192, 384, 768 channels at strides 4, 8, 16, 32, each with its own LayerNorm.
 
-    `drop_path` is the rate of stochastic depth at the last block, growing linearly from 0 at the first; it acts in
-    training only. Detection and HODOR train with 0.2. Outputs are channels-last in memory.
+    Outputs are channels-last in memory.
+
+    Args:
+        drop_path: rate of stochastic depth at the last block, in training only; it grows linearly from 0 at the first block.
+            Detection and HODOR train with 0.2. Default: 0.0.
     """
 
     channels = (96, 192, 384, 768)

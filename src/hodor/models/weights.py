@@ -365,7 +365,8 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         about = json.loads(about)
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
         raise ValueError(f"{path} does not state which network it contains: give a file that this package wrote")
-    if isinstance(about["settings"], dict) and about["model"] in names():
+    model = about["model"]
+    if isinstance(about["settings"], dict) and isinstance(model, str) and (model in MODELS or model in _offered()):
         about["settings"] = _preset(about["model"]).network.current_settings(about["settings"])
     return about, state
 

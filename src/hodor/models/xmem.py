@@ -141,8 +141,8 @@ class XMem(PixelMemory):
             Features with the maps "image" (normalised, then padded on all sides with zeros to multiples of 16), "fine",
             "middle" and "coarse" (of the backbone, strides 4, 8 and 16), and "key", "shrinkage" and "selection" at stride 16.
         """
-        picture = self.normalised(frames_BCHW)
-        padded, offset = pad_around(picture.to(self.decoder.head.weight.dtype), 16)
+        image = self.normalised(frames_BCHW)
+        padded, offset = pad_around(image.to(self.decoder.head.weight.dtype), 16)
         fine, middle, coarse = self.levels(self.backbone(padded))
         size, whole = tuple(frames_BCHW.shape[-2:]), tuple(padded.shape[-2:])
         maps = {"image": padded, "fine": fine, "middle": middle, "coarse": coarse, **self.keys(coarse).by_name()}
@@ -184,7 +184,7 @@ class XMem(PixelMemory):
             The memory is returned with the use of its tokens counted and, unless `remembered`, the sensory memory updated.
 
         Raises:
-            ValueError: "the memory contains no frame: give a mask before segmenting".
+            ValueError: "the memory is empty: give a mask before segmenting".
         """
         maps = features.maps
         kept = tokens(memory)
