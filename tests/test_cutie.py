@@ -404,7 +404,7 @@ def held_after_each(tracker: Tracker, count: int) -> list[int]:
         for t in range(count):
             tracker.step(np.zeros((*size, 3), np.uint8), labels(1, 2, size=size) if t == 0 else None)
             memory = tracker.memory
-            tensors = [t for e in memory.frames.values() for t in vars(e).values()]
+            tensors = [t for e in memory.frames.values() for t in e.tensors().values()]
             tensors += [*memory.state.values(), *memory.tally.values()]
             held.append(sum(t.numel() * t.element_size() for t in tensors))
     return held
@@ -441,7 +441,7 @@ def test_nothing_remembered_records_gradients() -> None:
     network = small()
     network.requires_grad_(True)
     memory = begun(network).memory
-    tensors = [*memory.state.values(), *(t for e in memory.frames.values() for t in vars(e).values())]
+    tensors = [*memory.state.values(), *(t for e in memory.frames.values() for t in e.tensors().values())]
     assert not any(t.requires_grad for t in tensors)
 
 

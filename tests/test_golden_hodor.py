@@ -6,6 +6,8 @@ its README suggests; they hold the spread between one thread and two.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,7 @@ def test_official_weights_reproduce_golden_decoder(network: HODOR, golden: dict[
 
 
 class Recorder:
-    """The network, noting what passes: predictions, and the entries of every remembered frame."""
+    """The network, which records predictions and the entries of every remembered frame."""
 
     def __init__(self, network: HODOR) -> None:
         self.network, self.predictions, self.entries, self.features = network, [], [], []
@@ -156,6 +158,29 @@ def test_official_weights_reproduce_golden_masks_of_five_frames(
         close(alone.per_object[0, 2:], golden[f"{case}_desc_fg_t2_new"], RELATIVE)
         (joint,) = (e for i, _, e in recorder.entries if i == 2 and e.valid_BN.all())
         close(joint.per_object[0], golden[f"{case}_desc_fg_t2_joint"], RELATIVE)
+
+
+@pytest.mark.parametrize("case", ["A_tw1", "A_tw3", "B_tw3"])
+def test_a_converted_file_is_followed_as_released(converted: Path, golden: dict[str, np.ndarray], case: str) -> None:
+    """With history 3 the given mask of frame 0 is not in memory on frame 4, with history 1 from frame 2 on."""
+    tracker = Tracker(weights.load(converted), history=int(case[-1]), size=96)
+    assert (tracker.pin_first, tracker.hold_lost, tracker.network.history) == (False, False, 7)
+    given = {0: (masks()[1] + 2 * masks()[2]).byte().numpy()}
+    if case.startswith("B"):
+        given[2] = (3 * masks()[3]).byte().numpy()
+    labels = [tracker.track(image, given.get(t)) for t, image in enumerate(frames(0))]
+    assert 0 not in tracker.memory.frames
+    different = (np.stack(labels) != golden[f"{case}_labels"]).mean(axis=(1, 2))
+    assert different.max() <= PIXELS, different
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic weights as an authors' file, converted."""
+    folder = tmp_path_factory.mktemp("converted")
+    torch.save({"model": fill(keys("hodor"))}, folder / "hodor.pth")
+    released.convert(folder / "hodor.pth", folder / "hodor.safetensors")
+    return folder / "hodor.safetensors"
 
 
 @torch.no_grad()

@@ -301,7 +301,7 @@ def test_an_empty_memory_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_a_frame_with_some_objects_yet_unknown_does_not_speak_for_the_background() -> None:
+def test_the_background_of_a_frame_with_some_objects_not_yet_valid_is_not_used() -> None:
     network = tiny.network().eval()
     features, memory = look(network)
     assert memory.frames[0].complete_B.tolist() == [True]
@@ -312,10 +312,12 @@ def test_a_frame_with_some_objects_yet_unknown_does_not_speak_for_the_background
     partial = network.remember(memory, 1, features[1], planes, new, new)
     assert partial.frames[1].complete_B.tolist() == [False]
     shared = partial.frames[1].shared["background"]
-    shared += 100  # nobody reads it
+    shared += 100  # it is not used
     later = network.segment(partial, features[1])[0].logits_BKHW
     shared -= 50
     assert torch.equal(network.segment(partial, features[1])[0].logits_BKHW, later)
+    shown = network.remember(memory, 1, features[1], planes, new, new, complete=True)
+    assert shown.frames[1].complete_B.tolist() == [True]
     whole = network.remember(memory, 1, features[1], planes, yes(3), yes(3))
     assert whole.frames[1].complete_B.tolist() == [True]
 

@@ -1,5 +1,5 @@
-"""docs/own-network.md, run as it stands: its network learns from one mask a film, and tracks what it never saw. Beside it what
-docs/researchers.md says of networks."""
+"""The code of docs/own-network.md: its network learns from one mask a video and tracks unseen videos. Also the statements of
+docs/researchers.md on networks."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_the_page_holds_a_network_of_its_own_and_does_not_edit_the_package(page:
 
 
 def test_its_loss_falls_by_more_than_half(page: dict[str, Any]) -> None:
-    told = losses(page)
-    assert len(told) == page["recipe"].steps
-    assert np.mean(told[-10:]) < 0.5 * np.mean(told[:4]), told
+    logged = losses(page)
+    assert len(logged) == page["recipe"].steps
+    assert np.mean(logged[-10:]) < 0.5 * np.mean(logged[:4]), logged
 
 
 def test_one_mask_a_film_was_all_there_was(page: dict[str, Any]) -> None:
@@ -93,7 +93,10 @@ def test_saved_and_loaded_it_is_the_same_network(page: dict[str, Any], tmp_path:
 
 def test_without_the_file_its_weights_are_refused_in_one_line(page: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(weights.MODELS, "pixels")
-    words = r"^runs/pixels/weights\.safetensors holds a network that this version cannot build: no model 'pixels': want [^\n]+$"
+    words = (
+        r"^runs/pixels/weights\.safetensors contains a network that this version cannot build: "
+        r"expected a model name \([^\n]+\), got 'pixels'$"
+    )
     with pytest.raises(ValueError, match=words):
         weights.load("runs/pixels/weights.safetensors")
 
@@ -111,7 +114,7 @@ def test_the_commands_of_the_page_take_it(page: dict[str, Any], capsys: pytest.C
     assert '"model": "pixels"' in capsys.readouterr().out
 
 
-# What the page says of the interface, where nothing else holds it ------------------------------------------------------
+# Statements of the page on the interface that no other test checks ------------------------------------------------------
 
 
 def followed(network: Network, page: dict[str, Any], frames: int = 4) -> Tracker:
@@ -122,7 +125,7 @@ def followed(network: Network, page: dict[str, Any], frames: int = 4) -> Tracker
     return tracker
 
 
-def test_an_object_that_no_frame_knows_wins_nowhere(page: dict[str, Any]) -> None:
+def test_an_object_without_a_valid_frame_wins_nowhere(page: dict[str, Any]) -> None:
     tracker = followed(page["trained"], page, 2)
     memory = tracker.memory.with_objects((*tracker.objects, 9))
     (features,) = seen(page)
@@ -160,16 +163,16 @@ def test_memory_is_bounded_by_history_and_the_pinned_frame(page: dict[str, Any])
     assert sorted(followed(page["trained"], page, 8).memory.frames) == [0, 4, 5, 6, 7]
 
 
-# What the page for researchers says of networks -----------------------------------------------------------------------
+# Statements of the page for researchers -----------------------------------------------------------------------
 
 
 def test_the_table_of_presets_is_counted() -> None:
     text = (ROOT / "docs" / "researchers.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ([\d,]+) \| (\d+) \| (\d+)", text, re.M)
-    told = {name: (int(count.replace(",", "")), int(size), int(history)) for name, count, size, history in rows}
+    documented = {name: (int(count.replace(",", "")), int(size), int(history)) for name, count, size, history in rows}
     made = {name: weights.build(name) for name in weights.MODELS if name != "pixels"}
     counts = {name: (sum(p.numel() for p in each.parameters()), each.size, each.history) for name, each in made.items()}
-    assert told == counts
+    assert documented == counts
 
 
 def test_the_network_that_copies_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

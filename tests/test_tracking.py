@@ -153,12 +153,12 @@ def test_a_correction_holds_exactly_and_what_was_predicted_before_is_forgotten()
     corrected = walk.step(frames[3], right)
     assert ((corrected.labels == 7) == (right == 7)).all()
     assert corrected.confidence[7] == 1
-    assert not corrected.soft()[1][24:36, 34:46].any(), "nobody else is where the caller put this one"
-    known = {i: e.valid_BN[0].tolist() for i, e in walk.memory.frames.items()}
-    assert {i: k[0] for i, k in known.items()} == {0: True, 1: False, 2: False, 3: True}
-    assert all(k[1] for i, k in known.items() if i < 3)
+    assert not corrected.soft()[1][24:36, 34:46].any(), "no other object is where the caller put this one"
+    valid = {i: e.valid_BN[0].tolist() for i, e in walk.memory.frames.items()}
+    assert {i: k[0] for i, k in valid.items()} == {0: True, 1: False, 2: False, 3: True}
+    assert all(k[1] for i, k in valid.items() if i < 3)
     assert walk.memory.frames[3].given_BN.tolist() == [[True, False]]
-    # it holds for what follows: without the first mask too, only the corrected one speaks
+    # later frames use the corrected mask, also without the first one
     walk.track(frames[4])
     assert walk.memory.frames[4].valid_BN[0, 0] or 7 in walk.step(frames[5]).lost
 
@@ -211,6 +211,26 @@ def test_a_saved_state_goes_on_as_the_unbroken_run(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"{}")
     with pytest.raises(ValueError, match=r"other is not the state of a tracker of this version$"):
         other.restore(tmp_path / "other")
+
+
+def test_the_state_of_an_earlier_version_is_refused_in_one_line_and_changes_nothing(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    walk, path = tracker(), tmp_path / "state.safetensors"
+    walk.track(video(1)[0], labels(7, 300))
+    walk.save(path)
+    with safe_open(str(path), "pt") as opened:
+        tensors, about = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+    assert sorted(tensors) == [
+        f"0.{name}" for name in ("complete_B", "given_BN", "per_object", "shared.background", "valid_BN")
+    ]
+    tensors["0.shared"] = tensors.pop("0.shared.background")
+    save_file(tensors, path, about)
+    before = walk.memory
+    with pytest.raises(ValueError, match=r"^[^\n]*state\.safetensors is not the state of a tracker of this version$"):
+        walk.restore(path)
+    assert walk.memory is before
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (45, 33), (200, 70), (31, 31)])
@@ -268,7 +288,7 @@ def test_frames_before_any_mask_give_zeros(size: tuple[int, int]) -> None:
     assert np.array_equal(late.labels, prompt.labels)
 
 
-def test_calibrated_weights_say_the_j_to_expect() -> None:
+def test_calibrated_weights_give_the_j_to_expect() -> None:
     frames, plain, walk = video(3), tracker(), tracker()
     walk.network.calibration = 0.5, -1.0
     given = [labels(7, 300), labels(7), None]
@@ -276,11 +296,11 @@ def test_calibrated_weights_say_the_j_to_expect() -> None:
         before, after = plain.step(frame, mask), walk.step(frame, mask)
         assert np.array_equal(before.labels, after.labels)
         for i in after.objects:
-            sure = before.confidence[i]
-            if sure in (0, 1):
-                assert after.confidence[i] == sure
+            confidence = before.confidence[i]
+            if confidence in (0, 1):
+                assert after.confidence[i] == confidence
             else:
-                odds = 0.5 * math.log(sure / (1 - sure)) - 1
+                odds = 0.5 * math.log(confidence / (1 - confidence)) - 1
                 assert after.confidence[i] == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-4)
         assert (after.confidence[7] == 1) is (index < 2)
 
@@ -292,7 +312,7 @@ def lost_run(**settings: Any) -> tuple[Tracker, list[Tracked]]:
     return walk, [walk.step(f, g) for f, g in zip(frames, given, strict=True)]
 
 
-def test_a_lost_object_says_so_and_its_older_descriptors_stay() -> None:
+def test_a_lost_object_is_reported_and_its_older_descriptors_stay() -> None:
     walk, tracked = lost_run()
     assert [7 in t.lost for t in tracked] == [False, False, True, True, True, False]
     for t in tracked[2:5]:
@@ -303,8 +323,8 @@ def test_a_lost_object_says_so_and_its_older_descriptors_stay() -> None:
     assert all(e.valid_BN[0, 1] for e in walk.memory.frames.values())
 
 
-def test_a_frame_in_which_an_object_is_lost_still_speaks_for_the_background() -> None:
-    """It is nowhere there, so what is left is background; only with masks yet unknown it would not be."""
+def test_the_background_of_a_frame_in_which_an_object_is_lost_is_valid() -> None:
+    """The object is outside the frame, so the rest is background; without knowing its mask it would not be."""
     for settings in ({}, {"pin_first": False, "history": 2}):
         walk, _ = lost_run(**settings)
         assert all(e.complete_B.all() for e in walk.memory.frames.values())
@@ -316,7 +336,7 @@ def test_as_released_a_lost_object_is_described_all_the_same() -> None:
     assert all(e.valid_BN.all() for e in walk.memory.frames.values())
 
 
-def test_an_object_told_absent_is_lost_there_and_leaves_no_descriptor() -> None:
+def test_an_object_marked_as_outside_the_frame_is_lost_there_and_leaves_no_descriptor() -> None:
     for hold_lost in (True, False):
         walk, frames = tracker(hold_lost=hold_lost), video(4)
         walk.track(frames[0], labels(7, 300))
@@ -329,7 +349,7 @@ def test_an_object_told_absent_is_lost_there_and_leaves_no_descriptor() -> None:
         assert walk.step(frames[3]).objects == (7, 300)
 
 
-def test_an_object_told_absent_from_the_start_is_lost_until_its_mask_comes() -> None:
+def test_an_object_marked_as_outside_the_frame_from_the_start_is_lost_until_its_mask_comes() -> None:
     walk, frames = tracker(), video(4)
     first = walk.step(frames[0], labels(), objects=[7])
     assert (first.objects, first.lost) == ((7,), {7})
@@ -373,6 +393,39 @@ def test_history_and_pins_bound_what_is_remembered() -> None:
         for t, frame in enumerate(frames):
             walk.track(frame, {0: labels(7), 3: labels(0, 300)}.get(t))
         assert list(walk.memory.frames) == expected
+
+
+def test_a_tracker_follows_a_video_as_its_network_states() -> None:
+    network = tiny.network().eval()
+    walk = Tracker(network)
+    assert (walk.history, walk.pin_first, walk.hold_lost) == (7, True, True)
+    network.set_tracking(history=2, pin_first=False, hold_lost=False)
+    walk = Tracker(network)
+    assert (walk.history, walk.pin_first, walk.hold_lost) == (2, False, False)
+    walk = Tracker(network, history=5, pin_first=True, hold_lost=True)
+    assert (walk.history, walk.pin_first, walk.hold_lost) == (5, True, True)
+
+
+def test_a_window_without_pinning_equals_a_loop_by_hand() -> None:
+    """The released protocol of HODOR: after `history` frames the given mask is no longer in memory."""
+    network = tiny.network().eval()
+    network.set_tracking(history=2, pin_first=False, hold_lost=False)
+    walk, frames = Tracker(network, size=64), video(6)
+    tracked = [walk.track(frame, labels(7, 300) if t == 0 else None) for t, frame in enumerate(frames)]
+    assert list(walk.memory.frames) == [4, 5]
+    yes, no = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.bool)
+    memory = Memory((7, 300))
+    with torch.inference_mode():
+        for t, frame in enumerate(frames):
+            features = network.encode(walk._image(frame)[0])
+            if t == 0:
+                memory = network.remember(memory, 0, features, tiny.planes(SIZE)[None], yes, yes)
+                continue
+            prediction, memory = network.segment(memory.only(list(memory.frames)[-2:]), features)
+            memory = network.remember(memory, t, features, prediction.soft(), yes, no)
+            by_hand = np.array([0, 7, 300])[prediction.labels(SIZE)[0].numpy()]
+            assert np.array_equal(tracked[t], by_hand)
+    assert len(np.unique(tracked[-1])) > 1
 
 
 def test_the_inner_size_is_the_networks_own_unless_another_is_asked_for() -> None:

@@ -170,7 +170,7 @@ def labels(*ids: int, size: tuple[int, int] = SIZE) -> Array:
 
 def held(memory: Memory) -> int:
     """Bytes of every tensor in the memory."""
-    tensors = [t for e in memory.frames.values() for t in vars(e).values()]
+    tensors = [t for e in memory.frames.values() for t in e.tensors().values()]
     return sum(t.numel() * t.element_size() for t in [*tensors, *memory.state.values(), *memory.tally.values()])
 
 
@@ -378,7 +378,7 @@ def test_memory_does_not_grow_over_2000_frames() -> None:
     assert sum(e.shared["key"].shape[2] for i, e in memory.frames.items() if i < 0) == 40
     assert len(memory.frames) <= 10
     assert max(sizes[1000:]) == max(sizes[200:400])
-    assert not any(t.requires_grad for e in memory.frames.values() for t in vars(e).values())
+    assert not any(t.requires_grad for e in memory.frames.values() for t in e.tensors().values())
 
 
 @pytest.mark.parametrize("late", [1, 30])
