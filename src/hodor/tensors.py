@@ -25,7 +25,7 @@ def describe(value: Any) -> str:
 
 def is_traced() -> bool:
     """Return whether PyTorch is compiling or tracing this code, in which case shapes are not checked."""
-    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _text(value: Any) -> str:

@@ -38,8 +38,8 @@ class Clip:
         if self.frames_BTCHW.ndim != 5:
             raise ValueError(f"expected frames_BTCHW [B, T, C, H, W], got {shape_text(self.frames_BTCHW)}")
         batch, frames, _, height, width = self.frames_BTCHW.shape
-        objects = self.masks_BTNHW.shape[2] if self.masks_BTNHW.ndim == 5 else "N"
-        shapes = {
+        objects: int | str = self.masks_BTNHW.shape[2] if self.masks_BTNHW.ndim == 5 else "N"
+        shapes: dict[str, list[int | str]] = {
             "masks_BTNHW": [batch, frames, objects, height, width],
             "labelled_BT": [batch, frames],
             "objects_BN": [batch, objects],
