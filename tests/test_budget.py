@@ -1,4 +1,4 @@
-"""Memory told before the start, and what activation checkpointing saves of it."""
+"""The estimate of the memory of a step, and what activation checkpointing saves."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hodor.models.hodor import HODOR
 from hodor.models.weights import MODELS
 from hodor.training import budget
 from hodor.training.budget import GIB, Budget, Meter, available, check, estimate, explained, in_use, ran_out
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import cyclic, dense, rollout
 
 CPU = torch.device("cpu")
 
 
-def test_the_meter_counts_what_is_alive_and_the_most_there_was() -> None:
+def test_the_meter_counts_live_tensors_and_their_peak() -> None:
     x, weight = torch.randn(100, 100), torch.randn(100, 100, requires_grad=True)
     with Meter() as meter:
         product = x @ weight
@@ -35,22 +35,22 @@ def test_the_meter_counts_what_is_alive_and_the_most_there_was() -> None:
 
 
 def played(network: HODOR, plan: object) -> tuple[int, dict[str, Tensor]]:
-    """-> the most memory of a step, in bytes, and its gradients."""
+    """The peak memory of a step, in bytes, and its gradients."""
     torch.manual_seed(3)
     clip = tiny.clip()
     with Meter() as meter:
-        hodor_losses(rollout(network, clip, plan)).total.backward()  # type: ignore[arg-type]
+        compute_loss(rollout(network, clip, plan)).total.backward()  # type: ignore[arg-type]
     return meter.peak, {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("plan", [dense(3), cyclic(3)], ids=["dense", "cyclic"])
 def test_checkpointing_gives_the_same_gradients_for_less_memory(plan: object) -> None:
-    """With dropout, which has to be drawn again as it was."""
-    most, expected = played(tiny.network(encoder_layers=2, decoder_layers=3, dropout=0.2).train(), plan)
+    """With dropout, whose random numbers have to be the same when they are recomputed."""
+    peak, expected = played(tiny.network(encoder_layers=2, decoder_layers=3, dropout=0.2).train(), plan)
     network = tiny.network(encoder_layers=2, decoder_layers=3, dropout=0.2).train()
     network.checkpoint_activations()
     less, found = played(network, plan)
-    assert less < 0.7 * most
+    assert less < 0.7 * peak
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-6 * float(gradient.abs().max()) + 1e-12)
@@ -74,7 +74,7 @@ def test_the_estimate_grows_with_the_pixels_and_finds_what_no_gradient_reaches()
     network = tiny.network(conditioning="none")
 
     def play(clip: object) -> Tensor:
-        return hodor_losses(rollout(network, clip, dense(3))).total  # type: ignore[arg-type]
+        return compute_loss(rollout(network, clip, dense(3))).total  # type: ignore[arg-type]
 
     small = estimate(network, play, 3, 2, (64, 96), 1)
     large = estimate(network, play, 3, 2, (640, 960), 4)
@@ -86,19 +86,19 @@ def test_the_estimate_grows_with_the_pixels_and_finds_what_no_gradient_reaches()
     assert 5 * size <= small.fixed < 5.2 * size  # weights, gradients, two moments, average
 
 
-def test_the_estimate_is_what_a_step_takes() -> None:
-    """Of a clip as large as the probe and three times as large."""
+def test_the_estimate_is_the_memory_of_a_step() -> None:
+    """For a clip three times as large as the probe."""
     network = tiny.network()
 
     def play(clip: object) -> Tensor:
-        return hodor_losses(rollout(network, clip, dense(3))).total  # type: ignore[arg-type]
+        return compute_loss(rollout(network, clip, dense(3))).total  # type: ignore[arg-type]
 
-    told = estimate(network, play, 3, 2, (192, 448), 1)
+    estimated = estimate(network, play, 3, 2, (192, 448), 1)
     with Meter() as meter:
         play(budget._waves(3, 2, (192, 448))).backward()
     gradients = sum(p.grad.nbytes for p in network.parameters() if p.grad is not None)
-    assert meter.peak - gradients < told.clip * 1.05
-    assert told.clip < meter.peak * 1.05
+    assert meter.peak - gradients < estimated.clip * 1.05
+    assert estimated.clip < meter.peak * 1.05
     assert gradients < 0.05 * meter.peak
 
 
@@ -116,11 +116,12 @@ def test_the_advice_names_numbers_that_fit() -> None:
     assert "--accumulate 6 (1 at once" in Budget(GIB, GIB, 3).advice(2 * GIB, parts=2, checkpoint=True)
 
 
-def test_what_fits_is_let_through_and_what_does_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fits_is_accepted_and_one_that_does_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "available", lambda device: 10 * GIB)
     check(Budget(GIB, GIB, 9), CPU, 1, False)
     with pytest.raises(
-        ValueError, match=r"^a step needs about 11\.0 GiB: 1\.0 GiB for weights and optimiser, 1\.0 GiB for each of 10 clips"
+        ValueError,
+        match=r"^expected about 11\.0 GiB \(1\.0 GiB for weights and optimiser, 1\.0 GiB for each of 10 clips at once\) free",
     ):
         check(Budget(GIB, GIB, 10), CPU, 1, False)
     monkeypatch.setattr(budget, "available", lambda device: None)
@@ -139,7 +140,7 @@ def test_only_memory_running_out_is_explained() -> None:
         raise MemoryError
 
 
-def test_this_machine_says_what_it_has() -> None:
+def test_the_free_memory_of_this_machine_is_plausible() -> None:
     free = available(CPU)
     if Path("/proc/meminfo").exists():
         total = int(re.search(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What a run leaves behind is whole at every moment, and enough to end as if nothing had happened."""
+"""The files of a run are complete at every moment, and suffice to resume as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_run_killed_while_stepping_and_while_saving_ends_as_an_unbroken_one(ro
 
     assert killed(arguments, lambda: any(out.glob(".last.pt.*.part")), slow=True)
     assert not (out / "last.pt").exists()  # killed in its first save: nothing, rather than half
-    assert killed(arguments, lambda: (out / "last.pt").exists(), slow=True)  # killed before the weights were given out
+    assert killed(arguments, lambda: (out / "last.pt").exists(), slow=True)  # killed before the weights were written
     assert done() == 2
     assert killed(arguments, at_work_on_the_second_file, slow=True)
     assert done() == 2
@@ -78,21 +78,23 @@ def test_a_run_killed_while_stepping_and_while_saving_ends_as_an_unbroken_one(ro
     assert not list(out.glob(".*.part"))
 
 
-def test_going_on_with_other_threads_is_told(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resuming_with_another_number_of_threads_prints_a_note(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe = small(root, model="calm", steps=1, schedule="steps")
     caplog.set_level(logging.INFO)
     run(recipe, tmp_path)
     run(replace(recipe, steps=2), tmp_path)
-    assert "going on from step 1" in caplog.messages
+    assert "resuming from step 1" in caplog.messages
     torch.set_num_threads(2)
     try:
         run(replace(recipe, steps=3), tmp_path)
     finally:
         torch.set_num_threads(1)
-    assert "going on from step 2 (threads was 1, now 2: the last bits may differ)" in caplog.messages
+    assert "resuming from step 2 (threads was 1, now 2: the last bits may differ)" in caplog.messages
 
 
-def test_weights_missing_at_the_end_are_given_out_again(root: Path, tmp_path: Path) -> None:
+def test_weights_missing_at_the_end_are_written_again(root: Path, tmp_path: Path) -> None:
     """Killed between the last checkpoint and the weights."""
     recipe = small(root, steps=2)
     path = run(recipe, tmp_path)
@@ -101,14 +103,14 @@ def test_weights_missing_at_the_end_are_given_out_again(root: Path, tmp_path: Pa
     assert run(recipe, tmp_path).read_bytes() == before
 
 
-def test_another_recipe_is_refused_and_told_apart(root: Path, tmp_path: Path) -> None:
+def test_another_recipe_is_refused_with_its_differences(root: Path, tmp_path: Path) -> None:
     recipe = small(root, steps=2)
     run(recipe, tmp_path)
     other = replace(recipe, lr=1e-4, batch=4)
     words = f"{tmp_path} holds a run of another recipe: batch was 2, now 4; lr was 0.0003, now 0.0001: "
     with pytest.raises(ValueError, match="holds a run") as refused:
         run(other, tmp_path)
-    assert str(refused.value) == words + "take another --out, or --fresh to begin again"
+    assert str(refused.value) == words + "choose another --out, or --fresh to start again"
     with pytest.raises(ValueError, match="steps was 2, now 3"):  # a cosine depends on its end
         run(replace(recipe, steps=3), tmp_path)
 
@@ -124,7 +126,7 @@ def test_what_changes_no_number_may_change_and_a_stepped_run_may_grow_longer(roo
     run(replace(longer, data=replace(longer.data, root=(moved,))), tmp_path / "grown")
     run(replace(recipe, steps=4), tmp_path / "whole")
     assert lines(tmp_path / "grown") == lines(tmp_path / "whole")
-    with pytest.raises(ValueError, match="holds a run of 4 steps, more than 3: want as many or more"):
+    with pytest.raises(ValueError, match=r"expected at least 4 steps, as many as the run in .* has, got 3"):
         run(replace(recipe, steps=3), tmp_path / "whole")
 
 
@@ -139,7 +141,7 @@ def test_fresh_begins_again_and_removes_no_file_of_others(root: Path, tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
-def test_a_folder_takes_one_run_at_a_time(root: Path, tmp_path: Path) -> None:
+def test_a_folder_is_used_by_one_run_at_a_time(root: Path, tmp_path: Path) -> None:
     """Two runs in one folder would overwrite each other's checkpoints; one that was killed must not be in the way."""
     run(small(root, steps=1), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -150,7 +152,7 @@ def test_a_folder_takes_one_run_at_a_time(root: Path, tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
     for fresh in (False, True):
-        with pytest.raises(ValueError, match=r"^another run is writing to .*: wait for its end, or take another --out$"):
+        with pytest.raises(ValueError, match=r"^another run is writing to .*: wait for its end, or choose another --out$"):
             run(small(root, steps=1), tmp_path, fresh=fresh)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     other.kill()
@@ -174,22 +176,24 @@ def test_a_new_folder_is_held_from_the_first_file_on(root: Path, tmp_path: Path,
 
 
 def test_resume_insists_on_a_run(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no run to resume: leave --resume out, or name its folder with --out$"):
+    with pytest.raises(
+        ValueError, match=r"holds no run to resume: leave out --resume, or name the folder of a run with --out$"
+    ):
         run(small(root), tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"^resume and fresh exclude each other: want one of them$"):
+    with pytest.raises(ValueError, match=r"^expected either --resume or --fresh, got both$"):
         run(small(root), tmp_path, resume=True, fresh=True)
 
 
-def test_a_file_that_is_no_checkpoint_is_told_in_one_line(root: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(root: Path, tmp_path: Path) -> None:
     run(small(root, steps=1), tmp_path)
     whole = (tmp_path / "last.pt").read_bytes()
     for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
         (tmp_path / "last.pt").write_bytes(damaged)
         with pytest.raises(
-            ValueError, match=r"last\.pt cannot be read as a checkpoint \(.*\): begin again with --fresh"
-        ) as told:
+            ValueError, match=r"last\.pt cannot be read as a checkpoint \(.*\): start again with --fresh"
+        ) as refused:
             run(small(root, steps=1), tmp_path)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(refused.value)
 
 
 def test_save_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +210,7 @@ def test_save_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     assert read(tmp_path / "none.pt") is None
 
 
-def test_clear_takes_away_what_a_killed_run_was_writing(tmp_path: Path) -> None:
+def test_clear_removes_the_unfinished_files_of_a_killed_run(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name in (
         ".last.pt.12ab.part",
@@ -248,11 +252,11 @@ def test_without_decay_the_average_is_the_network(root: Path, tmp_path: Path) ->
     assert all(torch.equal(mine[k], v.half() if v.is_floating_point() else v) for k, v in last["network"].items())
 
 
-def test_differences_name_nested_fields_and_take_paths_by_their_names() -> None:
+def test_differences_name_nested_fields_and_compare_paths_by_their_names() -> None:
     one = Recipe(data=Data(root=(Path("/here/davis"),)), milestones=(1, 2))
     two = Recipe(data=Data(root=(Path("/there/davis"),), max_objects=3), milestones=(1, 3))
-    told = differences(plain(one, names_only=True), plain(two, names_only=True))
-    assert told == ["data.most was 4, now 3", "milestones was [1, 2], now [1, 3]"]
+    found = differences(plain(one, names_only=True), plain(two, names_only=True))
+    assert found == ["data.max_objects was 4, now 3", "milestones was [1, 2], now [1, 3]"]
     assert differences(plain(one), plain(two), ("data", "milestones")) == []
     assert "data.root was" in differences(plain(one), plain(two))[0]
 

@@ -28,7 +28,7 @@ from hodor.models.base import UNKNOWN, Memory
 from hodor.models.cutie import Cutie
 from hodor.models.cutie_transformer import Attention, foreground, others
 from hodor.tracking import Tracker
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import Step, one_shot, propagate, rollout
 
 SIZE = (48, 64)
@@ -469,7 +469,7 @@ def test_training_graph_runs_in_either_mode_and_reaches_every_weight(training: b
     network.auxiliary = True
     clip = tiny.clip(batch=1, length=3, size=SIZE)
     supervised = rollout(network, clip, one_shot(3))
-    losses = hodor_losses(supervised, "points")
+    losses = compute_loss(supervised, "points")
     losses.total.backward()
     missing = [name for name, p in network.named_parameters() if p.grad is None]
     assert not missing
@@ -509,7 +509,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         network.deep_update = 0.0
         if recomputed:
             network.checkpoint_activations()
-        hodor_losses(rollout(network, clip, propagate(3))).total.backward()
+        compute_loss(rollout(network, clip, propagate(3))).total.backward()
         grads.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads)
 

@@ -1,4 +1,4 @@
-"""Several processes train as one: torchrun on the CPU, gloo between them."""
+"""Several processes train like one: torchrun on the CPU, with gloo."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """-> a folder of runs in two processes: one step without dropout ("calm") and of one-shot training ("back"), two with
-    weights that no gradient reaches ("idle"), and two with dropout, in parts, with validation, at a stretch ("whole") and begun
-    twice ("broken")."""
+    """A folder of runs in two processes: one step without dropout ("calm"), one of one-shot training ("back"), two steps with
+    weights that no gradient reaches ("idle"), and two with dropout, in parts, with validation, uninterrupted ("whole") and
+    resumed once ("broken")."""
     out = tmp_path_factory.mktemp("runs")
     held = {"every": 1, "root": str(root), "sequences": ["held", "goat", "cow"]}
     parts = {"batch": 4, "accumulate": 2, "schedule": "steps", "save_every": 1, "pictures_every": 1, "validation": held}
@@ -80,8 +80,8 @@ def test_weights_that_no_gradient_reaches_keep_no_process_waiting(trained: Path)
     assert len(lines(trained / "idle")) == 2
 
 
-def test_two_processes_go_on_as_unbroken_ones(trained: Path) -> None:
-    """Dropout on: what a process draws comes from seed, step and its number."""
+def test_two_processes_resume_as_uninterrupted_ones(trained: Path) -> None:
+    """With dropout: the random numbers of a process depend on seed, step and its number."""
     assert len(lines(trained / "whole")) == 2
     assert lines(trained / "whole") == lines(trained / "broken")
     one, two = (torch.load(trained / out / "last.pt", weights_only=True) for out in ("whole", "broken"))
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_the_folder_stops_every_process(root: Path, tmp_path:
     (tmp_path / "last.pt").write_bytes(b"nonsense")
     done = launch(root, (tmp_path, CALM))
     assert done.returncode != 0
-    assert done.stderr.count("cannot be read as a checkpoint") >= 2  # neither waits for the other for ever
+    assert done.stderr.count("cannot be read as a checkpoint") >= 2  # neither process waits for the other forever
 
 
 @pytest.mark.parametrize(("batch", "parts", "processes"), [(8, 1, 1), (8, 2, 2), (12, 3, 2), (4, 4, 1)])
@@ -114,5 +114,5 @@ def test_shares_are_the_whole_batch_each_clip_once(batch: int, parts: int, proce
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^batch is 6, want a multiple of 4 \(2 processes x 2 parts\)$"):
+    with pytest.raises(ValueError, match=r"^expected a batch that is a multiple of 4 \(2 processes x 2 parts\), got 6$"):
         shares(6, 2, 0, 2)

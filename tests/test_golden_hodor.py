@@ -18,7 +18,7 @@ from hodor.models import released, weights
 from hodor.models.base import Features, Memory, Prediction
 from hodor.models.hodor import HODOR, background_cells, pool_hard
 from hodor.tracking import Tracker
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import released as released_plan
 from hodor.training.plans import rollout
 
@@ -217,7 +217,7 @@ def test_training_graph_reproduces_golden_losses_and_gradients(
     assert [j.target for j in supervised] == golden[f"train_it{iteration}_frame_ids"].tolist()
     logits = torch.stack([j.prediction.logits()[0, :, 2::8, 3::8] for j in supervised], 1).detach()
     close(logits, golden[f"train_it{iteration}_logits"], LOGITS, relative=False)
-    losses = hodor_losses(supervised)
+    losses = compute_loss(supervised)
     assert float(losses.cross_entropy.detach()) == pytest.approx(float(golden[f"train_it{iteration}_ce"]), abs=2e-5)
     assert float(losses.dice.detach()) == pytest.approx(float(golden[f"train_it{iteration}_dice"]), abs=2e-5)
     losses.total.backward()

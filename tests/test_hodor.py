@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hodor.models.base import UNKNOWN, Features, Memory, Prediction
 from hodor.models.hodor import HODOR, background_cells, pool_hard, pool_soft
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import chain, dense, rollout
 
 TABLE_3 = {
@@ -72,7 +72,7 @@ def test_every_setting_takes_a_training_step(changes: dict[str, Any]) -> None:
     network = tiny.network(**changes).train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
-    total = hodor_losses(rollout(network, tiny.clip(), dense(3))).total
+    total = compute_loss(rollout(network, tiny.clip(), dense(3))).total
     assert torch.isfinite(total)
     total.backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -257,7 +257,7 @@ def test_a_network_that_starts_pooled_compares_normalised_pooled_features() -> N
 
 def test_a_network_that_starts_pooled_learns_in_every_branch_from_the_first_step() -> None:
     network = tiny.network(start_pooled=True, feature_positions=True)
-    hodor_losses(rollout(network, tiny.clip(), dense(3))).total.backward()
+    compute_loss(rollout(network, tiny.clip(), dense(3))).total.backward()
     last = ["encoder.layers.0.self_attn.out_proj", "encoder.layers.0.cross_attn.out_proj", "encoder.layers.0.ffn.3"]
     last += [f"decoder.layers.0.{n}" for n in ("conv_norm", "ffn.3", "v_objects", "v_cells")]
     last += ["decoder.head.2", "decoder.object_proj", "decoder.cell_proj"]

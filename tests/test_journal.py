@@ -1,4 +1,4 @@
-"""The log can be cut and gone on with, TensorBoard holds the same, and pictures show ground truth above prediction."""
+"""The log can be cut and continued, trackers hold the same numbers, pictures show ground truth above prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written(out: Path) -> list[dict[str, object]]:
     return [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_what_is_done_again_is_written_again_and_nothing_twice(tmp_path: Path) -> None:
+def test_repeated_steps_replace_their_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 0, 9)
     for step in range(4):
         journal.step(line(step))
@@ -77,7 +77,7 @@ def test_another_process_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_picture_shows_truth_above_prediction() -> None:
+def test_a_picture_shows_ground_truth_above_prediction() -> None:
     logits = torch.full((2, 2, 2, 3), -9.0)
     logits[:, 0], logits[0, 1, :, 1:] = 0, 9  # clip 0: the object is predicted on the right two thirds
     ground_truth = torch.zeros(2, 1, 8, 12)
@@ -97,7 +97,7 @@ def test_a_picture_shows_truth_above_prediction() -> None:
 
 def test_a_rollout_can_be_drawn() -> None:
     clip = tiny.clip()
-    image = draw(clip.frames_BTCHW, rollout(tiny.network(), clip, dense(3)), most=1)
+    image = draw(clip.frames_BTCHW, rollout(tiny.network(), clip, dense(3)), max_clips=1)
     assert image.shape == (2 * 64, 2 * 96, 3)
     assert image.std() > 10
 
@@ -107,11 +107,11 @@ def test_scales_are_those_of_the_soft_masked_layers() -> None:
     assert scales(tiny.network(conditioning="hard")) == []
 
 
-def test_the_pace_is_told_over_the_last_steps() -> None:
+def test_the_pace_is_that_of_the_last_steps() -> None:
     pace = Pace()
     pace.mark(0.0, 4)
     time.sleep(0.04)
-    told = pace.mark(0.02, 4)
-    assert 0.02 <= told["seconds"] < 0.2
-    assert told["clips_per_second"] == pytest.approx(4 / told["seconds"], rel=0.02)
-    assert told["waiting"] == pytest.approx(0.02 / (2 * told["seconds"]), rel=0.05)
+    measured = pace.mark(0.02, 4)
+    assert 0.02 <= measured["seconds"] < 0.2
+    assert measured["clips_per_second"] == pytest.approx(4 / measured["seconds"], rel=0.02)
+    assert measured["waiting"] == pytest.approx(0.02 / (2 * measured["seconds"]), rel=0.05)

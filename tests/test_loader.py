@@ -1,4 +1,4 @@
-"""Clips drawn ahead: in order, on threads, without running away, and with the waiting told."""
+"""Clips prepared ahead: in order, on threads, bounded in number, with the waiting time measured."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hodor.training.loader import Loader
 
 
 class Source:
-    """Notes what is drawn, when, and on which thread; later parts are quicker, so that they would overtake."""
+    """Records which parts are made, and on which thread; later parts are faster, so that they could overtake."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.drawn: list[tuple[int, range]] = []
+        self.made: list[tuple[int, range]] = []
         self.threads: set[str] = set()
         self.seconds = seconds
 
     def __call__(self, step: int, part: range) -> Clip:
-        self.drawn.append((step, part))
+        self.made.append((step, part))
         self.threads.add(threading.current_thread().name)
         time.sleep(self.seconds / (1 + step % 3))
         clip = tiny.clip(batch=1, length=1, size=(8, 8))
@@ -41,19 +41,19 @@ def test_parts_come_in_order_whatever_the_threads(threads: int) -> None:
     assert (threads == 0) == (source.threads == {"MainThread"})
 
 
-def test_threads_draw_ahead_but_not_without_end() -> None:
+def test_threads_prepare_a_bounded_number_of_parts_ahead() -> None:
     source = Source()
     with Loader(source, PARTS, 0, 1000, 2) as loader:
         batches = iter(loader)
         next(batches)
         time.sleep(0.1)
-        assert len(source.drawn) == 3  # one was taken, two lie ready
+        assert len(source.made) == 3  # one was used, two are ready
         next(batches)
         time.sleep(0.1)
-        assert len(source.drawn) == 4
+        assert len(source.made) == 4
 
 
-def test_waiting_is_the_time_the_loop_stood_still() -> None:
+def test_waiting_is_the_time_the_loop_waited() -> None:
     with Loader(Source(0.06), [range(1)], 0, 3, 0) as slow:
         for _ in slow:
             time.sleep(0.01)
@@ -65,12 +65,12 @@ def test_waiting_is_the_time_the_loop_stood_still() -> None:
 
 
 def test_an_error_is_raised_where_its_clip_is_asked_for() -> None:
-    def draw(step: int, part: range) -> Clip:
+    def make(step: int, part: range) -> Clip:
         if step == 2:
             raise ValueError("file 7 is damaged")
         return tiny.clip(batch=1, length=1, size=(8, 8))
 
-    with Loader(draw, [range(1)], 0, 9, 3) as loader:
+    with Loader(make, [range(1)], 0, 9, 3) as loader:
         batches = iter(loader)
         assert [next(batches)[0], next(batches)[0]] == [0, 1]
         with pytest.raises(ValueError, match=r"^file 7 is damaged$"):

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models.base import UNKNOWN, Prediction
-from hodor.training.losses import Bootstrap, Loss, Points, hodor_losses, joint_dice, object_dice
+from hodor.training.losses import LossOptions, compute_loss, joint_dice, object_dice
 from hodor.training.plans import Supervised
+from hodor.training.recipe import Bootstrap, Loss, Points
 
 SIZE = (20, 28)
 
@@ -40,7 +41,7 @@ def enlarged(j: Supervised) -> Tensor:
 def test_cross_entropy_is_pytorchs_where_all_pixels_are_valid() -> None:
     each = [supervised(0), supervised(1)]
     expected = torch.stack([F.cross_entropy(enlarged(j), labels(j)) for j in each]).mean()
-    torch.testing.assert_close(hodor_losses(each).cross_entropy, expected)
+    torch.testing.assert_close(compute_loss(each).cross_entropy, expected)
 
 
 def test_dice_is_joint_over_objects_predictions_and_pixels() -> None:
@@ -50,7 +51,7 @@ def test_dice_is_joint_over_objects_predictions_and_pixels() -> None:
     terms = []
     for p, g in zip(soft, ground_truth, strict=True):
         terms.append(1 - (2 * (p * g).mean() + 1e-6) / ((p + g).mean() + 1e-6))
-    losses = hodor_losses(each)
+    losses = compute_loss(each)
     torch.testing.assert_close(losses.dice, torch.stack(terms).mean())
     torch.testing.assert_close(losses.total, losses.dice + losses.cross_entropy)
 
@@ -81,19 +82,19 @@ def test_a_miss_in_one_clip_leaves_the_term_of_the_other() -> None:
 
 
 def test_pixels_outside_valid_do_not_count() -> None:
-    """Neither their ground truth nor the logits that only they see."""
+    """Neither their ground truth nor the logits that only they depend on."""
     valid = torch.ones(2, *SIZE, dtype=torch.bool)
     valid[:, :, 14:] = False
     one = supervised(valid=valid)
-    before = hodor_losses([one])
+    before = compute_loss([one])
     one.masks_BNHW[..., 14:] = 1 - one.masks_BNHW[..., 14:]
     with torch.no_grad():
         one.prediction.logits_BKHW[..., 5:] += torch.randn(2, 5, 8, 3)
-    after = hodor_losses([one])
+    after = compute_loss([one])
     assert torch.equal(before.cross_entropy, after.cross_entropy)
     assert torch.equal(before.dice, after.dice)
     one.masks_BNHW[..., 2] = 1 - one.masks_BNHW[..., 2]
-    assert not torch.equal(before.dice, hodor_losses([one]).dice)
+    assert not torch.equal(before.dice, compute_loss([one]).dice)
 
 
 def test_cross_entropy_is_the_mean_over_the_valid_pixels_of_each_clip() -> None:
@@ -101,7 +102,7 @@ def test_cross_entropy_is_the_mean_over_the_valid_pixels_of_each_clip() -> None:
     one = supervised(valid=valid)
     each = F.cross_entropy(enlarged(one), labels(one), reduction="none")
     expected = (each[0][valid[0]].mean() + each[1][valid[1]].mean()) / 2
-    torch.testing.assert_close(hodor_losses([one]).cross_entropy, expected)
+    torch.testing.assert_close(compute_loss([one]).cross_entropy, expected)
 
 
 def alone(j: Supervised, clip: int) -> Supervised:
@@ -125,8 +126,8 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_clips_however_they_are_padded(ki
     """What several processes and the parts of an accumulated batch rely on."""
     valid = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(9)) < torch.tensor([0.2, 0.9]).view(2, 1, 1)
     each = [supervised(0, valid=valid), supervised(1, valid=valid)]
-    whole = hodor_losses([padded(j) for j in each], kind).total
-    clips = [hodor_losses([alone(j, b) for j in each], kind).total for b in range(2)]
+    whole = compute_loss([padded(j) for j in each], kind).total
+    clips = [compute_loss([alone(j, b) for j in each], kind).total for b in range(2)]
     torch.testing.assert_close(whole, torch.stack(clips).mean(), rtol=1e-6, atol=1e-7)
 
 
@@ -137,7 +138,7 @@ def test_padding_does_not_make_a_small_object_smaller() -> None:
         one.prediction.logits_BKHW[:, 3:] = -7
         one.masks_BNHW.zero_()
         one.masks_BNHW[:, :, 3, 4] = 1
-    bare, wide = hodor_losses([one]).dice, hodor_losses([padded(one)]).dice
+    bare, wide = compute_loss([one]).dice, compute_loss([padded(one)]).dice
     assert 0 < float(bare.detach()) < 1
     torch.testing.assert_close(wide, bare, rtol=0, atol=1e-6)
 
@@ -156,13 +157,13 @@ def test_each_objects_own_dice_by_hand() -> None:
 
 def test_cross_entropy_alone_sends_no_gradient_of_dice() -> None:
     one = supervised()
-    losses = hodor_losses([one], "cross-entropy")
+    losses = compute_loss([one], "cross-entropy")
     assert torch.equal(losses.total, losses.cross_entropy)
     assert float(losses.dice.detach()) > 0
 
 
 def test_a_frame_without_a_valid_pixel_gives_a_finite_loss() -> None:
-    losses = hodor_losses([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))])
+    losses = compute_loss([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))])
     losses.total.backward()
     assert float(losses.total.detach()) == 0
 
@@ -184,13 +185,13 @@ def test_bootstrapped_cross_entropy_is_the_mean_of_the_hardest_pixels_summed_ove
     for j in each:
         costs = F.cross_entropy(enlarged(j), labels(j), reduction="none")
         for clip, keep in zip(costs, valid, strict=True):
-            taken = int(0.15 * int(keep.sum()))
-            expected = expected + clip[keep].topk(taken).values.mean() / 2
-    losses = hodor_losses(each, "bootstrapped", 0.15)
+            count = int(0.15 * int(keep.sum()))
+            expected = expected + clip[keep].topk(count).values.mean() / 2
+    losses = compute_loss(each, "bootstrapped", LossOptions(0.15))
     torch.testing.assert_close(losses.total, expected)
     assert float(losses.dice.detach()) > 0
-    whole = hodor_losses(each, "bootstrapped").total
-    torch.testing.assert_close(whole, 2 * hodor_losses(each, "cross-entropy").total)
+    whole = compute_loss(each, "bootstrapped").total
+    torch.testing.assert_close(whole, 2 * compute_loss(each, "cross-entropy").total)
     assert float(whole.detach()) < float(losses.total.detach())
 
 
@@ -201,23 +202,23 @@ def test_xmems_dice_is_each_objects_in_each_frame_summed_over_frames() -> None:
         soft = enlarged(j).softmax(1)[:, 1:]
         both, all_of_it = 2 * (soft * j.masks_BNHW).sum((2, 3)), (soft + j.masks_BNHW).sum((2, 3))
         expected = expected + (1 - (both + 1) / (all_of_it + 1)).mean()
-    losses = hodor_losses(each, "bootstrapped-dice", 0.5)
+    losses = compute_loss(each, "bootstrapped-dice", LossOptions(0.5))
     torch.testing.assert_close(losses.dice, expected)
     torch.testing.assert_close(losses.total, losses.cross_entropy + expected)
 
 
-def test_few_hard_pixels_take_one_at_least_and_no_valid_pixel_costs_nothing() -> None:
+def test_few_hard_pixels_use_at_least_one_and_no_valid_pixel_costs_nothing() -> None:
     one = supervised()
     hardest = F.cross_entropy(enlarged(one), labels(one), reduction="none").flatten(1).amax(1).mean()
-    torch.testing.assert_close(hodor_losses([one], "bootstrapped", 1e-9).total, hardest)
+    torch.testing.assert_close(compute_loss([one], "bootstrapped", LossOptions(1e-9)).total, hardest)
     for kind in ("bootstrapped-dice", "points"):
-        losses = hodor_losses([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))], kind, 0.15)  # type: ignore[arg-type]
+        losses = compute_loss([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))], kind, LossOptions(0.15))  # type: ignore[arg-type]
         losses.total.backward()
         assert float(losses.total.detach()) == 0
 
 
 def steps_of_two(size: tuple[int, int] = (32, 32), aux: bool = False) -> Supervised:
-    """One object on the right half, its logits unsure along the border between columns 12 and 20 alone."""
+    """One object on the right half, its logits uncertain along the border between columns 12 and 20 alone."""
     logits = torch.zeros(1, 2, *size)
     logits[:, 1] = torch.where(torch.arange(size[1]) < 12, -9.0, torch.where(torch.arange(size[1]) < 20, 0.1, 9.0))
     masks = torch.zeros(1, 1, *size)
@@ -227,17 +228,17 @@ def steps_of_two(size: tuple[int, int] = (32, 32), aux: bool = False) -> Supervi
     return Supervised(0, prediction, masks, torch.ones(1, *size, dtype=torch.bool))
 
 
-def test_points_lie_where_the_network_is_unsure_and_some_anywhere() -> None:
+def test_points_are_where_the_network_is_uncertain_and_some_anywhere() -> None:
     one = steps_of_two()
-    hodor_losses([one], "points", points=Points(400, 3.0, 0.75)).total.backward()
+    compute_loss([one], "points", LossOptions(points=Points(400, 3.0, 0.75))).total.backward()
     grad = one.prediction.logits_BKHW.grad
     assert grad is not None
-    unsure = float((grad[0, 1, :, 12:20] != 0).float().mean())
+    uncertain = float((grad[0, 1, :, 12:20] != 0).float().mean())
     elsewhere = float((grad[0, 1, :, :11] != 0).float().mean())
-    assert unsure > 0.6
+    assert uncertain > 0.6
     assert 0.02 < elsewhere < 0.6
     one = steps_of_two()
-    hodor_losses([one], "points", points=Points(400, 3.0, 0.0)).total.backward()
+    compute_loss([one], "points", LossOptions(points=Points(400, 3.0, 0.0))).total.backward()
     even = one.prediction.logits_BKHW.grad
     assert even is not None
     assert float((even[0, 1, :, :11] != 0).float().mean()) > elsewhere
@@ -246,7 +247,7 @@ def test_points_lie_where_the_network_is_unsure_and_some_anywhere() -> None:
 def test_many_points_cost_what_all_pixels_cost() -> None:
     """Without preference, and with ground truth bilinear in between: the mean over points nears the mean over pixels."""
     each = [supervised(0), supervised(1)]
-    got = hodor_losses(each, "points", points=Points(60_000, 1.0, 0.0))
+    got = compute_loss(each, "points", LossOptions(points=Points(60_000, 1.0, 0.0)))
     soft = [enlarged(j).softmax(1)[:, 1:] for j in each]
     entropy = sum(F.cross_entropy(enlarged(j), labels(j)) for j in each)
     share = [(2 * (p * j.masks_BNHW).mean((2, 3)), (p + j.masks_BNHW).mean((2, 3))) for p, j in zip(soft, each, strict=True)]
@@ -257,8 +258,8 @@ def test_many_points_cost_what_all_pixels_cost() -> None:
 
 def test_additional_logits_weigh_a_hundredth_each() -> None:
     one = steps_of_two(aux=True)
-    plain = hodor_losses([steps_of_two()], "points", points=Points(500))
-    losses = hodor_losses([one], "points", points=Points(500))
+    plain = compute_loss([steps_of_two()], "points", LossOptions(points=Points(500)))
+    losses = compute_loss([one], "points", LossOptions(points=Points(500)))
     torch.testing.assert_close(losses.cross_entropy, plain.cross_entropy)
     # even logits cost log 2, and a Dice of about a half where the object is half of the frame; sensory and three levels
     assert float(torch.as_tensor(losses.aux).detach()) == pytest.approx(4 * 0.01 * (0.693 + 0.5), rel=0.05)
@@ -267,16 +268,16 @@ def test_additional_logits_weigh_a_hundredth_each() -> None:
 
 
 def test_points_of_a_padded_frame_are_the_frames_own() -> None:
-    """What lies in the padding reaches neither the logits' nor the additional logits' cost."""
+    """The padding reaches neither the logits' nor the additional logits' cost."""
     logits, small = torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 4, 4)
     masks = torch.zeros(1, 1, 32, 32)
     masks[..., 16:] = 1
     costs = []
     for fill in (0.0, 1e3):
-        logits[:, 1, :, :3] = small[:, 1, 0] = fill  # the frame lies in columns 6 to 13; in cells 1.5 to 3.5
+        logits[:, 1, :, :3] = small[:, 1, 0] = fill  # the frame is in columns 6 to 13; in cells 1.5 to 3.5
         prediction = Prediction(logits.clone(), 1, (32, 32), (64, 64), (24, 24), aux={"sensory": small.clone()})
         one = Supervised(0, prediction, masks, torch.ones(1, 32, 32, dtype=torch.bool))
-        costs.append(hodor_losses([one], "points", points=Points(800)))
+        costs.append(compute_loss([one], "points", LossOptions(points=Points(800))))
     assert float(costs[0].aux) > 0
     torch.testing.assert_close(costs[0], costs[1])
 
@@ -286,11 +287,15 @@ def test_each_clip_has_points_of_its_own_generator() -> None:
 
     def total(*seeds: int) -> float:
         rngs = [torch.Generator().manual_seed(i) for i in seeds]
-        return float(hodor_losses([one], "points", points=points, rngs=rngs).total.detach())
+        return float(compute_loss([one], "points", LossOptions(points=points, rngs=rngs)).total.detach())
 
     assert total(3, 4) == total(3, 4) != total(3, 5)
     first, second = (
-        float(hodor_losses([alone(one, b)], "points", points=points, rngs=[torch.Generator().manual_seed(3 + b)]).total)
+        float(
+            compute_loss(
+                [alone(one, b)], "points", LossOptions(points=points, rngs=[torch.Generator().manual_seed(3 + b)])
+            ).total.detach()
+        )
         for b in (0, 1)
     )
     assert total(3, 4) == pytest.approx((first + second) / 2)

@@ -1,4 +1,4 @@
-"""One-shot training and the fully supervised way forward: the plans, and what a rollout of them does and does not do."""
+"""One-shot training and the fully supervised schemes of STCN, XMem and Cutie: plans, rollouts and runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from hodor.data.stream import Stream
 from hodor.models.base import Features, Memory, Network, Prediction
 from hodor.models.weights import MODELS
 from hodor.train import Recipe, plan_of, run
-from hodor.training.journal import way_back
-from hodor.training.losses import hodor_losses
-from hodor.training.plans import Back, Plan, References, Step, Supervised, dense, empty_reference, one_shot, propagate, rollout
-from hodor.training.recipe import optimiser_of, suits
+from hodor.training.journal import return_path
+from hodor.training.losses import compute_loss
+from hodor.training.optimisation import optimiser_of
+from hodor.training.plans import Plan, Step, Supervised, check_recurrent, dense, empty_reference, one_shot, propagate, rollout
+from hodor.training.recipe import Back, References
 from hodor.training.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("small_models")
@@ -31,7 +32,7 @@ BACKS: tuple[Back, ...] = ("two", "all", "one")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One mask a video can be read; the others are there, and no PNG."""
+    """Videos of which only the first mask can be read: the other mask files are empty."""
     made = training.write_videos(tmp_path_factory.mktemp("one") / "videos", ["goat", "cow"])
     for path in made.rglob("Annotations/480p/*/*.png"):
         if path.stem != "00000":
@@ -71,7 +72,7 @@ def test_xmem_and_cutie_read_up_to_three_random_frames_of_the_past(references: R
     assert {s for sources in seen for s in sources} == set(range(7))
 
 
-def test_every_prediction_on_the_way_forward_is_judged_and_handed_on_with_gradients() -> None:
+def test_every_prediction_of_propagate_is_supervised_and_fed_back_with_gradients() -> None:
     assert all(s.supervised and s.grad and s.mask_feedback == "soft" and not s.restart for s in propagate(5))
 
 
@@ -122,24 +123,26 @@ def test_a_plan_depends_on_seed_and_step_alone() -> None:
 
 
 def test_what_cannot_be_planned_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^one step between 2 frames: want 3 frames or more to go back by two, or back one$"):
+    with pytest.raises(
+        ValueError, match=r"^expected a clip of at least 3 frames for back two, got 2: use longer clips, or back one$"
+    ):
         one_shot(2, "two")
-    with pytest.raises(ValueError, match=r"^a clip of 1 frames has nothing to predict: want 2 or more$"):
+    with pytest.raises(ValueError, match=r"^expected a clip of at least 2 frames, got 1$"):
         propagate(1)
 
 
-def test_one_step_back_is_refused_to_a_recurrent_network_for_what_it_would_not_train() -> None:
+def test_back_one_is_refused_for_a_recurrent_network() -> None:
     network = recurrent()
     network.name = "state"
     words = (
-        r"^back one never trains what moves the state of state on, which the second step reads first: want --back two or all$"
+        r"^expected --back two or all for the recurrent network state, got one: it would never train the update of the state"
     )
     for scheme in ("one-shot", "empty-reference"):
         with pytest.raises(ValueError, match=words):
-            suits(Recipe(scheme=scheme, back="one"), network)  # type: ignore[arg-type]
-    suits(Recipe(scheme="one-shot", back="two"), network)
-    suits(Recipe(scheme="one-shot", back="one"), tiny.network())
-    total = hodor_losses(rollout(network, tiny.clip(length=4), one_shot(4, "one"))).total
+            check_recurrent(Recipe(scheme=scheme, back="one"), network)  # type: ignore[arg-type]
+    check_recurrent(Recipe(scheme="one-shot", back="two"), network)
+    check_recurrent(Recipe(scheme="one-shot", back="one"), tiny.network())
+    total = compute_loss(rollout(network, tiny.clip(length=4), one_shot(4, "one"))).total
     total.backward()
     idle = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is None or not p.grad.any()}
     assert "move" in idle
@@ -181,7 +184,7 @@ def test_each_frame_is_encoded_once_and_without_a_graph_where_no_gradient_goes()
     assert counter.encoded == [([0, 1, 2, 3, 4], True)]
     plan = empty_reference(5, "two", rng=rng(1))
     counter, _ = counted(recurrent(), plan)
-    assert counter.encoded == [([0, plan[0].target, 4], True)], "no way out, so the others are not looked at"
+    assert counter.encoded == [([0, plan[0].target, 4], True)], "there is no outward path, so the other frames are not encoded"
     with torch.no_grad():
         counter, _ = counted(recurrent(), one_shot(5))
     assert len(counter.encoded) == 1
@@ -196,7 +199,7 @@ def test_frames_encoded_apart_give_the_numbers_of_frames_encoded_together(monkey
     torch.testing.assert_close(apart.prediction.logits_BKHW, whole.prediction.logits_BKHW, rtol=1e-5, atol=1e-6)
 
 
-def test_the_way_back_begins_with_the_last_frame_its_soft_mask_and_a_fresh_state() -> None:
+def test_the_return_path_begins_with_the_last_frame_its_soft_mask_and_a_new_state() -> None:
     counter, (supervised,) = counted(recurrent(), one_shot(5, "two", rng=rng(1)))
     out, way = counter.predictions[:4], counter.remembered[-2:]
     assert [index for index, _, _ in way] == [4, counter.asked[-1][1]]
@@ -208,13 +211,13 @@ def test_the_way_back_begins_with_the_last_frame_its_soft_mask_and_a_fresh_state
     assert counter.asked[-2:] == [(4,), (4, way[1][0])]
     assert supervised.target == 0
     assert supervised.began_BNHW is not None
-    assert torch.equal(supervised.began_BNHW, judged_size(out[-1]))
-    # the state of the first step back is what remembering one given mask leaves, nothing of the way out
+    assert torch.equal(supervised.began_BNHW, frame_size(out[-1]))
+    # the state of the first step back comes from the given mask alone, not from the outward path
     alone = recurrent().remember(Memory((1, 2)), 4, images(5, 4), way[0][1], *[torch.ones(1, 2, dtype=torch.bool)] * 2)
     torch.testing.assert_close(counter.states[4], alone.state["state"])
 
 
-def judged_size(prediction: Prediction) -> torch.Tensor:
+def frame_size(prediction: Prediction) -> torch.Tensor:
     features = Features({}, prediction.size, prediction.padded, prediction.offset)
     return features.full(prediction.soft())
 
@@ -245,17 +248,17 @@ def test_every_weight_is_trained_from_the_first_frame_alone(make: Any, back: Bac
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         supervised = rollout(network, tiny.clip(length=4), one_shot(4, back, rng=rng()))
     assert [j.target for j in supervised] == [0]
-    hodor_losses(supervised, "points").total.backward()
+    compute_loss(supervised, "points").total.backward()
     assert not [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
 
 
-def test_no_gradient_goes_into_the_way_out() -> None:
+def test_the_outward_path_has_no_gradient() -> None:
     network, clip = recurrent(), tiny.clip(length=4)
     gradients = []
     for outward in (None, 1):
         network.zero_grad()
         plan = one_shot(4, "two", rng=rng())
-        if outward:  # the same way back, from a constant
+        if outward:  # the same return path, from a constant
             (first,) = rollout(network, clip, plan)
             began, plan = first.began_BNHW, plan[3:]
             assert began is not None
@@ -284,13 +287,13 @@ def test_the_labels_of_other_frames_make_no_difference_even_where_there_are_some
         masks = clip.masks_BTNHW.clone()
         masks[:, 1:] = torch.rand_like(masks[:, 1:]) if fill is None else fill
         supervised = rollout(network, replace(clip, masks_BTNHW=masks), one_shot(4, back, "random", rng=rng()))
-        totals.append(hodor_losses(supervised).total.detach())
+        totals.append(compute_loss(supervised).total.detach())
         assert torch.equal(supervised[0].masks_BNHW, clip.masks_BTNHW[:, 0])
     assert torch.equal(totals[0], totals[1])
     assert torch.equal(totals[0], totals[2])
 
 
-def test_objects_lost_on_the_way_out_are_kept_unless_asked() -> None:
+def test_objects_lost_on_the_outward_path_are_kept_unless_present_is_set() -> None:
     """No prediction shows object 1 of clip 0."""
 
     class Loses(Watcher):
@@ -315,11 +318,11 @@ def test_objects_lost_on_the_way_out_are_kept_unless_asked() -> None:
     assert not gated.masks_BNHW[0, 0].any()
     assert torch.equal(gated.valid_BHW[0], ~lost)
     assert gated.valid_BHW[1].all()
-    told = dict(zip(("copied", "empty", "rebuilt"), way_back(gated, clip).tolist(), strict=True))
-    assert told["empty"] == pytest.approx(0.25)
+    measured = dict(zip(("copied", "empty", "rebuilt"), return_path(gated, clip).tolist(), strict=True))
+    assert measured["empty"] == pytest.approx(0.25)
 
 
-def test_an_empty_reference_tells_nothing_of_the_objects() -> None:
+def test_an_empty_reference_contains_nothing_about_the_objects() -> None:
     network, clip = tiny.network(), tiny.clip(length=4)
     plan = empty_reference(4, "two", rng=rng())
     assert [(s.restart, s.blank, s.supervised) for s in plan] == [(True, True, False), (False, False, True)]
@@ -343,8 +346,8 @@ def test_copied_empty_and_rebuilt_by_hand() -> None:
     )
     share = float(began[0, 0].sum() / ground_truth[0, 0].sum())
     assert 0 < share < 1
-    assert way_back(supervised, clip).tolist() == pytest.approx([share / 2, 0.5, 1.0])
-    assert way_back(replace(supervised, began_BNHW=None), clip).tolist() == [0, 0, 0]
+    assert return_path(supervised, clip).tolist() == pytest.approx([share / 2, 0.5, 1.0])
+    assert return_path(replace(supervised, began_BNHW=None), clip).tolist() == [0, 0, 0]
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -358,7 +361,7 @@ def one(root: Path, **changes: Any) -> Recipe:
     return replace(base, data=data)
 
 
-def test_a_run_reads_one_mask_a_video_and_logs_how_the_way_back_began(root: Path, tmp_path: Path) -> None:
+def test_a_run_reads_one_mask_a_video_and_logs_the_return_path(root: Path, tmp_path: Path) -> None:
     run(one(root, steps=3), tmp_path)
     for line in lines(tmp_path):
         assert line.keys() == {"step", "loss", "ce", "dice", "aux", "norm", "lr", "scales", "copied", "empty", "rebuilt"}
@@ -386,7 +389,7 @@ def test_the_number_of_steps_cannot_change_where_jumps_depend_on_it(root: Path, 
 
 @pytest.mark.parametrize("loss", ["points", "bootstrapped-dice"])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(root: Path, tmp_path: Path, loss: Any) -> None:
-    """What two processes with half a batch each rely on; points are drawn for each clip, wherever it is played."""
+    """What two processes with half a batch each rely on; points are sampled for each clip, whichever part it is in."""
     recipe = replace(one(root, steps=1, batch=4, clip_norm=0), loss=loss)
     found = []
     for parts in (1, 4):
@@ -407,7 +410,7 @@ def test_the_stages_of_the_clips_are_shares_of_the_recipes_steps(
 
 
 def test_one_step_back_stops_before_it_starts(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^back one never trains what moves the state of state on"):
+    with pytest.raises(ValueError, match=r"^expected --back two or all for the recurrent network state, got one"):
         run(one(root, back="one"), tmp_path)
 
 
@@ -428,14 +431,14 @@ def test_embeddings_keep_their_length_where_they_do_not_decay() -> None:
     assert sum(len(g["params"]) for g in made.param_groups) == sum(len(g["params"]) for g in every.param_groups)
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_fields_that_it_did_not_have(root: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_resumes_with_default_values_of_new_fields(root: Path, tmp_path: Path) -> None:
     recipe = replace(one(root, steps=2, schedule="steps"), scheme="cyclic", loss="released", model="tiny")
-    recipe = replace(recipe, data=replace(recipe.data, walk="around", jump=(), jump_at=(), gap=(4,)))
+    recipe = replace(recipe, data=replace(recipe.data, frame_order="window", jump=(), jump_at=(), gap=(4,)))
     run(recipe, tmp_path)
     last = torch.load(tmp_path / "last.pt", weights_only=True)
     for name in ("back", "begin", "points", "bootstrap", "eps"):
         del last["recipe"][name]
-    del last["recipe"]["data"]["walk"]
+    del last["recipe"]["data"]["frame_order"]
     torch.save(last, tmp_path / "last.pt")
     run(replace(recipe, steps=3), tmp_path)
     assert len(lines(tmp_path)) == 3
@@ -453,17 +456,17 @@ def test_every_recipe_names_a_network_and_a_plan_that_suit_each_other() -> None:
 
 def test_the_one_shot_recipes_have_the_papers_numbers() -> None:
     """Section 4.1: n, D of STCN, batch (STCN's is of each of two GPUs), optimiser, rate and decay."""
-    told = {n: RECIPES[f"{n}-one-shot"] for n in ("stcn", "xmem", "cutie")}
-    assert {n: r.frames for n, r in told.items()} == {"stcn": 3, "xmem": 8, "cutie": 8}
-    assert {n: r.batch for n, r in told.items()} == {"stcn": 8, "xmem": 8, "cutie": 16}
-    assert {n: r.lr for n, r in told.items()} == {"stcn": 1e-5, "xmem": 1e-5, "cutie": 1e-4}
-    assert {n: (r.optimiser, r.weight_decay) for n, r in told.items()} == {
+    named = {n: RECIPES[f"{n}-one-shot"] for n in ("stcn", "xmem", "cutie")}
+    assert {n: r.frames for n, r in named.items()} == {"stcn": 3, "xmem": 8, "cutie": 8}
+    assert {n: r.batch for n, r in named.items()} == {"stcn": 8, "xmem": 8, "cutie": 16}
+    assert {n: r.lr for n, r in named.items()} == {"stcn": 1e-5, "xmem": 1e-5, "cutie": 1e-4}
+    assert {n: (r.optimiser, r.weight_decay) for n, r in named.items()} == {
         "stcn": ("adam", 1e-7),
         "xmem": ("adamw", 0.05),
         "cutie": ("adamw", 1e-3),
     }
-    assert (told["stcn"].data.jump, told["stcn"].data.jump_at) == ((5, 10, 15, 20, 25, 5), (0, 0.1, 0.2, 0.3, 0.4, 0.8))
-    for recipe in told.values():
+    assert (named["stcn"].data.jump, named["stcn"].data.jump_at) == ((5, 10, 15, 20, 25, 5), (0, 0.1, 0.2, 0.3, 0.4, 0.8))
+    for recipe in named.values():
         assert (recipe.data.labels, recipe.data.annotated, recipe.back, recipe.drop) == ("first", "first", "two", 0.1)
 
 

@@ -1,4 +1,4 @@
-"""Training schemes as plans, and the one rollout that plays them (HODOR, Table 1)."""
+"""Training schemes as plans, and the rollout that runs them (HODOR, Table 1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hodor.models.base import Features, Memory, Network, Prediction
 from hodor.tracking import Tracker
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import Plan, Step, chain, cyclic, dense, released, rollout, still
 
 PLANS: dict[str, Plan] = {
@@ -31,7 +31,7 @@ PLANS: dict[str, Plan] = {
 
 
 class Watcher:
-    """A network that notes what it is asked: sources and target of every segment, what is remembered, predictions."""
+    """A network that records its calls: sources of every segment, what is remembered, predictions."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -71,13 +71,13 @@ def test_plans_go_in_the_orders_they_state() -> None:
     assert orders(released(1)) == [((0,), 0), ((0,), 1), ((1,), 0), ((0, 1), 2), ((2,), 1), ((1, 2), 0)]
 
 
-def test_all_but_the_cycle_judge_every_prediction() -> None:
+def test_all_plans_but_the_cycle_supervise_every_prediction() -> None:
     for plan in (still(), chain(4), dense(4), released(0), released(1)):
         assert all(step.supervised for step in plan)
     assert [step.target for step in cyclic(5) if step.supervised] == [0]
 
 
-def test_the_handoff_is_detached_unless_asked_but_soft_in_a_cycle() -> None:
+def test_mask_feedback_is_detached_by_default_but_soft_in_a_cycle() -> None:
     assert {s.mask_feedback for p in (still(), chain(3), dense(3), released(0)) for s in p} == {"detached"}
     assert {s.mask_feedback for s in cyclic(3)} == {"soft"}
     for made in (chain(3, "hard"), dense(3, "hard"), cyclic(3, "hard"), released(0, "hard")):
@@ -85,7 +85,7 @@ def test_the_handoff_is_detached_unless_asked_but_soft_in_a_cycle() -> None:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_the_rollout_asks_what_the_plan_says_and_gives_back_what_is_judged(name: str) -> None:
+def test_the_rollout_follows_the_plan_and_returns_the_supervised_predictions(name: str) -> None:
     watcher = Watcher(tiny.network())
     supervised = rollout(watcher, tiny.clip(), PLANS[name])
     assert watcher.asked == [step.sources for step in PLANS[name]]
@@ -104,7 +104,7 @@ def test_a_prediction_of_a_given_frame_is_never_remembered(name: str) -> None:
     assert all(not given.any() for index, _, given in watcher.remembered if index)
 
 
-def test_what_no_later_step_reads_is_not_described() -> None:
+def test_frames_that_no_later_step_reads_are_not_remembered() -> None:
     watcher = Watcher(tiny.network())
     rollout(watcher, tiny.clip(), released(0))
     # frame 1 is predicted twice and read in between; the last frames of chains are not read
@@ -114,7 +114,7 @@ def test_what_no_later_step_reads_is_not_described() -> None:
     assert [index for index, _, _ in watcher.remembered] == [0, 1]
 
 
-def test_the_cycle_judges_only_the_annotated_frame_and_reads_no_other_label() -> None:
+def test_the_cycle_supervises_only_the_annotated_frame_and_reads_no_other_label() -> None:
     network, clip = tiny.network(), tiny.clip(length=3)
     sparse = replace(clip, labelled_BT=torch.tensor([[True, False, False]] * 2), masks_BTNHW=clip.masks_BTNHW.clone())
     sparse.masks_BTNHW[:, 1:] = 0
@@ -127,7 +127,7 @@ def test_the_cycle_judges_only_the_annotated_frame_and_reads_no_other_label() ->
         supervised = rollout(network, other, cyclic(3))
         assert [j.target for j in supervised] == [0]
         assert torch.equal(supervised[0].masks_BNHW, clip.masks_BTNHW[:, 0])
-        totals.append(hodor_losses(supervised).total.detach())
+        totals.append(compute_loss(supervised).total.detach())
     assert torch.equal(totals[0], totals[1])
     assert torch.equal(totals[0], totals[2])
 
@@ -135,21 +135,21 @@ def test_the_cycle_judges_only_the_annotated_frame_and_reads_no_other_label() ->
 @pytest.mark.parametrize("name", PLANS)
 def test_every_plan_sends_gradient_to_every_weight(name: str) -> None:
     network = tiny.network(encoder_layers=2, decoder_layers=2, feature_positions=True)
-    hodor_losses(rollout(network, tiny.clip(), PLANS[name])).total.backward()
+    compute_loss(rollout(network, tiny.clip(), PLANS[name])).total.backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     # softmax ignores what a query adds to all its keys' products, so these gradients are zero but for rounding
     assert all(n.endswith("cross_attn.k_proj.bias") for n in idle), idle
 
 
-def handed(mask_feedback: str) -> tuple[Watcher, Tensor]:
+def fed_back(mask_feedback: str) -> tuple[Watcher, Tensor]:
     watcher = Watcher(tiny.network())
     supervised = rollout(watcher, tiny.clip(), cyclic(3, mask_feedback))  # type: ignore[arg-type]
-    return watcher, hodor_losses(supervised).total
+    return watcher, compute_loss(supervised).total
 
 
-def test_a_soft_handoff_sends_gradient_through_the_masks() -> None:
+def test_soft_mask_feedback_sends_gradient_through_the_masks() -> None:
     """From the supervised frame 0 back through the masks of frames 1, 2 and 1."""
-    watcher, total = handed("soft")
+    watcher, total = fed_back("soft")
     total.backward()
     for prediction in watcher.predictions[:3]:
         assert prediction.logits_BKHW.grad is not None
@@ -157,8 +157,8 @@ def test_a_soft_handoff_sends_gradient_through_the_masks() -> None:
 
 
 @pytest.mark.parametrize("mask_feedback", ["detached", "hard"])
-def test_other_handoffs_do_not(mask_feedback: str) -> None:
-    watcher, total = handed(mask_feedback)
+def test_other_mask_feedback_does_not(mask_feedback: str) -> None:
+    watcher, total = fed_back(mask_feedback)
     total.backward()
     assert [p.logits_BKHW.grad is None for p in watcher.predictions] == [True, True, True, False]
     soft = [masks for index, masks, _ in watcher.remembered if index]
@@ -167,7 +167,7 @@ def test_other_handoffs_do_not(mask_feedback: str) -> None:
 
 
 def test_soft_and_detached_predict_the_same() -> None:
-    totals = [handed(mask_feedback)[1].detach() for mask_feedback in ("soft", "detached", "hard")]
+    totals = [fed_back(mask_feedback)[1].detach() for mask_feedback in ("soft", "detached", "hard")]
     assert torch.equal(totals[0], totals[1])
     assert not torch.equal(totals[0], totals[2])
 
@@ -182,7 +182,7 @@ def test_a_step_without_gradient_records_none() -> None:
     assert not still_silent.prediction.logits_BKHW.requires_grad
 
 
-def test_a_restart_keeps_only_its_sources_and_takes_their_masks_as_given() -> None:
+def test_a_restart_keeps_only_its_sources_and_treats_their_masks_as_given() -> None:
     watcher = Watcher(tiny.network())
     plan = (Step((0,), 1, supervised=False), Step((1,), 2, supervised=False), Step((2,), 1, restart=True))
     rollout(watcher, tiny.clip(), plan)
@@ -214,14 +214,14 @@ def test_restarting_from_the_given_frame_is_starting_again() -> None:
     assert torch.equal(first.prediction.logits_BKHW, again.prediction.logits_BKHW)
 
 
-def test_an_object_gone_from_all_sources_is_background_in_the_truth() -> None:
+def test_an_object_gone_from_all_sources_is_background_in_the_ground_truth() -> None:
     network, clip = tiny.network(), tiny.clip(length=4)
     clip.masks_BTNHW[0, 1, 0] = 0  # object 1 of the first clip is away in frame 1
     supervised = rollout(network, clip, chain(4))
     at = {j.target: j.masks_BNHW for j in supervised}
-    assert not at[1][0, 0].any()  # truly absent
+    assert not at[1][0, 0].any()  # not in the picture
     assert not at[2][0, 0].any()  # back again, but frame 1 could not show it
-    assert not at[3][0, 0].any()  # nor could frame 2, whose prediction did not know it
+    assert not at[3][0, 0].any()  # nor could frame 2, whose prediction did not contain it
     for frame in (1, 2, 3):
         assert torch.equal(at[frame][0, 1], clip.masks_BTNHW[0, frame, 1])
         assert torch.equal(at[frame][1], clip.masks_BTNHW[1, frame])
@@ -229,16 +229,16 @@ def test_an_object_gone_from_all_sources_is_background_in_the_truth() -> None:
         assert torch.equal(j.masks_BNHW, clip.masks_BTNHW[:, j.target])
 
 
-def test_a_frame_without_labels_costs_nothing_even_where_the_plan_judges_it() -> None:
+def test_a_frame_without_labels_costs_nothing_even_where_the_plan_supervises_it() -> None:
     network, clip = tiny.network(), tiny.clip()
-    alone = hodor_losses(rollout(network, clip, (Step((0,), 1),)))
+    alone = compute_loss(rollout(network, clip, (Step((0,), 1),)))
     clip.labelled_BT[:, 2] = False
     both = rollout(network, clip, (Step((0,), 1), Step((0,), 2)))
     assert not both[1].valid_BHW.any()
-    assert torch.isclose(hodor_losses(both).cross_entropy, alone.cross_entropy / 2)
+    assert torch.isclose(compute_loss(both).cross_entropy, alone.cross_entropy / 2)
 
 
-def test_an_object_of_an_unlabelled_source_is_still_known() -> None:
+def test_an_object_of_an_unlabelled_source_is_still_supervised() -> None:
     network, clip = tiny.network(), tiny.clip()
     clip.labelled_BT[:, 1] = False
     clip.masks_BTNHW[:, 1] = 0

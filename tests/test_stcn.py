@@ -24,7 +24,7 @@ from hodor.models.layers import fold
 from hodor.models.memory_blocks import Fuser, LightMaskEncoder, ValueEncoder, mask_encoder, pad_around, some
 from hodor.models.stcn import STCN
 from hodor.tracking import Tracker
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import cyclic, dense, rollout
 
 YES = torch.ones(1, 2, dtype=torch.bool)
@@ -376,7 +376,7 @@ def test_a_network_in_bfloat16_segments_nearly_the_same() -> None:
 
 def gradients(net: STCN, training: bool = True) -> dict[str, Tensor | None]:
     net.train(training).zero_grad()
-    hodor_losses(rollout(net, tiny.clip(2, 3), cyclic(3))).total.backward()
+    compute_loss(rollout(net, tiny.clip(2, 3), cyclic(3))).total.backward()
     return {name: p.grad for name, p in net.named_parameters()}
 
 
@@ -397,7 +397,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     for key, module in (("side", net.decoder.up8.side), ("trunk", net.values.trunk), ("block", heavy)):
         inner = next((m for m in module.modules() if not list(m.children())), module)
         inner.register_forward_hook(lambda *_, key=key: runs.update({key: runs[key] + 1}))
-    hodor_losses(rollout(net.train(), tiny.clip(2, 3), cyclic(3))).total.detach()
+    compute_loss(rollout(net.train(), tiny.clip(2, 3), cyclic(3))).total.detach()
     once = dict(runs)
     runs.update(dict.fromkeys(runs, 0))
     for name, grad in gradients(net).items():
@@ -413,7 +413,7 @@ def test_the_small_preset_has_few_weights_and_learns() -> None:
     optimiser = torch.optim.AdamW(net.parameters(), 1e-4)
     losses = []
     for _ in range(8):
-        loss = hodor_losses(rollout(net, tiny.clip(1, 2), dense(2))).total
+        loss = compute_loss(rollout(net, tiny.clip(1, 2), dense(2))).total
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

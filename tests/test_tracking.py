@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hodor.models.base import Features, Memory, Prediction
 from hodor.models.hodor import HODOR
 from hodor.tracking import Tracked, Tracker
-from hodor.training.losses import hodor_losses
+from hodor.training.losses import compute_loss
 from hodor.training.plans import dense, rollout
 
 SIZE = (64, 96)
@@ -443,7 +443,7 @@ def test_tracking_leaves_nothing_that_a_training_step_trips_over() -> None:
     walk = Tracker(network, size=64)
     for frame, given in zip(video(2), (labels(7, 300), None), strict=True):
         walk.track(frame, given)
-    hodor_losses(rollout(network.train(), tiny.clip(), dense(3))).total.backward()
+    compute_loss(rollout(network.train(), tiny.clip(), dense(3))).total.backward()
 
 
 def test_a_network_in_bfloat16_tracks_nearly_the_same() -> None:

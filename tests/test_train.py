@@ -1,4 +1,4 @@
-"""The training loop on files on disk: it runs, it repeats itself, and it stops where it must."""
+"""The training loop on files on disk: it runs, is reproducible, and stops where it must."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def recipe(root: Path) -> Recipe:
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As a run gives them out."""
+    """As a run saves them."""
     return {k: v.half() if v.is_floating_point() else v.clone() for k, v in state.items()}
 
 
@@ -63,7 +63,7 @@ def test_a_run_leaves_a_log_a_checkpoint_and_weights_that_track(recipe: Recipe, 
     assert labels.max() == 1
 
 
-def test_nothing_that_is_given_out_says_where_the_files_lay(recipe: Recipe, root: Path, tmp_path: Path) -> None:
+def test_no_published_file_contains_a_path(recipe: Recipe, root: Path, tmp_path: Path) -> None:
     path = run(replace(recipe, steps=1), tmp_path / "run")
     about, _ = weights.read(path)
     assert about["step"] == 1
@@ -84,7 +84,7 @@ def test_the_resolved_recipe_is_in_the_folder_whole(recipe: Recipe, root: Path, 
 def test_the_same_seed_trains_the_same_bit_for_bit_and_another_another(recipe: Recipe, tmp_path: Path) -> None:
     short = replace(recipe, steps=3)
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        torch.manual_seed(seed + 5)  # what was drawn before does not matter
+        torch.manual_seed(seed + 5)  # the state of the global generator does not matter
         run(replace(short, seed=seed), tmp_path / name)
     assert lines(tmp_path / "one") == lines(tmp_path / "two")
     one, two = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
@@ -100,7 +100,7 @@ def test_dropout_differs_from_step_to_step_and_process_to_process() -> None:
     assert len(seeds) == 16
 
 
-def test_threads_do_not_change_what_is_seen(recipe: Recipe, tmp_path: Path) -> None:
+def test_threads_do_not_change_the_clips(recipe: Recipe, tmp_path: Path) -> None:
     for workers in (0, 3):
         run(replace(recipe, steps=3, workers=workers), tmp_path / str(workers))
     assert lines(tmp_path / "0") == lines(tmp_path / "3")
@@ -168,13 +168,13 @@ PLAYED = ("paste", "distractor", "cut")
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_every_named_recipe_judges_frames_whose_masks_it_has(root: Path, name: str) -> None:
+def test_every_named_recipe_supervises_frames_whose_masks_it_has(root: Path, name: str) -> None:
     named = RECIPES[name]
     limits = {"size": (48, 64), "min_area": 20, "min_side": 4, "gap": (3,), "count": "any"} | dict.fromkeys(PLAYED, 0)
     clip = Stream(replace(named.data, root=(root,), **limits), named.frames, 2, 0).batch(0)
     for step in (0, 1):
         plan = plan_of(named, step)
-        plans.check(plan, clip)
+        plans.check_labels(plan, clip)
         for target in {s.target for s in plan if s.supervised}:
             assert clip.labelled_BT[:, target].all()
             assert clip.masks_BTNHW[:, target].flatten(1).any(1).all()
@@ -191,11 +191,11 @@ def test_the_page_on_training_has_every_field_with_its_default_and_meaning() -> 
     rows = documented("training.md")
     tree = ast.parse(Path(inspect.getfile(Recipe)).read_text())
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Recipe")
-    said = {a.target.id: ast.literal_eval(b.value) for a, b in pairwise(body) if isinstance(a, ast.AnnAssign)}  # type: ignore[attr-defined]
-    assert said.keys() == {f.name for f in fields(Recipe)}
+    documented_as = {a.target.id: ast.literal_eval(b.value) for a, b in pairwise(body) if isinstance(a, ast.AnnAssign)}  # type: ignore[attr-defined]
+    assert documented_as.keys() == {f.name for f in fields(Recipe)}
     for field in fields(Recipe):
         default, meaning = rows[field.name]
-        assert meaning == " ".join(said[field.name].split()), field.name
+        assert meaning == " ".join(documented_as[field.name].split()), field.name
         if field.name not in ("data", "validation", "bootstrap", "points"):
             assert default == f"`{field.default!r}`", field.name
 
@@ -204,14 +204,16 @@ def test_the_page_on_data_has_every_field() -> None:
     assert {f.name for f in fields(Data)} <= documented("data.md").keys()
 
 
-def test_clips_of_which_nothing_would_be_judged_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_clips_without_a_supervised_label_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     blind = replace(recipe, scheme="chain", data=replace(recipe.data, labels="first"))
-    words = r"^the plan judges frames 1, 2, the clip is labelled on frame 0: want a plan that judges frame 0 \(cyclic\)"
+    words = (
+        r"^expected labels on a supervised frame \(1, 2\), got labels on frame 0: use a plan that supervises frame 0 \(cyclic\)"
+    )
     with pytest.raises(ValueError, match=words):
         run(blind, tmp_path)
 
 
-def test_the_cosine_rises_over_the_warm_up_and_ends_at_its_floor() -> None:
+def test_the_cosine_rises_over_the_warm_up_and_ends_at_final_lr() -> None:
     recipe = Recipe(steps=100, warmup=10, final_lr=0.1)
     rates = [rate_of(recipe, step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
@@ -235,7 +237,7 @@ def test_the_rate_reaches_the_optimiser_and_the_backbone_takes_its_share(recipe:
     assert [group["lr"] for group in groups] == pytest.approx([1e-4, 2e-5])
 
 
-def test_a_frozen_backbone_stays_and_the_rest_moves(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_frozen_backbone_does_not_change_and_the_rest_does(recipe: Recipe, tmp_path: Path) -> None:
     network = weights.build("tiny")
     weights.save(network, tmp_path / "start.safetensors")
     before = halved(network.state_dict())
@@ -303,25 +305,25 @@ def test_a_compiled_run_computes_the_same(recipe: Recipe, tmp_path: Path) -> Non
 
 
 def test_compiling_and_checkpointing_exclude_each_other(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^compile and checkpoint are both on: want one of them$"):
+    with pytest.raises(ValueError, match=r"^expected either --compile or --checkpoint, got both$"):
         run(replace(recipe, compile="eager", checkpoint=True), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(supervised: Any, kind: Any) -> Any:
+    def spoil(supervised: Any, name: Any, options: Any) -> Any:
         nonlocal calls
         calls += 1  # the first is the estimate of the memory
-        losses = real(supervised, kind)
+        losses = real(supervised, name, options)
         return losses._replace(dice=losses.dice * float("nan")) if calls == 5 else losses
 
-    calls, real = 0, train.hodor_losses
-    monkeypatch.setattr(train, "hodor_losses", spoil)
+    calls, real = 0, train.compute_loss
+    monkeypatch.setattr(train, "compute_loss", spoil)
     with pytest.raises(FloatingPointError) as stop:
         run(recipe, tmp_path)
-    told = f"the loss is nan and its gradient nan at step 3: the batch is in {tmp_path / 'nan.pt'}"
-    assert str(stop.value) == f"{told}; lower --lr, or train in float32"
+    message = f"expected a finite loss and gradient, got nan and nan at step 3: the batch is in {tmp_path / 'nan.pt'}"
+    assert str(stop.value) == f"{message}; lower --lr, or train in float32"
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
     last = torch.load(tmp_path / "last.pt", weights_only=True)
     assert last["step"] == 2
@@ -332,7 +334,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch(
     assert torch.equal(left["clips"][0]["frames_BTCHW"], expected.frames_BTCHW)
     monkeypatch.undo()
     training.add_models()
-    run(recipe, tmp_path)  # and it can go on
+    run(recipe, tmp_path)  # it can resume
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4]
 
 
@@ -367,7 +369,8 @@ def test_a_step_that_cannot_fit_is_refused_before_it_starts(
 ) -> None:
     monkeypatch.setattr(train.budget, "available", lambda device: 8 * 2**20)
     with pytest.raises(
-        ValueError, match=r"^a step needs about \d+ MiB: .* cpu has 8 MiB free: lower it with --accumulate 2 \(1 at once"
+        ValueError,
+        match=r"^expected about \d+ MiB \(.*\) free on cpu for a step, got 8 MiB: lower it with --accumulate 2 \(1 at once",
     ):
         run(recipe, tmp_path)
     assert not (tmp_path / "log.jsonl").exists()
@@ -377,7 +380,7 @@ def test_a_step_that_cannot_fit_is_refused_before_it_starts(
     ("changes", "words"),
     [
         ({"data": Data()}, r"no data: want --data\.root, .*"),
-        ({"batch": 3, "accumulate": 2}, r"batch is 3, want a multiple of 2 \(1 processes x 2 parts\)"),
+        ({"batch": 3, "accumulate": 2}, r"expected a batch that is a multiple of 2 \(1 processes x 2 parts\), got 3"),
         ({"validation": Validation(every=5)}, r"validation\.every is 5, but validation\.root is not given: .*"),
     ],
 )
@@ -387,7 +390,7 @@ def test_what_cannot_run_is_refused_in_one_line(recipe: Recipe, tmp_path: Path, 
 
 
 def test_training_on_image_folders_needs_neither_pyav_nor_tyro(root: Path, tmp_path: Path) -> None:
-    block = "import sys; sys.modules['av'] = sys.modules['tyro'] = None; from hodor import train, recipes; import training; "
+    block = "import sys; sys.modules['av'] = sys.modules['tyro'] = None; from hodor import train; from hodor.training import recipes; import training; "
     work = "sys.argv[1:] = sys.argv[2:]; training.main()"
     changes = {"steps": 1, "validation": {"every": 1, "root": str(root), "sequences": ["held"]}}
     arguments = [sys.executable, "-c", block + work, *training.command(root, tmp_path / "run", **changes)]
@@ -397,7 +400,7 @@ def test_training_on_image_folders_needs_neither_pyav_nor_tyro(root: Path, tmp_p
     assert (tmp_path / "run" / "best.safetensors").is_file()
 
 
-def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert command.main(list(argv)) == 0
     return capsys.readouterr().out
 
@@ -405,10 +408,10 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_the_command_lists_recipes_and_prints_one_as_changed(capsys: pytest.CaptureFixture[str]) -> None:
     from hodor.training.recipes import RECIPES
 
-    listed = said(capsys, "--list")
+    listed = output_of(capsys, "--list")
     assert [line.split()[0] for line in listed.splitlines()] == list(RECIPES)
     name = next(iter(RECIPES))
-    printed = json.loads(said(capsys, name, "--print", "--lr", "1e-4", "--data.root", "A", "B", "--validation.every", "7"))
+    printed = json.loads(output_of(capsys, name, "--print", "--lr", "1e-4", "--data.root", "A", "B", "--validation.every", "7"))
     assert (printed["lr"], printed["data"]["root"], printed["validation"]["every"]) == (1e-4, ["A", "B"], 7)
     changed = replace(
         RECIPES[name],
@@ -419,7 +422,7 @@ def test_the_command_lists_recipes_and_prints_one_as_changed(capsys: pytest.Capt
     assert printed == checkpoints.plain(changed)
 
 
-def test_the_command_says_a_nan_in_one_line_and_fails(
+def test_the_command_reports_a_nan_in_one_line_and_fails(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(recipe: Recipe, out: Path, **_: Any) -> Path:

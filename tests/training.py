@@ -1,4 +1,4 @@
-"""A small network, small data on disk and a run in a process of its own: for the tests of training.
+"""A small network, small data on disk and a run in its own process, for the tests of training.
 
 As a script: training.py ROOT OUT '{"steps": 8, ...}' [OUT ...] trains, one run after another, in this process, or in each of
 torchrun's.
@@ -34,7 +34,7 @@ SETTINGS = {**tiny.SETTINGS, "dropout": 0.2, "feature_positions": True, "start_p
 
 
 def add_models() -> None:
-    """Let "tiny" name a network of 0.2 M weights with dropout, "calm" the same without, "state" a recurrent one."""
+    """Register "tiny", a network of 0.2 M weights with dropout, "calm", the same without, and "state", a recurrent one."""
     BACKBONES["tiny"] = lambda: EfficientNetLite(width=0.25, depth=0.3)
     MODELS["tiny"] = Preset(HODOR, SETTINGS, 48)
     MODELS["calm"] = Preset(HODOR, {**SETTINGS, "dropout": 0.0}, 48)
@@ -70,7 +70,7 @@ def small(root: Path, **changes: Any) -> Recipe:
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    """The steps of the log, without the numbers that tell of the machine."""
+    """The steps of the log, without the numbers that depend on the machine."""
     read = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     timed = ("clips_per_second", "seconds", "waiting", "memory_mb")
     return [{k: v for k, v in line.items() if k not in timed} for line in read if "loss" in line]

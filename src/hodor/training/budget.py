@@ -1,7 +1,7 @@
-"""How much memory a training step takes, told before it starts, and what to lower when it does not fit.
+"""Memory of a training step, estimated before the first step, and advice on what to lower if it does not fit.
 
-The step is played once with one small clip on the CPU while every tensor's memory is counted as it comes and goes. What a
-clip takes grows with its pixels; weights, gradients, optimiser and average do not.
+One step runs with one small clip on the CPU while the memory of every tensor is counted. The memory of a clip grows with its
+pixels; that of weights, gradients, optimiser and average does not.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from torch.utils._pytree import tree_leaves
 from hodor.data.clip import Clip
 
 PROBE = 128 * 224
-"""Pixels of the clip that is tried: small, but several windows of every backbone."""
+"""Pixels of the small clip: few, but several windows of every backbone."""
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes of a process. fixed: weights, gradients, optimiser, average. clip: activations at their highest, of one clip of
-    the recipe's size. clips: played at once. idle: names of the parameters that no gradient reaches."""
+    """Memory of a process, in bytes.
+
+    Attributes:
+        fixed: weights, gradients, optimiser and averaged weights.
+        clip: peak of the activations of one clip of the recipe's size.
+        clips: clips that a process runs at once.
+        idle: names of the parameters that no gradient reaches.
+    """
 
     fixed: int
     clip: int
@@ -43,10 +49,16 @@ class Budget:
 
     def __str__(self) -> str:
         each = f"{gib(self.fixed)} for weights and optimiser, {gib(self.clip)} for each of {self.clips} clips at once"
-        return f"about {gib(self.need)}: {each}"
+        return f"about {gib(self.need)} ({each})"
 
     def advice(self, available: int, parts: int, checkpoint: bool) -> str:
-        """What to lower, in numbers, so that a step fits into `available` bytes; parts: `accumulate` as it is."""
+        """Return what to lower, in numbers, so that a step fits.
+
+        Args:
+            available: available memory, in bytes.
+            parts: the recipe's `accumulate`.
+            checkpoint: the recipe's `checkpoint`.
+        """
         fitting = max(0, (available - self.fixed) // max(self.clip, 1))
         words = []
         smaller = [n for n in range(self.clips - 1, 0, -1) if self.clips % n == 0]
@@ -64,16 +76,25 @@ class Budget:
 
 
 def check(budget: Budget, device: torch.device, parts: int, checkpoint: bool) -> None:
-    """Raises ValueError: "a step needs about 40.1 GiB: ...; cuda:0 has 23.5 GiB free: lower it with --accumulate 4 ..."."""
+    """Compare the estimate with the free memory of the device; arguments as `Budget.advice`.
+
+    Raises:
+        ValueError: "expected about 40.1 GiB (...) free on cuda:0 for a step, got 23.5 GiB: lower it with --accumulate 4 ...".
+    """
     free = available(device)
     if free is not None and budget.need > free:
-        raise ValueError(f"a step needs {budget}; {device} has {gib(free)} free: {budget.advice(free, parts, checkpoint)}")
+        raise ValueError(
+            f"expected {budget} free on {device} for a step, got {gib(free)}: {budget.advice(free, parts, checkpoint)}"
+        )
 
 
 @contextlib.contextmanager
 def explained(budget: Budget, device: torch.device, parts: int, checkpoint: bool) -> Iterator[None]:
-    """Turn running out of memory into a ValueError of one line that says what to lower: "out of memory on cuda:0 (free
-    before: ...; estimated: ...): lower it with ..."."""
+    """Turn running out of memory into a ValueError that states what to lower; arguments as `check`.
+
+    Raises:
+        ValueError: "out of memory on cuda:0 (free before 23.5 GiB, a step was estimated at 20.1 GiB): lower it with ...".
+    """
     free = available(device)
     try:
         yield
@@ -81,13 +102,13 @@ def explained(budget: Budget, device: torch.device, parts: int, checkpoint: bool
         if not ran_out(error):
             raise
         had = "" if free is None else f" (free before {gib(free)}, a step was estimated at {gib(budget.need)})"
-        # the estimate was too low where it fitted: scale what is at hand so that the advice goes below what failed
+        # the estimate was too low if it fitted: scale the memory so that the advice is lower than what failed
         room = min(free or budget.need, budget.need) * 4 // 5
         raise ValueError(f"out of memory on {device}{had}: {budget.advice(room, parts, checkpoint)}") from error
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether this is memory running out, on a GPU or on the CPU, and not another fault."""
+    """Return whether the error is memory running out, on a GPU or on the CPU."""
     words = ("DefaultCPUAllocator", "can't allocate memory", "out of memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(w in str(error) for w in words)
 
@@ -100,10 +121,18 @@ def estimate(
     size: tuple[int, int],
     clips: int,
 ) -> Budget:
-    """Play one small clip forward and backward on the CPU and scale to `size`; gradients are cleared afterwards.
+    """Run one small clip forward and backward on the CPU and scale its memory to `size`.
 
-    network: on the CPU, as it will be trained. play: clip -> total loss. Kernels' own workspace and fragmentation are not
-    counted: a GPU takes 10 to 30 % more. Random numbers are drawn; seed after it.
+    Gradients are cleared afterwards. The workspace of kernels and fragmentation are not counted: a GPU needs 10 to 30 % more.
+    The global random generator is used: set its seed afterwards.
+
+    Args:
+        network: the network on the CPU, as it will be trained.
+        play: function from a clip to its total loss.
+        frames: frames of a clip.
+        objects: planes of a clip.
+        size: height and width of a clip, in pixels.
+        clips: clips that a process runs at once.
     """
     shrink = min(1.0, math.sqrt(PROBE / (size[0] * size[1])))
     small = tuple(max(32, round(side * shrink / 32) * 32) for side in size)
@@ -123,7 +152,7 @@ def estimate(
 
 
 class Meter(TorchDispatchMode):
-    """Counts the bytes of the tensors made while it is active: `now` those alive, `peak` the most there were."""
+    """Count the bytes of the tensors made while it is active: `now` those alive, `peak` their maximum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -147,7 +176,7 @@ class Meter(TorchDispatchMode):
         return out
 
     def leave_out(self, parameter: Tensor) -> None:
-        """From now on, do not count this parameter's gradient, which is as large whatever the clip."""
+        """Stop counting this parameter's gradient, whose size does not depend on the clip."""
         assert parameter.grad is not None
         key = id(parameter.grad.untyped_storage())
         if self._alive.pop(key, None) is not None:
@@ -159,20 +188,18 @@ class Meter(TorchDispatchMode):
 
 
 def _waves(frames: int, objects: int, size: tuple[int, int]) -> Clip:
-    """A clip of one colour gradient and vertical stripes as objects."""
+    """A clip with one colour gradient as picture and vertical stripes as objects."""
     height, width = size
     row = torch.linspace(0, 1, width)
     images = row.expand(1, frames, 3, height, width).contiguous()
     owner = (torch.arange(width) * (objects + 1) // width).expand(height, width)
     planes = torch.stack([(owner == i + 1).float() for i in range(objects)]).expand(1, frames, -1, -1, -1).contiguous()
-    yes = torch.ones(1, frames, dtype=torch.bool)
-    return Clip(
-        images, planes, yes, torch.ones(1, objects, dtype=torch.bool), torch.ones(1, frames, height, width, dtype=torch.bool)
-    )
+    labelled_BT, objects_BN = torch.ones(1, frames, dtype=torch.bool), torch.ones(1, objects, dtype=torch.bool)
+    return Clip(images, planes, labelled_BT, objects_BN, torch.ones(1, frames, height, width, dtype=torch.bool))
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that can still be had on a device; None where nobody says."""
+    """Return the free memory of a device in bytes, None if the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -189,7 +216,7 @@ def _meminfo(path: Path) -> Iterator[int]:
 
 
 def _cgroup(folder: Path) -> Iterator[int]:
-    """What a container may still take."""
+    """The memory that a container may still use."""
     with contextlib.suppress(OSError, ValueError):
         limit = int((folder / "memory.max").read_text())
         cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get("inactive_file", "0")
@@ -197,7 +224,7 @@ def _cgroup(folder: Path) -> Iterator[int]:
 
 
 def in_use(device: torch.device) -> int:
-    """Bytes in use: the most a GPU's tensors took so far, else what the process holds; 0 where nobody says."""
+    """Return the memory in use in bytes: the peak of a GPU's tensors so far, else that of the process; 0 if not reported."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")

@@ -1,4 +1,4 @@
-"""Batches of a run in their order, drawn ahead by threads, and how long the loop stood waiting for them."""
+"""Clips of a run in their order, prepared ahead by threads; the time that the training loop waits for them is measured."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from typing import Self
 
 from hodor.data.clip import Clip
 
-Draw = Callable[[int, range], Clip]
-"""(step, which clips of its batch) -> these clips."""
+Make = Callable[[int, range], Clip]
+"""(step, indices of clips in its batch) -> these clips."""
 
 
 class Loader:
-    """Yields (step, the parts of its batch, one after another) for every step from `first` up to `last`.
+    """Iterate over (step, part of its batch), all parts of a step before the next step's.
 
-    draw: makes a part; it must depend on its arguments alone, so that neither threads nor a resumed run change what is seen.
-    parts: which clips of a step's batch are ours, a range for each part. threads: how many draw at once; 0 draws in the loop
-    itself. At most `threads` + 1 parts lie ready or are being made, which bounds the memory. pin: put tensors into
-    page-locked memory, from where they reach a GPU while it works.
+    An error in `make` is raised where its part is asked for. Leaving the `with` block stops the threads: parts that were begun
+    are finished, the others are discarded. The attribute `waited` is the time that the caller waited, in seconds.
 
-    `waited` is the time in seconds that the caller spent here. What `draw` raises is raised where its part is asked for.
-    Leave the `with` block to stop the threads; parts that were begun are finished, the others dropped.
+    Args:
+        make: makes a part; it must depend on its arguments alone, so that neither threads nor resuming change the clips.
+        parts: indices of the clips of this process in each batch, one range a part.
+        first: first step.
+        last: step before which the iteration ends.
+        threads: number of threads; 0 makes the parts in the caller's thread. At most `threads` + 1 parts are finished or
+            being made at once, which bounds the memory. Default: 2.
+        pin: put tensors into page-locked memory, from which they are copied to a GPU while it computes. Default: False.
     """
 
-    def __init__(self, draw: Draw, parts: Sequence[range], first: int, last: int, threads: int = 2, pin: bool = False) -> None:
-        self.draw, self.parts, self.first, self.last, self.pin = draw, tuple(parts), first, last, pin
+    def __init__(self, make: Make, parts: Sequence[range], first: int, last: int, threads: int = 2, pin: bool = False) -> None:
+        self.make, self.parts, self.first, self.last, self.pin = make, tuple(parts), first, last, pin
         self.waited = 0.0
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else None
         self.ahead = threads + 1
 
     def __iter__(self) -> Iterator[tuple[int, Clip]]:
-        """-> (step, part), all parts of a step before the next step's."""
         todo = ((step, part) for step in range(self.first, self.last) for part in self.parts)
         if self.pool is None:
             for step, part in todo:
@@ -59,7 +62,7 @@ class Loader:
         return step, clip
 
     def _make(self, step: int, part: range) -> Clip:
-        clip = self.draw(step, part)
+        clip = self.make(step, part)
         return Clip(**{name: tensor.pin_memory() for name, tensor in vars(clip).items()}) if self.pin else clip
 
     def __enter__(self) -> Self:
@@ -71,12 +74,21 @@ class Loader:
 
 
 def shares(batch: int, accumulate: int, rank: int, processes: int) -> list[range]:
-    """Which clips of a batch this process plays, one range for each part that is played at once.
+    """Return the indices of a batch's clips that a process trains on, one range for each part of the batch.
 
-    Raises ValueError: "batch is 6, want a multiple of 4 (2 processes x 2 parts)".
+    Args:
+        batch: clips of a batch, of all processes.
+        accumulate: parts of each process's share.
+        rank: number of this process, from 0.
+        processes: number of processes.
+
+    Raises:
+        ValueError: "expected a batch that is a multiple of 4 (2 processes x 2 parts), got 6".
     """
     count = processes * accumulate
     if batch < 1 or batch % count:
-        raise ValueError(f"batch is {batch}, want a multiple of {count} ({processes} processes x {accumulate} parts)")
+        raise ValueError(
+            f"expected a batch that is a multiple of {count} ({processes} processes x {accumulate} parts), got {batch}"
+        )
     size = batch // count
     return [range(start, start + size) for start in range(rank * accumulate * size, (rank + 1) * accumulate * size, size)]

@@ -1,100 +1,177 @@
-"""A training as values: every choice that a run's weights depend on, and what follows from them at a step."""
+"""A training run as a value: every choice that its weights depend on.
+
+This module and `recipes` hold plain values and import no network: listing or comparing recipes stays fast. The functions that
+act on a recipe are where they are used: `plans.plan_of`, `losses.options_of`, `optimisation`, `validation`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from torch import nn
-
-from hodor.data.sampling import generator
+from hodor.data.layouts import Kind
 from hodor.data.stream import Data
-from hodor.models.base import Network
-from hodor.training import plans
-from hodor.training.losses import Bootstrap, Loss, Points
-from hodor.training.validation import Validation
 
 Scheme = Literal["still", "chain", "dense", "cyclic", "released", "propagate", "one-shot", "empty-reference"]
+"""The training schemes; each is a function of `training.plans`."""
+
+Loss = Literal["released", "object-dice", "cross-entropy", "bootstrapped", "bootstrapped-dice", "points"]
+"""The losses; each is an entry of `training.losses.LOSSES`."""
+
+MaskFeedback = Literal["soft", "detached", "hard"]
+"""How a predicted mask enters the memory in training: "soft" with gradients through it (HODOR's paper), "detached" without
+(HODOR's released code), "hard" rounded to 0 or 1 and without."""
+
+References = Literal["previous", "first-random", "random"]
+"""Past frames that a step reads: "previous", frame 0 and the frame before (STCN); "first-random", frame 0 and random others
+(XMem); "random", any past frames (Cutie)."""
+
+Back = Literal["two", "all", "one"]
+"""Return path of one-shot training: through one random frame between, through every frame, or in one step."""
+
 Setting = bool | int | float | str
 
 
 @dataclass(frozen=True)
+class Bootstrap:
+    """Schedule of the share of pixels that losses "bootstrapped" and "bootstrapped-dice" use: those with the largest loss.
+
+    The share is 1 before step `start`, falls linearly, and is `least` from step `end` on. Source: STCN and XMem (defaults).
+
+    Attributes:
+        start: step at which the share starts to fall. Default: 20,000.
+        end: step at which it reaches `least`. Default: 70,000.
+        least: smallest share, in (0, 1]. Default: 0.15.
+    """
+
+    start: int = 20_000
+    end: int = 70_000
+    least: float = 0.15
+
+    def share(self, step: int) -> float:
+        """Return the share of pixels at a step, in [least, 1]."""
+        if step < self.start:
+            return 1.0
+        if step >= self.end:
+            return self.least
+        return self.least + (1 - self.least) * (self.end - step) / (self.end - self.start)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sampled points of loss "points". Source: Cutie (defaults); its pretraining uses 8192 points.
+
+    Attributes:
+        count: points a frame. Default: 12,544.
+        oversample: candidates for the uncertain points, as a multiple of `count`. Default: 3.
+        uncertain: share of the points that are the most uncertain candidates (smallest margin between the two largest
+            logits); the other points are random. In [0, 1]. Default: 0.75.
+        aux: weight of the loss of each additional output of a network (`Prediction.aux`). Default: 0.01.
+    """
+
+    count: int = 12_544
+    oversample: float = 3.0
+    uncertain: float = 0.75
+    aux: float = 0.01
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scoring of the averaged weights on held-out videos, every `every` steps and after the last step.
+
+    Attributes:
+        every: steps between validations; 0 never validates. Default: 0.
+        root: folder of a benchmark, in a format of `data.layouts.open_layout`.
+        kind: format of the folder. Default: "auto", recognised by its files.
+        split: split of the benchmark, such as "val". Default: the format's own.
+        sequences: names of the videos to score. Default: (), all of them.
+        size: short side at which the network runs, in pixels. Default: None, the model's own.
+        history: frames kept in memory. Default: None, the network's own.
+    """
+
+    every: int = 0
+    root: Path | None = None
+    kind: Kind | Literal["auto"] = "auto"
+    split: str | None = None
+    sequences: tuple[str, ...] = ()
+    size: int | None = None
+    history: int | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Everything that a run's weights depend on, as values."""
+    """Everything that the weights of a run depend on, as plain values. docs/training.md lists the fields."""
 
     model: str = "hodor-lite"
-    """A network of `models.weights.MODELS`."""
+    """Name of a network in `models.weights.MODELS`."""
     settings: tuple[tuple[str, Setting], ...] = ()
     """Changes to the network's settings, as (name, value): ("conditioning", "hard")."""
     backbone: Path | None = None
-    """A public checkpoint of the backbone to begin from (.pth), or a .safetensors file of ours, of whatever network, whose
-    backbone is taken."""
+    """Weights of the backbone to begin from: a public checkpoint (.pth), or a .safetensors file of this package, from any
+    network with this backbone."""
     init: Path | None = None
-    """A .safetensors file of ours to begin from."""
+    """Weights of the whole network to begin from: a .safetensors file of this package, or the name of bundled weights."""
     data: Data = field(default_factory=Data)
-    """Where clips come from."""
+    """Training data and augmentation."""
     scheme: Scheme = "dense"
-    """Which frames speak to which, and which are supervised: see `plans`."""
+    """Which frames each prediction reads, and which predictions are supervised: see `training.plans`."""
     frames: int = 3
-    """T, frames of a clip."""
-    mask_feedback: plans.MaskFeedback | None = None
-    """How predicted masks are remembered; None takes the scheme's own (cycles, propagate and ways back soft, the others
-    detached)."""
-    references: plans.References = "first-random"
-    """Of propagate, one-shot and empty-reference: which past frames a step reads. previous: frame 0 and the one before (STCN).
-    first-random: frame 0 and others (XMem). random: any (Cutie)."""
+    """Frames of a clip (T)."""
+    mask_feedback: MaskFeedback | None = None
+    """How a predicted mask enters the memory. soft: with gradients. detached: without. hard: rounded. None: the default of the
+    scheme (soft for cyclic, propagate and return paths, detached for the others)."""
+    references: References = "first-random"
+    """For propagate, one-shot and empty-reference: the past frames that a step reads. previous: frame 0 and the frame before
+    (STCN). first-random: frame 0 and random others (XMem). random: any (Cutie)."""
     reads: int = 3
-    """Of the same: how many of them at most; "previous" reads two."""
-    back: plans.Back = "two"
-    """Of one-shot and empty-reference: the way back, by one random frame between, by all, or straight in one step."""
+    """For the same schemes: the maximum number of past frames that a step reads; "previous" reads at most two."""
+    back: Back = "two"
+    """For one-shot and empty-reference: the return path. two: through one random frame between. all: through every frame. one:
+    directly to frame 0."""
     begin: Literal["soft", "hard"] = "soft"
-    """Of one-shot: the mask that the way back begins with, as predicted or rounded."""
+    """For one-shot: the mask at the start of the return path, as predicted (soft) or rounded (hard)."""
     present: bool = False
-    """Of one-shot: leave out objects of which the way out finds no pixel on the last frame."""
+    """For one-shot: leave out objects that have no pixel in the prediction on the last frame."""
     loss: Loss = "released"
-    """Which terms are added up: see `losses`."""
+    """The loss: see `training.losses`."""
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
-    """Of the bootstrapped losses: from which step to which fewer pixels are taken, down to what share."""
+    """For the bootstrapped losses: the steps over which the share of pixels falls, and the final share."""
     points: Points = field(default_factory=Points)
-    """Of loss points: where it looks."""
+    """For loss points: number and sampling of the points."""
     steps: int = 2000
     """Steps of the optimiser."""
     batch: int = 4
     """Clips a step, of all processes together."""
     accumulate: int = 1
-    """Parts into which each process plays its share of a batch, one after another: less memory, the same gradient."""
+    """Parts into which each process splits its share of a batch; they run one after another: less memory, the same gradient."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """cosine: up over `warmup` steps, then along half a cosine to `final_lr` of `lr`. steps: from 0 up over `warmup` steps, then
-    constant, times `drop` at each of the `milestones`."""
+    """cosine: linear warm-up over `warmup` steps, then half a cosine down to `final_lr` of `lr`. steps: linear warm-up from 0,
+    then constant, multiplied by `drop` at each of the `milestones`."""
     optimiser: Literal["adamw", "adam"] = "adamw"
-    """adamw: weights decay by themselves. adam: the decay is added to the gradient."""
+    """adamw: decoupled weight decay. adam: the weight decay is added to the gradient."""
     lr: float = 3e-4
     """The learning rate."""
     backbone_lr: float = 0.1
-    """The backbone's learning rate, as a share of `lr`."""
+    """Learning rate of the backbone, as a share of `lr`."""
     weight_decay: float = 0.01
-    """The optimiser's, on every weight."""
+    """Weight decay of the optimiser, on every weight."""
     decay_embeddings: bool = True
-    """Whether learned queries, and whatever else is no layer's weight or bias, decay, too."""
+    """Whether weight decay also applies to learned queries and other parameters that are not the weight or bias of a layer."""
     eps: float = 1e-8
-    """The optimiser's, in its denominator."""
+    """Epsilon in the optimiser's denominator."""
     warmup: int = 100
     """Steps over which the learning rate rises."""
     milestones: tuple[int, ...] = ()
-    """Steps at which schedule "steps" drops the learning rate."""
+    """For schedule steps: the steps at which the learning rate drops."""
     drop: float = 0.1
-    """What schedule "steps" multiplies it by there."""
+    """For schedule steps: the factor of each drop."""
     final_lr: float = 0.02
-    """Where schedule "cosine" ends, as a share of `lr`."""
+    """For schedule cosine: the final learning rate, as a share of `lr`."""
     clip_norm: float = 1.0
-    """Longest gradient, over all weights; 0 does not clip."""
+    """Maximum norm of the gradient over all weights; 0 does not clip."""
     ema: float = 0.998
-    """Decay of the averaged weights, which are those that are scored and given out; 0 takes the last ones."""
+    """Decay of the averaged weights, which are the ones that are scored and saved; 0 uses the weights of the last step."""
     frozen: int = 4
     """Stride up to which the backbone is not trained; 0 trains all of it."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -102,92 +179,19 @@ class Recipe:
     compile: Literal["none", "inductor", "eager"] = "none"
     """torch.compile of backbone, pyramid, encoder and decoder, by this backend."""
     checkpoint: bool = False
-    """Activation checkpointing: work out activations again on the way back instead of keeping them."""
+    """Activation checkpointing: recompute activations in the backward pass instead of keeping them."""
     workers: int = 2
-    """Threads that draw clips ahead, in each process; 0 draws them in the loop."""
+    """Threads of each process that prepare clips ahead; 0 prepares them in the training loop."""
     seed: int = 0
-    """Of weights, clips and dropout."""
+    """Seed of weights, clips and dropout."""
     save_every: int = 100
     """Steps between checkpoints."""
     pictures_every: int = 500
-    """Steps between pictures of predictions; 0 draws none."""
+    """Steps between pictures of predictions; 0 writes none."""
     validation: Validation = field(default_factory=Validation)
-    """Scores on held-out videos while training; the best weights are kept."""
+    """Scores on held-out videos during training; the best weights are kept."""
 
-
-STREAM_OF_PLANS = (0, 0, 1)
-STREAM_OF_POINTS = (0, 2)
-"""After (seed, step) and (seed, step, clip): what keeps these random numbers apart from those of clips and dropout."""
 
 FREE = ("accumulate", "checkpoint", "workers", "save_every", "pictures_every", "validation", "data.cache", "backbone", "init")
-"""What may change when a run goes on: nothing here changes what is computed but for rounding. `steps`, too, with schedule
-"steps", whose past does not depend on its end."""
-
-
-def plan_of(recipe: Recipe, step: int) -> plans.Plan:
-    """The plan that the recipe's scheme plays at this step, for all of a batch: the released scheme's parity is the step's,
-    what is random in a plan depends on (seed, step) alone.
-
-    Raises ValueError for clips that are too short for the plan.
-    """
-    frames, rng = recipe.frames, generator(recipe.seed, step, *STREAM_OF_PLANS)
-    past: dict[str, Any] = {"references": recipe.references, "reads": recipe.reads, "rng": rng}
-    made: dict[str, Callable[..., plans.Plan]] = {
-        "still": lambda **_: plans.still(),
-        "chain": partial(plans.chain, frames),
-        "dense": partial(plans.dense, frames),
-        "cyclic": partial(plans.cyclic, frames),
-        "released": partial(plans.released, step),
-        "propagate": partial(plans.propagate, frames, **past),
-        "one-shot": partial(plans.one_shot, frames, recipe.back, **past, begin=recipe.begin, present=recipe.present),
-        "empty-reference": partial(plans.empty_reference, frames, recipe.back, **past),
-    }
-    return made[recipe.scheme](**({"mask_feedback": recipe.mask_feedback} if recipe.mask_feedback else {}))
-
-
-def supervision(recipe: Recipe, step: int, first: int, clips: int) -> dict[str, Any]:
-    """What the recipe's loss takes beside its name at this step, for clips `first`, `first` + 1, ... of the batch."""
-    if recipe.loss in ("bootstrapped", "bootstrapped-dice"):
-        return {"share": recipe.bootstrap.share(step)}
-    if recipe.loss == "points":
-        rngs = [generator(recipe.seed, step, first + b, *STREAM_OF_POINTS) for b in range(clips)]
-        return {"points": recipe.points, "rngs": rngs}
-    return {}
-
-
-def suits(recipe: Recipe, network: Network) -> None:
-    """Raises ValueError: "back one never trains what moves the state of xmem on, which the second step reads first: want --back
-    two or all"."""
-    if network.recurrent and recipe.scheme in ("one-shot", "empty-reference") and recipe.back == "one":
-        untrained = f"back one never trains what moves the state of {network.name} on, which the second step reads first"
-        raise ValueError(f"{untrained}: want --back two or all")
-
-
-def optimiser_of(recipe: Recipe, network: Network, device: torch.device) -> torch.optim.Optimizer:
-    """The optimiser of the weights that are trained: the network's, its backbone's, and embeddings where these do not decay;
-    each group's share of the learning rate is in its "share"."""
-    own = set(map(id, network.backbone.parameters()))
-    layers = ("weight", "bias")
-    embeddings = {id(p) for m in network.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    embeddings |= {id(p) for name, p in network.named_parameters() if not name.endswith(layers)}
-    still = embeddings - own if not recipe.decay_embeddings else set()
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) not in own | still], "share": 1.0},
-        {"params": [p for p in trained if id(p) in own], "share": recipe.backbone_lr},
-    ]
-    if still:
-        groups.append({"params": [p for p in trained if id(p) in still], "share": 1.0, "weight_decay": 0.0})
-    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
-    return kind(groups, weight_decay=recipe.weight_decay, eps=recipe.eps, fused=device.type != "mps")
-
-
-def rate_of(recipe: Recipe, step: int) -> float:
-    """Share of the learning rate at a step, in [0, 1]: see `Recipe.schedule`."""
-    if recipe.schedule == "steps":
-        rise = min(step / recipe.warmup, 1.0) if recipe.warmup else 1.0
-        return rise * float(recipe.drop ** sum(step >= m for m in recipe.milestones))
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
-    return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+"""Fields that may change when a run resumes: none of them changes the computed numbers, except for rounding. With schedule
+"steps", whose past does not depend on its end, `steps` may change too."""

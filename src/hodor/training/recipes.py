@@ -1,9 +1,9 @@
-"""The named recipes: HODOR's six training settings (its Table 1), and the stages of STCN, XMem and Cutie with their one-shot
-training; each as its paper has it and at a small budget.
+"""The named recipes: HODOR's six training settings (its Table 1), and the training stages of STCN, XMem and Cutie with their
+one-shot training. Each exists with the numbers of its paper and for a small budget ("-small").
 
     hodor train sequence --data.root coco/annotations/instances_train2017.json
 
-A recipe is a value; nothing here runs. docs/training.md and docs/one-shot.md tell what each departs from, and why.
+Recipes are plain values. docs/training.md and docs/one-shot.md list where each departs from its paper, and why.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 from hodor.data.augment import PLAIN, Augment, Colour, Move
 from hodor.data.stream import Data
 from hodor.data.videos import HELD_OUT
-from hodor.train import Recipe
-from hodor.training.losses import Bootstrap, Points
+from hodor.training.recipe import Bootstrap, Points, Recipe
 
 PAPER = Recipe(
     model="hodor-t",
@@ -36,11 +35,13 @@ PAPER = Recipe(
     save_every=2_000,
     pictures_every=5_000,
 )
-"""From images (section 4.1, and the released static_image.yaml): AdamW, batch 8, 1e-4 after a rise of 10,000 steps, a tenth
-of it from 100,000 on, 250,000 steps, about 300,000 pixels a frame, one rate for all weights, no clipping, no averaging."""
+"""HODOR's training on images (Sec. 4.1 and the released static_image.yaml): AdamW, batch 8, learning rate 1e-4 after a warm-up
+of 10,000 steps, a tenth of it from step 100,000, 250,000 steps, about 300,000 pixels a frame, one learning rate for all
+weights, no gradient clipping, no averaging of weights."""
 
 TUNED = replace(PAPER, steps=20_000, lr=1e-5, milestones=(), data=Data(size=(576, 1024)))
-"""On from there with video: 1e-5 after a rise of 10,000 steps, then constant for 10,000. Begin from images with --init."""
+"""HODOR's second stage, on video: learning rate 1e-5 after a warm-up of 10,000 steps, then constant for 10,000. It begins from
+the weights of the first stage (--init)."""
 
 SMALL = Recipe(
     model="hodor-lite",
@@ -59,12 +60,13 @@ SMALL = Recipe(
     workers=8,
     save_every=500,
 )
-"""For one GPU and about an hour: the network of a laptop, smaller frames, a cosine. From the public ImageNet weights of the
-backbone (--backbone), whose first layers are frozen; the rest of it learns at a tenth of the rate."""
+"""For one GPU and about an hour: the network hodor-lite, smaller frames, a cosine schedule. It begins from the public ImageNet
+weights of the backbone (--backbone). The first layers of the backbone are frozen, the others train at a tenth of the learning
+rate."""
 
 
 def _six(images: Recipe, video: Recipe, suffix: str, chain: Any, dense: Any) -> dict[str, Recipe]:
-    """The rows of Table 1. `chain` and `dense`: the schemes for one source a step, and for all frames so far."""
+    """The rows of HODOR's Table 1. `chain`, `dense`: the schemes with one source a step, and with all frames so far."""
 
     def of(base: Recipe, scheme: Any, frames: int | None = None, **data: Any) -> Recipe:
         return replace(base, scheme=scheme, frames=frames or base.frames, data=replace(base.data, **data))
@@ -99,7 +101,7 @@ HODOR_LITE = Recipe(
         ),
     ),
 )
-"""The weights `hodor-lite`: half video, half stills, from ImageNet."""
+"""The bundled weights `hodor-lite`: half video, half stills, from ImageNet weights."""
 
 STILLS = Augment(
     basic=1.0,
@@ -114,7 +116,8 @@ CLIPS = replace(
     shake=1.0,
     shake_move=Move(translate=0.02, rotate=15.0, shear=10.0, scale=(0.95, 1.05)),
 )
-"""STCN's and XMem's ranges, as near as ours come: a window of a clip, each frame turned and sheared by itself."""
+"""The ranges of STCN and XMem, as closely as `Augment` can express them: a window of the clip; each frame is rotated and
+sheared on its own."""
 
 STCN = Recipe(
     model="stcn",
@@ -170,16 +173,17 @@ CUTIE = replace(
     milestones=(100_000, 115_000),
     clip_norm=3.0,
 )
-"""The three networks' main stages, on annotated video, from their authors' code. Batches are of all processes together."""
+"""The main stages of STCN, XMem and Cutie, on annotated video, from the authors' code. A batch is that of all processes
+together."""
 
 STCN_JUMP = (5, 10, 15, 20, 25, 5), (0.0, 0.1, 0.2, 0.3, 0.4, 0.8)
-"""As the one-shot training paper gives it; STCN's own code has 0.9 for the last."""
+"""From the one-shot training paper; STCN's own code has 0.9 as the last value."""
 XMEM_JUMP = (5, 10, 15, 5), (0.0, 0.1, 0.3, 0.9)
 CUTIE_JUMP = (5, 10, 15, 5), (0.0, 0.1, 0.3, 0.8)
 
 
 def _laptop(base: Recipe) -> Recipe:
-    """A network's lite preset at a small budget: from the public ImageNet weights of its backbone (--backbone), on a cosine."""
+    """The network's lite preset for a small budget, from public ImageNet weights of its backbone, with a cosine schedule."""
     return replace(
         base,
         model=f"{base.model}-lite",
@@ -206,20 +210,20 @@ def _laptop(base: Recipe) -> Recipe:
 
 
 def _on_one_label(base: Recipe, jump: tuple[tuple[int, ...], tuple[float, ...]]) -> Recipe:
-    """One-shot training: of every video the first mask alone, frames in order with growing jumps between them."""
+    """One-shot training: only the first mask of each video, frames in order with growing distances between them."""
     sparse = {"motion": "video", "labels": "first", "annotated": "first"}
     data = replace(base.data, frame_order="forward", jump=jump[0], jump_at=jump[1], **sparse)  # type: ignore[arg-type]
     return replace(base, scheme="one-shot", data=data)
 
 
 def _on_nothing(one_shot: Recipe, steps: int) -> Recipe:
-    """The same from an empty mask on the last frame (Fig. 1a and 6): one object, as nothing tells which is which."""
+    """The same from an empty mask on the last frame (Fig. 1a and 6); one object, as several could not be told apart."""
     data = replace(one_shot.data, max_objects=1)
     return replace(one_shot, scheme="empty-reference", frames=3, steps=steps, milestones=(), data=data)
 
 
 def _stages(name: str, stills: Recipe, video: Recipe, jump: tuple[tuple[int, ...], tuple[float, ...]]) -> dict[str, Recipe]:
-    """Both stages with every label, then the one-shot ones, each and its small twin."""
+    """Both stages with every label and the one-shot stages, each with its "-small" version."""
     made: dict[str, Recipe] = {}
     for suffix, first, main in (("", stills, video), ("-small", _laptop(stills), _laptop(video))):
         one_shot = _on_one_label(main, jump)
@@ -235,11 +239,11 @@ def _stages(name: str, stills: Recipe, video: Recipe, jump: tuple[tuple[int, ...
 
 
 def _hodor_one_shot() -> dict[str, Recipe]:
-    """Its stages with every label are `sequence` and `dense`."""
+    """HODOR's one-shot stages; its stages with every label are `sequence` and `dense`."""
     made: dict[str, Recipe] = {}
     for suffix, base in (("", TUNED), ("-small", replace(SMALL, steps=6_000, lr=1e-4))):
         one_shot = _on_one_label(replace(base, references="previous"), STCN_JUMP)
-        # descriptors pooled under a mask that is all but empty send gradients beyond all measure: straight back, then
+        # a descriptor that is pooled under an almost empty mask has an extremely large gradient: no frame between
         empty = replace(_on_nothing(one_shot, one_shot.steps), back="one")
         made |= {f"hodor-one-shot{suffix}": one_shot, f"hodor-empty{suffix}": empty}
     return made
@@ -251,7 +255,7 @@ def _stills(video: Recipe, steps: int, batch: int, milestones: tuple[int, ...], 
 
 
 def _xmem_lite(video: Recipe) -> Recipe:
-    """The weights `xmem-lite`, but for the folders: half video, half stills, composites, strangers, all sizes."""
+    """The bundled weights `xmem-lite`, without the folders: half video, half stills, composites, distractors, all sizes."""
     augment = replace(
         video.data.augment,
         affine=replace(video.data.augment.affine, scale=(0.8, 1.3)),

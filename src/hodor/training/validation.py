@@ -1,49 +1,54 @@
-"""J&F on held-out videos while a network trains, by the tracker that users run."""
+"""J&F on held-out videos during training, computed with the tracker that `hodor segment` uses."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hodor.data.layouts import KindOrAuto, VideoFiles, open_layout
+from hodor.data.layouts import VideoFiles, open_layout
+from hodor.data.stream import Stream
+from hodor.data.videos import Videos
 from hodor.evaluation.datasets import follow
 from hodor.models.base import Network
 from hodor.scoring.metrics import average, frame_scores, statistics
+from hodor.training.recipe import Validation
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Scores of the averaged weights on videos that are not trained on, every `every` steps and after the last; 0: never.
+def held_out(validation: Validation) -> tuple[VideoFiles, ...]:
+    """Return the videos to score, () if `validation.every` is 0.
 
-    root, kind, split: a benchmark's folder, as `data.layouts.open_layout` understands it; sequences: these alone, () all.
-    size: short side inside, in pixels; None takes the model's. history: frames remembered; None takes the network's own.
+    Raises:
+        ValueError: "validation.every is 100, but validation.root is not given: name the folder of a benchmark", or as
+            `data.layouts.open_layout`.
     """
+    if not validation.every:
+        return ()
+    if validation.root is None:
+        every = validation.every
+        raise ValueError(f"validation.every is {every}, but validation.root is not given: name the folder of a benchmark")
+    return open_layout(validation.root, validation.kind, validation.split, validation.sequences or None).videos
 
-    every: int = 0
-    root: Path | None = None
-    kind: KindOrAuto = "auto"
-    split: str | None = None
-    sequences: tuple[str, ...] = ()
-    size: int | None = None
-    history: int | None = None
 
-    def videos(self) -> tuple[VideoFiles, ...]:
-        """() where there is nothing to do. Raises ValueError: "validation.every is 100, but validation.root is not given"."""
-        if not self.every:
-            return ()
-        if self.root is None:
-            raise ValueError(f"validation.every is {self.every}, but validation.root is not given: name a benchmark's folder")
-        return open_layout(self.root, self.kind, self.split, self.sequences or None).videos
+def also_trained(stream: Stream, videos: Iterable[VideoFiles]) -> list[str]:
+    """Return the names of the held-out videos that are also names of training videos."""
+    trained = {name for source in stream.sources if isinstance(source, Videos) for name in source.names()}
+    return [video.name for video in videos if video.name in trained]
 
 
 @dataclass(frozen=True)
 class Row:
-    """J and F of one object over its supervised frames, each in [0, 1]."""
+    """Scores of one object over its supervised frames.
+
+    Attributes:
+        sequence: name of the video.
+        object: id of the object.
+        j: J of each frame, in [0, 1].
+        f: F of each frame, in [0, 1].
+    """
 
     sequence: str
     object: int
@@ -52,9 +57,16 @@ class Row:
 
 
 def validate(network: Network, videos: Iterable[VideoFiles], history: int | None = None, size: int | None = None) -> list[Row]:
-    """Follow every video with a folded copy of the network; -> one row an object.
+    """Segment every video with a folded copy of the network and score each object.
 
-    An object is supervised on every annotated frame after the one on which it was given, but the video's last, as DAVIS does.
+    An object is scored on every annotated frame after the frame on which it was given, except the last frame of the video
+    (the rule of DAVIS).
+
+    Args:
+        network: the network; it is not changed.
+        videos: the videos, with masks.
+        history: frames kept in memory. Default: the network's own.
+        size: short side at which the network runs, in pixels. Default: the network's own.
     """
     ready = copy.deepcopy(network).eval().requires_grad_(False)
     if not ready.folded:
@@ -65,25 +77,29 @@ def validate(network: Network, videos: Iterable[VideoFiles], history: int | None
 def _rows(network: Network, video: VideoFiles, history: int | None, size: int | None) -> list[Row]:
     j: dict[int, list[float]] = {}
     f: dict[int, list[float]] = {}
-    known: set[int] = set()
+    given: set[int] = set()
     for followed in follow(network, video, history=history, size=size):
-        if followed.frame in video.masks and known and followed.frame != video.frames[-1]:
-            ids = sorted(known)
+        if followed.frame in video.masks and given and followed.frame != video.frames[-1]:
+            ids = sorted(given)
             scores = frame_scores(followed.labels, video.labels(followed.frame), ids)
             for i, region, boundary in zip(ids, scores.j.tolist(), scores.f.tolist(), strict=True):
                 j.setdefault(i, []).append(region)
                 f.setdefault(i, []).append(boundary)
-        known |= set(followed.tracked.objects)
+        given |= set(followed.tracked.objects)
     return [Row(video.name, i, tuple(j[i]), tuple(f[i])) for i in sorted(j)]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """-> {"J&F", "J", "F", "sequences": {name: J&F}}; every object counts once (DAVIS rule). Raises ValueError where there is
-    no row: "no object of the held-out videos could be supervised: want sequences with masks after the first frame"."""
+    """Average the scores; every object counts once (the rule of DAVIS).
+
+    Returns:
+        {"J&F": ..., "J": ..., "F": ..., "sequences": {name: J&F}}, in [0, 1].
+
+    Raises:
+        ValueError: "expected held-out videos with masks after the first frame, got none that can be scored".
+    """
     if not rows:
-        raise ValueError(
-            "no object of the held-out videos could be supervised: want sequences with masks after the first frame"
-        )
+        raise ValueError("expected held-out videos with masks after the first frame, got none that can be scored")
     regions = average(statistics(np.array(row.j)) for row in rows).mean
     outlines = average(statistics(np.array(row.f)) for row in rows).mean
     each: dict[str, list[float]] = {}
