@@ -450,7 +450,7 @@ def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["lit"], "no recipe 'lit': want still, duplicate, "),
+        (["lit"], "expected the name of a recipe, got 'lit': "),
         (["hodor-lite"], "no data: want --data.root, folders of videos"),
         (["hodor-lite", "--data.root", "gone"], "gone does not exist: want a folder of images and masks"),
         (["hodor-lite", "--device", "toaster"], "device 'toaster' cannot be used"),

@@ -10,11 +10,24 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import training
+from accelerate import tracking
 from PIL import Image
 
 from hodor.masks import palette
 from hodor.models.base import Prediction
-from hodor.training.journal import Journal, Pace, cut, draw, scales
+from hodor.training.journal import (
+    Journal,
+    Pace,
+    StepNumbers,
+    Terms,
+    by_layer,
+    check_trackers,
+    cut,
+    draw,
+    duration,
+    scales,
+)
 from hodor.training.plans import Supervised, dense, rollout
 
 
@@ -65,6 +78,62 @@ def test_tensorboard_holds_the_same_numbers(tmp_path: Path) -> None:
     assert events.Scalars("scales/1/0")[2].value == 8
     assert events.Images("supervised")[0].step == 1
     assert Image.open(tmp_path / "pictures" / "0000001.png").size == (6, 4)
+
+
+def test_pictures_and_validations_reach_other_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = training.fake_tracker(monkeypatch, "mlflow")
+    (tmp_path / "my-run").mkdir()
+    journal = Journal(tmp_path / "my-run", 0, 3, ("mlflow",), {"lr": 0.5, "data": {"root": ["a"]}})
+    journal.step(line(0))
+    journal.validated(0, {"J&F": 0.25, "sequences": {"cow": 0.75}})
+    journal.picture(0, np.zeros((4, 6, 3), np.uint8))
+    journal.close()
+    (tracker,) = found
+    assert tracker.arguments == (("hodor",), {"run_name": "my-run"})
+    assert tracker.config == {"lr": 0.5, "data/root/0": "a"}
+    numbers = {"loss": 1, "scales/0/0": 32, "scales/0/1": 16, "scales/1/0": 8, "scales/1/1": 4}
+    assert tracker.logged == [(0, numbers), (0, {"validation/J&F": 0.25, "validation/sequences/cow": 0.75})]
+    assert tracker.images[0][1]["supervised"].shape == (1, 4, 6, 3)
+    assert tracker.finished
+
+
+def test_trackers_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_trackers(("tensorboard",))
+    training.fake_tracker(monkeypatch, "trackio")
+    check_trackers(("trackio",))
+    monkeypatch.delitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio")
+    with pytest.raises(ValueError, match=r"^expected accelerate with a tracker for trackio, got accelerate .*: pip install -U"):
+        check_trackers(("trackio",))
+
+
+def test_progress_lines_show_the_time_left_from_the_first_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    journal = Journal(tmp_path, 40, 100)
+    for step in range(40, 100):
+        journal.step({"step": step, "loss": 0.5, "seconds": 120.0})
+    journal.close()
+    shown = [message for message in caplog.messages if message.startswith("step ")]
+    assert shown[0] == "step 40 of 100: loss 0.5, 1 h 58 min left"
+    assert [int(message.split()[1]) for message in shown] == [40, 41, 42, 45, 50, 60, 80, 99]
+    assert shown[-1] == "step 99 of 100: loss 0.5"
+    assert [duration(s) for s in (4.4, 59.9, 61, 7260, 200_000)] == ["4 s", "60 s", "1 min", "2 h 1 min", "2 d 7 h"]
+
+
+def test_the_numbers_of_a_step_survive_packing() -> None:
+    parts = [
+        Terms(*map(torch.tensor, (0.5, 0.25, 0.0, 1.0, 0.0, 0.5))),
+        Terms(*map(torch.tensor, (1.5, 0.75, 0.5, 0.0, 1.0, 0.5))),
+    ]
+    packed = StepNumbers.pack(torch.tensor(2.0), parts, [torch.tensor([32.0, 16.0]), torch.tensor([8.0])])
+    numbers = StepNumbers.unpack(packed.tolist())
+    assert numbers == StepNumbers(2.0, Terms(1.0, 0.5, 0.25, 0.5, 0.5, 0.5), [32.0, 16.0, 8.0])
+    assert numbers.flat() == packed.tolist()
+    assert (numbers.loss, numbers.finite) == (1.75, True)
+    assert not numbers._replace(norm=float("inf")).finite
+    assert not numbers._replace(terms=numbers.terms._replace(dice=float("nan"))).finite
+    other = StepNumbers(2.0, Terms(3.0, 0.5, 0.25, 0.5, 0.5, 0.5), [32.0, 16.0, 8.0])
+    assert StepNumbers.mean([numbers, other]).terms.cross_entropy == 2
+    assert by_layer(numbers.scales, [torch.zeros(2), torch.zeros(1)]) == [[32, 16], [8]]
 
 
 def test_another_process_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

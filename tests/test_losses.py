@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models.base import UNKNOWN, Prediction
-from hodor.training.losses import LossOptions, compute_loss, joint_dice, object_dice
+from hodor.training.losses import LOSSES, LossOptions, compute_loss, joint_dice, object_dice
 from hodor.training.plans import Supervised
 from hodor.training.recipe import Bootstrap, Loss, Points
 
@@ -166,6 +166,12 @@ def test_a_frame_without_a_valid_pixel_gives_a_finite_loss() -> None:
     losses = compute_loss([supervised(valid=torch.zeros(2, *SIZE, dtype=torch.bool))])
     losses.total.backward()
     assert float(losses.total.detach()) == 0
+
+
+def test_every_name_of_a_loss_has_its_function() -> None:
+    assert set(LOSSES) == set(get_args(Loss))
+    with pytest.raises(ValueError, match=r"^expected a loss \(released, .*\), got 'focal'$"):
+        compute_loss([supervised()], "focal")  # type: ignore[arg-type]
 
 
 # STCN, XMem, Cutie ----------------------------------------------------------------------------------------------------

@@ -390,7 +390,7 @@ def test_what_cannot_run_is_refused_in_one_line(recipe: Recipe, tmp_path: Path, 
 
 
 def test_training_on_image_folders_needs_neither_pyav_nor_tyro(root: Path, tmp_path: Path) -> None:
-    block = "import sys; sys.modules['av'] = sys.modules['tyro'] = None; from hodor import train; from hodor.training import recipes; import training; "
+    block = "import sys; sys.modules['av'] = sys.modules['tyro'] = None; import hodor.training.recipes, training; "
     work = "sys.argv[1:] = sys.argv[2:]; training.main()"
     changes = {"steps": 1, "validation": {"every": 1, "root": str(root), "sequences": ["held"]}}
     arguments = [sys.executable, "-c", block + work, *training.command(root, tmp_path / "run", **changes)]
@@ -420,6 +420,95 @@ def test_the_command_lists_recipes_and_prints_one_as_changed(capsys: pytest.Capt
         validation=replace(RECIPES[name].validation, every=7),
     )
     assert printed == checkpoints.plain(changed)
+
+
+def test_recipes_are_values_that_import_no_network() -> None:
+    names = "[m for m in sys.modules if m.startswith('hodor')]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import hodor.training.recipes, sys; print(*{names})"],
+        env=training.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert len(loaded) <= 22, loaded
+    heavy = ("tracking", "evaluation", "video", "models", "train", "training.validation", "training.plans", "training.losses")
+    assert not loaded & {f"hodor.{name}" for name in heavy}
+
+
+def test_a_start_from_random_weights_is_reported_once(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def warned() -> int:
+        found = sum(message.startswith("warning: training starts from random weights: ") for message in caplog.messages)
+        caplog.clear()
+        return found
+
+    longer = replace(recipe, steps=1, schedule="steps")
+    path = run(longer, tmp_path / "run")
+    assert warned() == 1
+    run(replace(longer, steps=2), tmp_path / "run")  # resumed
+    assert warned() == 0
+    run(replace(longer, init=path), tmp_path / "more")
+    assert warned() == 0
+
+
+def test_a_run_logs_to_trackers_beside_tensorboard(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = training.fake_tracker(monkeypatch, "wandb")
+    run(replace(recipe, steps=2), tmp_path / "run", log_to=("wandb", "tensorboard"))
+    (tracker,) = found
+    assert tracker.arguments == (("hodor",), {"name": "run"})
+    assert tracker.config["scheme"] == "dense"
+    assert tracker.config["data/size/0"] == 48
+    assert [step for step, _ in tracker.logged] == [0, 1]
+    assert tracker.logged[0][1]["loss"] == lines(tmp_path / "run")[0]["loss"]
+    assert tracker.finished
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_the_first_step(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"^expected package wandb for --log-to wandb: pip install wandb$"):
+        run(recipe, tmp_path / "run", log_to=("wandb",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_without_a_recipe_are_answered_with_recipes_for_own_videos(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--data.root", "videos"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("hodor: expected a recipe before the options, got --data.root.")
+    examples = re.findall(r"hodor train (.*) --data.root VIDEOS --out runs/own", printed.err)
+    assert len(examples) == 3
+    for example in examples:
+        name, *options = example.split()
+        chosen = json.loads(output_of(capsys, name, *options, "--print"))
+        weights.fill(weights.build(chosen["model"]), weights.read(chosen["init"])[1], name)
+
+
+def test_the_old_name_of_an_option_and_a_misspelt_recipe_are_answered_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^expected --init FILE for the weights to begin from, got --start"):
+        command.main(["dense-small", "--start", "x.safetensors"])
+    words = (
+        r"^expected the name of a recipe, got 'dense-smal': did you mean dense-small or .*\? `hodor train --list` lists them$"
+    )
+    with pytest.raises(ValueError, match=words):
+        command.main(["dense-smal"])
+
+
+def test_no_option_is_an_ambiguous_abbreviation_of_an_option_of_torchrun(capsys: pytest.CaptureFixture[str]) -> None:
+    """torchrun looks at the options after its script too, and refuses one that could be the start of several of its own."""
+    from torch.distributed.run import get_args_parser, parse_args
+
+    with pytest.raises(SystemExit):
+        command.main(["dense-small", "--help"])
+    options = set(re.findall(r"--[a-z][a-z0-9.-]+", capsys.readouterr().out))
+    assert {"--init", "--log-to", "--data.root", "--out"} <= options
+    theirs = {text for action in get_args_parser()._actions for text in action.option_strings}
+    assert not {mine for mine in options if mine not in theirs and sum(their.startswith(mine) for their in theirs)}
+    words = ["dense-small", "--init", "x.safetensors", "--log-to", "wandb"]
+    assert parse_args(["--nproc-per-node", "2", "hodor", "train", *words]).training_script_args == ["train", *words]
 
 
 def test_the_command_reports_a_nan_in_one_line_and_fails(

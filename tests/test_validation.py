@@ -54,7 +54,8 @@ def test_every_object_counts_once_over_its_own_frames() -> None:
     assert found["J"] == pytest.approx((0.75 + 0 + 0.5) / 3)
     assert found["F"] == pytest.approx(0.5)
     assert found["sequences"] == pytest.approx({"a": 0.375, "b": 0.625})
-    with pytest.raises(ValueError, match=r"^expected held-out videos with masks after the first frame, got none that can be scored$"):
+    words = r"^expected held-out videos with masks after the first frame, got none that can be scored$"
+    with pytest.raises(ValueError, match=words):
         summary([])
 
 
@@ -73,6 +74,16 @@ def test_the_best_weights_are_kept_while_others_come_and_go(
     assert not training.same(best, weights.read(whole)[1])
     assert not (tmp_path / "whole" / "best.safetensors").exists()
     assert len(lines(tmp_path / "whole")) == 5
+
+
+def test_a_held_out_video_that_is_trained_on_is_reported(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = small(root, steps=1, init=None)
+    apart, mixed = (replace(recipe, validation=Validation(1, root, sequences=names)) for names in (("held",), ("held", "cow")))
+    run(apart, tmp_path / "apart")
+    assert not [message for message in caplog.messages if "validation" in message]
+    run(mixed, tmp_path / "mixed")
+    words = "warning: validation videos are also trained on (cow): leave them out with --data.without cow"
+    assert words in caplog.messages
 
 
 def test_missing_held_out_videos_are_reported_before_the_first_step(root: Path, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import json
 import os
 import sys
 import time
+import types
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiny
 import torch
 from PIL import Image
@@ -82,6 +84,41 @@ def state(out: Path, name: str = "weights.safetensors") -> dict[str, torch.Tenso
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+class FakeTracker:
+    """Records what a tracker of accelerate.tracking gets."""
+
+    def __init__(self, *names: str, **options: Any) -> None:
+        self.arguments, self.logged, self.images, self.finished = (names, options), [], [], False
+        self.config: dict[str, Any] = {}
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.config = values
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self.logged.append((step, values))
+
+    def log_images(self, values: dict[str, Any], step: int) -> None:
+        self.images.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def fake_tracker(monkeypatch: pytest.MonkeyPatch, name: str) -> list[FakeTracker]:
+    """Replace a tracker by `FakeTracker`, as if its package were installed; the trackers that are made are in the list."""
+    from accelerate import tracking
+
+    made: list[FakeTracker] = []
+
+    def make(*names: str, **options: Any) -> FakeTracker:
+        made.append(FakeTracker(*names, **options))
+        return made[-1]
+
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, name, make)
+    return made
 
 
 def command(root: Path, out: Path, **changes: Any) -> list[str]:
