@@ -1,4 +1,4 @@
-"""Ablations: the papers' tables as data, runs that go on where they stopped, and the table they give."""
+"""Ablations: the papers' tables as data, runs that resume, and the table of results."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_shares_of_layers_are_the_papers_three_of_five() -> None:
 
 
 def test_the_numbers_of_the_paper_are_its_differences_too() -> None:
-    """What the text says: 6.9 lost without encoder and decoder, 3.1 won by cyclic consistency over row 3."""
+    """The text of the paper: 6.9 lost without encoder and decoder, 3.1 gained by cyclic consistency over row 3."""
     three, one = TABLES["hodor-3"], TABLES["hodor-1"]
 
     def paper(table: Table, key: str) -> float:
@@ -113,15 +113,17 @@ def test_the_numbers_of_the_paper_are_its_differences_too() -> None:
                 assert row.paper[0] == pytest.approx((row.paper[1] + row.paper[2]) / 2, abs=0.11)
 
 
-def test_a_row_that_needs_a_network_to_come_is_named_and_passed_over(small_models: None) -> None:
+def test_a_row_that_needs_a_missing_network_is_named_and_skipped(small_models: None) -> None:
     rows, cannot = runs.needed(SMALL)
     assert [row.key for row in rows] == ["a", "b", "c", "d"]
     assert cannot == {"e": "stm"}
-    with pytest.raises(ValueError, match=r"^row e of table small needs stm, not in this version$"):
+    with pytest.raises(ValueError, match=r"^row e of table small needs stm, which this version does not have$"):
         runs.needed(SMALL, ["e"])
-    with pytest.raises(ValueError, match=r"^no row of table small can be run: they need stm, not in this version$"):
+    with pytest.raises(
+        ValueError, match=r"^no row of table small can be run: they need stm, which this version does not have$"
+    ):
         runs.needed(replace(SMALL, rows=SMALL.rows[4:], against="e"))
-    with pytest.raises(ValueError, match=r"^table small has no row f: want a, b, c, d, e$"):
+    with pytest.raises(ValueError, match=r"^expected a row of table small \(a, b, c, d, e\), got 'f'$"):
         runs.needed(SMALL, ["f"])
 
 
@@ -135,9 +137,9 @@ def test_a_row_brings_the_row_it_starts_from(small_models: None) -> None:
 def test_changes_reach_into_fields_of_fields() -> None:
     recipe = runs.changed(train.Recipe(), {"data.max_objects": 1, "steps": 7, "data.motion": "none"})
     assert (recipe.data.max_objects, recipe.data.motion, recipe.steps) == (1, "none", 7)
-    with pytest.raises(ValueError, match=r"^Recipe has no field 'mode': want model, "):
+    with pytest.raises(ValueError, match=r"^expected a field of Recipe \(model, .*\), got 'mode'$"):
         runs.changed(train.Recipe(), {"mode": 1})
-    with pytest.raises(ValueError, match=r"^Data has no field 'many'"):
+    with pytest.raises(ValueError, match=r"^expected a field of Data \(.*\), got 'many'"):
         runs.changed(train.Recipe(), {"data.many": 1})
 
 
@@ -155,9 +157,7 @@ def test_a_row_that_starts_from_another_takes_its_weights_and_its_share_of_steps
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_is_trained_and_scored_once_and_goes_on_where_it_stopped(
-    setup: runs.Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_is_trained_and_scored_once_and_resumes(setup: runs.Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, _ = runs.needed(SMALL)
     trained: list[str] = []
     real = train.run
@@ -190,8 +190,8 @@ def test_a_table_is_trained_and_scored_once_and_goes_on_where_it_stopped(
     # row d scores row a's weights with one frame remembered
     network = weights.ready(setup.folder(SMALL, SMALL.row("a"), 5) / "weights.safetensors", device="cpu", dtype="float32")
     again = scoring.scored(network, setup.test.videos[0], history=1, size=48).to_json()
-    told = json.loads((setup.folder(SMALL, SMALL.row("d"), 5) / "scores.json").read_text())
-    assert told["J&F"] == pytest.approx(again["J&F"])
+    stored = json.loads((setup.folder(SMALL, SMALL.row("d"), 5) / "scores.json").read_text())
+    assert stored["J&F"] == pytest.approx(again["J&F"])
 
     other = replace(setup, base=replace(setup.base, steps=4))
     with pytest.raises(ValueError, match=r"was begun with another recipe \(steps was 2, now 4\): give another --out"):
@@ -205,7 +205,7 @@ def fill(setup: runs.Setup, scores: dict[tuple[str, int], float]) -> None:
         )  # fmt: skip
 
 
-def test_the_table_holds_each_row_against_its_base_seed_by_seed(setup: runs.Setup) -> None:
+def test_the_table_compares_each_row_with_its_base_seed_by_seed(setup: runs.Setup) -> None:
     setup = replace(setup, seeds=(0, 1))
     fill(setup, {("a", 0): 0.5, ("a", 1): 0.6, ("b", 0): 0.4, ("b", 1): 0.52, ("c", 1): 0.7})
     a, b, c, *_ = results.results(SMALL, setup)
@@ -216,15 +216,15 @@ def test_the_table_holds_each_row_against_its_base_seed_by_seed(setup: runs.Setu
     assert b.ours_against == pytest.approx((-9.0, 1.4142), abs=1e-3)
     assert b.paper_against == -10
     words = dict(zip(results.HEADS[6:10], results.cells(b)[6:10], strict=True))
-    assert words["ours J&F"] == "46.0 ± 8.5"
+    assert words["here J&F"] == "46.0 ± 8.5"
     assert results.cells(b)[9] == "-9.0 ± 1.4"
     assert results.cells(a)[2:6] == ("70.0", "68.0", "72.0", "")
 
 
-def test_the_saved_table_marks_whose_numbers_are_whose(setup: runs.Setup) -> None:
+def test_the_saved_table_states_where_its_numbers_come_from(setup: runs.Setup) -> None:
     fill(setup, {("a", 5): 0.5})
-    told = results.results(SMALL, setup)
-    text = results.save(SMALL, setup, told).read_text()
+    rows = results.results(SMALL, setup)
+    text = results.save(SMALL, setup, rows).read_text()
     assert "| a | as it is | *70.0* | *68.0* | *72.0* |  | 50.0 | 49.0 | 51.0 |  | done |" in text
     assert "paper: as printed in a paper, Table 9, measured on its data with the authors' training; not measured here" in text
     assert "scored on held; 1 seed." in text
@@ -242,10 +242,12 @@ def test_the_command_lists_trains_nothing_and_prints_what_is_finished(
 ) -> None:
     words = ["ablations", "hodor-3", "--root", str(root), "--held-out", "held", "--model", "tiny", "-o", str(tmp_path)]
     assert analyse.main([*words, "--rows", "5", "12", "--list"]) == 0
-    said = capsys.readouterr()
-    assert re.search(r"row 5, seed 0: to do; 3 of 5 encoder layers; tiny, chain on stills of videos\d+, 2000 steps", said.err)
-    assert "row 12, seed 0: to do; one frame remembered" in said.err
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert re.search(
+        r"row 5, seed 0: to do; 3 of 5 encoder layers; tiny, chain on stills of videos\d+, 2000 steps", printed.err
+    )
+    assert "row 12, seed 0: to do; one frame remembered" in printed.err
+    assert printed.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -269,15 +271,15 @@ def test_the_command_trains_scores_and_prints_the_table(small_models: None, root
         "cpu",
     ]
     assert analyse.main(words) == 0
-    said = capsys.readouterr()
-    assert "one background descriptor" in said.out
-    assert "76.2" in said.out
-    assert max(map(len, said.out.splitlines())) <= 80
+    printed = capsys.readouterr()
+    assert "one background descriptor" in printed.out
+    assert "76.2" in printed.out
+    assert max(map(len, printed.out.splitlines())) <= 80
     assert (tmp_path / "hodor-3" / "table.md").is_file()
     assert (tmp_path / "hodor-3" / "10" / "seed-0" / "scores.json").is_file()
 
 
-def test_the_command_says_what_is_missing(
+def test_the_command_reports_what_is_missing(
     small_models: None, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"^nothing to score: want --held-out NAME \.\.\. of --root, or --test FOLDER$"):
@@ -285,5 +287,5 @@ def test_the_command_says_what_is_missing(
     monkeypatch.setitem(MODELS, "tiny-state", Preset(Recurrent, {}, 48))
     words = ["one-shot-4", "--root", str(root), "--held-out", "held", "--rows", "own-1", "--model", "tiny-state", "--list"]
     needs = "a network without a recurrent state"
-    with pytest.raises(ValueError, match=f"^row own-1 of table one-shot-4 needs {needs}, not in this version$"):
+    with pytest.raises(ValueError, match=f"^row own-1 of table one-shot-4 needs {needs}, which this version does not have$"):
         analyse.main(["ablations", *words])

@@ -1,4 +1,4 @@
-"""What an ablation gave: our numbers, mean and spread over seeds, beside the paper's, which are marked as theirs."""
+"""Results of an ablation: mean and standard deviation over seeds, beside the numbers of the paper, marked as such."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ SCORES = ("J&F", "J", "F")
 
 @dataclass(frozen=True)
 class Result:
-    """A line of the finished table, scores in per cent. paper: as printed. ours: mean over the seeds, and spread, their
-    standard deviation (None for one seed). against: difference to the row held against, the paper's and ours with its
-    spread over seeds. state: "done", "2 of 3 seeds", "to do", or what it needs."""
+    """A row of the finished table; scores in per cent.
+
+    Attributes:
+        row: the row of the table.
+        state: "done", "2 of 3 seeds", "to do", or what the row needs.
+        paper: scores printed in the paper, by name ("J&F", "J", "F").
+        ours: scores measured here: (mean over the seeds, standard deviation; None for one seed), by name.
+        paper_against: difference in J&F to the row `Table.against`, in the paper.
+        ours_against: the same here, seed by seed: (mean, standard deviation).
+        change: changed settings, such as "encoder_layers 2 -> 1".
+    """
 
     row: Row
     state: str
@@ -35,7 +43,7 @@ class Result:
 
 
 def results(table: Table, setup: Setup) -> list[Result]:
-    """Every row of the table with what lies finished in `setup.out`."""
+    """Return a result for every row of the table, from the finished runs in `setup.out`."""
     base = table.row(table.against)
     reference = _scores(table, setup, base)
     out = []
@@ -43,19 +51,19 @@ def results(table: Table, setup: Setup) -> list[Result]:
         own = _scores(table, setup, row)
         paper = dict(zip(SCORES, row.paper or (), strict=False))
         both = [own[seed]["J&F"] - reference[seed]["J&F"] for seed in own if seed in reference]
-        held = row.key != table.against
-        want = len(setup.seeds)
+        compared = row.key != table.against
+        count = len(setup.seeds)
         missing = table.missing(row, setup.base.model)
         todo = f"needs {missing}" if missing else "to do"
-        state = "done" if len(own) == want else f"{len(own)} of {want} seeds" if own else todo
+        state = "done" if len(own) == count else f"{len(own)} of {count} seeds" if own else todo
         out.append(
             Result(
                 row,
                 state,
                 paper,
                 {name: _spread([scores[name] for scores in own.values()]) for name in SCORES} if own else {},
-                round(paper["J&F"] - base.paper[0], 1) if held and paper and base.paper else None,
-                _spread(both) if held and both else None,
+                round(paper["J&F"] - base.paper[0], 1) if compared and paper and base.paper else None,
+                _spread(both) if compared and both else None,
                 _change(row, model_of(row, setup.base.model)),
             )
         )
@@ -63,7 +71,7 @@ def results(table: Table, setup: Setup) -> list[Result]:
 
 
 def _change(row: Row, model: str) -> str:
-    """What the row's settings are in this network: "encoder_layers 2 -> 1"."""
+    """The changed settings of the network: "encoder_layers 2 -> 1"."""
     from hodor.models import weights
 
     if model not in weights.MODELS:
@@ -74,7 +82,7 @@ def _change(row: Row, model: str) -> str:
 
 
 def _scores(table: Table, setup: Setup, row: Row) -> dict[int, dict[str, float]]:
-    """{seed: scores in per cent} of the finished runs."""
+    """Scores of the finished runs in per cent, by seed."""
     out = {}
     for seed in setup.seeds:
         file = setup.folder(table, row, seed) / "scores.json"
@@ -88,11 +96,11 @@ def _spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-HEADS = ("row", "setting", "paper J&F", "J", "F", "to base", "ours J&F", "J", "F", "to base", "state")
+HEADS = ("row", "setting", "paper J&F", "J", "F", "to base", "here J&F", "J", "F", "to base", "state")
 
 
 def cells(result: Result) -> tuple[str, ...]:
-    """A result as the words under `HEADS`; numbers that are not known are empty."""
+    """Return a result as the cells under `HEADS`; missing numbers are empty."""
 
     def with_spread(pair: tuple[float, float | None] | None, sign: str = "") -> str:
         if pair is None:
@@ -101,25 +109,25 @@ def cells(result: Result) -> tuple[str, ...]:
 
     row = result.row
     name = row.name + (f" [{result.change}]" if result.change else "")
-    theirs = [f"{result.paper[s]:.1f}" if s in result.paper else "" for s in SCORES]
+    paper = [f"{result.paper[s]:.1f}" if s in result.paper else "" for s in SCORES]
     ours = [with_spread(result.ours.get(s)) for s in SCORES]
-    held = "" if result.paper_against is None else f"{result.paper_against:+.1f}"
-    return (row.key, name, *theirs, held, *ours, with_spread(result.ours_against, "+"), result.state)
+    paper_against = "" if result.paper_against is None else f"{result.paper_against:+.1f}"
+    return (row.key, name, *paper, paper_against, *ours, with_spread(result.ours_against, "+"), result.state)
 
 
 def footnote(table: Table, setup: Setup) -> str:
-    """Whose numbers are whose, in two sentences."""
+    """Return the sentences that state where the numbers come from."""
     n, recipe = len(setup.seeds), setup.base
     return (
         f"paper: as printed in {table.source}, measured on {table.measured} with the authors' training; not measured here. "
-        f"ours: {recipe.model}, {recipe.steps} steps of {recipe.batch} clips, scored on {', '.join(setup.test.names)}; "
-        f"{n} seed{'s' * (n > 1)}{', mean ± standard deviation' * (n > 1)}. to base: J&F less that of row {table.against}"
+        f"here: {recipe.model}, {recipe.steps} steps of {recipe.batch} clips, scored on {', '.join(setup.test.names)}; "
+        f"{n} seed{'s' * (n > 1)}{', mean ± standard deviation' * (n > 1)}. to base: J&F minus that of row {table.against}"
         f"{', seed by seed' * (n > 1)}."
     )
 
 
 def printed(table: Table, setup: Setup, rows: Sequence[Result]) -> Printed:
-    """The table for the terminal (rich), narrow: J and F apart are in `markdown` and `to_json`."""
+    """Return the table for the terminal (rich), with J&F alone; `markdown` and `to_json` have J and F too."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -128,17 +136,17 @@ def printed(table: Table, setup: Setup, rows: Sequence[Result]) -> Printed:
     out = RichTable(title=title, caption=footnote(table, setup), box=SIMPLE_HEAD, caption_justify="left", padding=(0, 1, 0, 0))
     out.add_column("row", no_wrap=True)
     out.add_column("setting", min_width=20)
-    for head, style in (("paper", "dim"), ("to base", "dim"), ("ours", ""), ("to base", "")):
+    for head, style in (("paper", "dim"), ("to base", "dim"), ("here", ""), ("to base", "")):
         out.add_column(head, justify="right", no_wrap=True, style=style)
     out.add_column("", min_width=7)
     for result in rows:
-        key, name, paper, _, _, held, ours, _, _, ours_held, state = map(escape, cells(result))
-        out.add_row(key, name, paper, held, ours, ours_held, state)
+        key, name, paper, _, _, paper_against, ours, _, _, ours_against, state = map(escape, cells(result))
+        out.add_row(key, name, paper, paper_against, ours, ours_against, state)
     return out
 
 
 def markdown(table: Table, setup: Setup, rows: Sequence[Result]) -> str:
-    """The table as Markdown, the papers' numbers in italics."""
+    """Return the table as Markdown, with the numbers of the paper in italics."""
     lines = [
         f"## {table.caption}",
         "",
@@ -152,7 +160,7 @@ def markdown(table: Table, setup: Setup, rows: Sequence[Result]) -> str:
 
 
 def to_json(table: Table, setup: Setup, rows: Sequence[Result]) -> dict[str, Any]:
-    """The table as plain values, scores in per cent, full precision for ours."""
+    """Return the table as plain values; scores in per cent, those measured here in full precision."""
     return {
         "format": "hodor-ablations/1",
         "table": table.name,
@@ -178,7 +186,7 @@ def to_json(table: Table, setup: Setup, rows: Sequence[Result]) -> dict[str, Any
 
 
 def save(table: Table, setup: Setup, rows: Sequence[Result]) -> Path:
-    """Write OUT/TABLE/table.json and OUT/TABLE/table.md; -> the latter."""
+    """Write OUT/TABLE/table.json and OUT/TABLE/table.md; return the path of the latter."""
     to = setup.out / table.name / "table.md"
     write(to.with_suffix(".json"), to_json(table, setup, rows))
     with written_whole(to) as out:

@@ -1,4 +1,4 @@
-"""Train and score the rows of an ablation table on data of the user's; what is finished is not done again."""
+"""Train and score the rows of an ablation table on your own data; finished runs are not repeated."""
 
 from __future__ import annotations
 
@@ -15,32 +15,49 @@ from hodor.masks import written_whole
 
 if TYPE_CHECKING:
     from hodor.data.layouts import Layout
-    from hodor.train import Recipe
+    from hodor.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 def changed(value: T, changes: Mapping[str, Any]) -> T:
-    """A copy of a frozen dataclass with these fields changed; "data.max_objects" reaches into its field `data`.
+    """Return a copy of a frozen dataclass with some fields changed.
 
-    Raises ValueError: "Recipe has no field 'mode': want model, data, ...".
+    Args:
+        value: the dataclass.
+        changes: new values by field; "data.max_objects" is a field of its field `data`.
+
+    Raises:
+        ValueError: "expected a field of Recipe (model, data, ...), got 'mode'".
     """
-    here: dict[str, Any] = {}
+    new_values: dict[str, Any] = {}
     for name, new in changes.items():
         outer, _, inner = name.partition(".")
-        known = [f.name for f in fields(value)]  # type: ignore[arg-type]
-        if outer not in known:
-            raise ValueError(f"{type(value).__name__} has no field {outer!r}: want {', '.join(known)}")
-        here[outer] = changed(here.get(outer, getattr(value, outer)), {inner: new}) if inner else new
-    return replace(value, **here)  # type: ignore[type-var]
+        names = [f.name for f in fields(value)]  # type: ignore[arg-type]
+        if outer not in names:
+            raise ValueError(f"expected a field of {type(value).__name__} ({', '.join(names)}), got {outer!r}")
+        new_values[outer] = changed(new_values.get(outer, getattr(value, outer)), {inner: new}) if inner else new
+    return replace(value, **new_values)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a table is run. base: the recipe that rows change. stills, video: roots to train on; without stills, single frames
-    of the video serve. test: the videos that are scored; they are left out of training. out: folder of the runs. after_steps,
-    after_lr: of rows that start from another, instead of the table's share of the base's."""
+    """How a table is run.
+
+    Attributes:
+        base: the recipe that the rows change.
+        video: folders of videos to train on.
+        test: the videos to score; they are left out of training.
+        out: folder of the runs.
+        stills: roots of images to train on. Default: (), single frames of the videos.
+        seeds: seeds of the runs of each row.
+        history: frames kept in memory while scoring. Default: None, the network's own.
+        size: short side at which the network is scored, in pixels. Default: None, the network's own.
+        device: device to train and score on.
+        after_steps: steps of the rows that begin from another row. Default: None, the table's share of the base's steps.
+        after_lr: learning rate of these rows. Default: None, the table's share of the base's.
+    """
 
     base: Recipe
     video: tuple[Path, ...]
@@ -55,16 +72,17 @@ class Setup:
     after_lr: float | None = None
 
     def remembered(self, row: Row) -> int:
-        """Frames remembered while a row is scored."""
+        """Return the frames kept in memory while a row is scored."""
         from hodor.models import weights
 
         return row.history or self.history or weights.MODELS[model_of(row, self.base.model)].history
 
     def folder(self, table: Table, row: Row, seed: int) -> Path:
+        """Return the folder of a run."""
         return self.out / table.name / row.key / f"seed-{seed}"
 
     def recipe(self, table: Table, row: Row, seed: int) -> Recipe:
-        """The recipe of one run. Raises ValueError for changes that the recipe does not have."""
+        """Return the recipe of one run. Raises ValueError for fields that the recipe does not have."""
         root = (self.stills or self.video) if row.data == "stills" else self.video
         model = model_of(row, self.base.model)
         steps, lr = math.ceil(row.length * self.base.steps), row.rate * self.base.lr
@@ -89,7 +107,7 @@ class Setup:
 
 
 def settings_of(row: Row, model: str) -> dict[str, Any]:
-    """The row's arguments of this network, shares worked out: 0.6 of 5 encoder layers is 3."""
+    """Return the row's settings for a model, with the shares computed: 0.6 of 5 encoder layers is 3."""
     from hodor.models import weights
 
     preset = weights.MODELS[model]
@@ -100,6 +118,7 @@ def settings_of(row: Row, model: str) -> dict[str, Any]:
 
 
 def own(preset: Any, name: str) -> Any:
+    """Return the value of a setting in a preset of `weights.MODELS`."""
     import inspect
 
     default = inspect.signature(preset.network).parameters[name].default
@@ -107,41 +126,56 @@ def own(preset: Any, name: str) -> Any:
 
 
 def needed(table: Table, keys: Iterable[str] = (), model: str = "hodor-t") -> tuple[list[Row], dict[str, str]]:
-    """Rows to run for the rows asked for (none: all), in an order that has every row after the one it starts from; and
-    {key: what it needs} of those that cannot be run. model: the one asked for.
+    """Return the rows to run, each after the row that it begins from, and the rows that cannot be run.
 
-    Raises ValueError where a row that was named cannot be run, or none can: "row stcn of table one-shot-3 needs stcn, not in
-    this version".
+    Args:
+        table: the table.
+        keys: keys of the requested rows. Default: all rows.
+        model: name of the requested model.
+
+    Returns:
+        The rows in order, and {key: what it needs} of the rows that cannot be run.
+
+    Raises:
+        ValueError: if a requested row, or every row, cannot be run: "row stcn of table one-shot-3 needs stcn, which this version
+            does not have".
     """
     asked = list(keys)
     chosen = [table.row(key) for key in asked] or list(table.rows)
     cannot = {row.key: what for row in chosen if (what := table.missing(row, model))}
     if (asked and cannot) or len(cannot) == len(chosen):
         key, what = next(iter(cannot.items()))
-        who = (
-            f"row {key} of table {table.name} needs {what}" if asked else f"no row of table {table.name} can be run: they need "
-        )
-        raise ValueError(f"{who}{'' if asked else ', '.join(sorted(set(cannot.values())))}, not in this version")
+        if asked:
+            raise ValueError(f"row {key} of table {table.name} needs {what}, which this version does not have")
+        needs = ", ".join(sorted(set(cannot.values())))
+        raise ValueError(f"no row of table {table.name} can be run: they need {needs}, which this version does not have")
     ordered: list[Row] = []
 
-    def take(row: Row) -> None:
+    def add(row: Row) -> None:
         if row.after:
-            take(table.row(row.after))
+            add(table.row(row.after))
         if row not in ordered:
             ordered.append(row)
 
     for row in chosen:
         if row.key not in cannot:
-            take(row)
+            add(row)
     return ordered, cannot
 
 
 def run(table: Table, setup: Setup, rows: Sequence[Row]) -> None:
-    """Train and score the rows with every seed, the first seed's first; what is finished is not done again.
+    """Train and score the rows with every seed, all rows of the first seed first; finished runs are not repeated.
 
-    A run lies in OUT/TABLE/ROW/seed-N: ablation.json, what training writes there, and scores.json once it is scored. Raises
-    ValueError before anything is trained if a run of another recipe lies there: "out/hodor-3/0/seed-0 was begun with another
-    recipe (steps 100 there, 200 now): give another --out, or remove it".
+    A run is in OUT/TABLE/ROW/seed-N: ablation.json, the files of `train.run`, and scores.json when it is scored.
+
+    Args:
+        table: the table.
+        setup: how it is run.
+        rows: the rows, from `needed`.
+
+    Raises:
+        ValueError: before any training, if the folder has a run of another recipe: "out/hodor-3/0/seed-0 was begun with another
+            recipe (steps was 100, now 200): give another --out, or remove it".
     """
     from hodor import train
     from hodor.models import weights
@@ -156,35 +190,35 @@ def run(table: Table, setup: Setup, rows: Sequence[Row]) -> None:
             log.info("%d of %d: row %s, seed %d is done", number, len(jobs), row.key, seed)
             continue
         log.info("%d of %d: row %s (%s), seed %d, %d steps", number, len(jobs), row.key, row.name, seed, recipe.steps)
-        write(folder / "ablation.json", _told(setup, row, recipe))
-        made = train.run(recipe, folder, device=device) if recipe.steps else recipe.init
-        assert made is not None  # a row without steps has one that it starts from
-        write(folder / "scores.json", _score(setup, row, made, str(device)))
+        write(folder / "ablation.json", _facts(setup, row, recipe))
+        trained = train.run(recipe, folder, device=device) if recipe.steps else recipe.init
+        assert trained is not None  # a row without steps begins from another row
+        write(folder / "scores.json", _score(setup, row, trained, str(device)))
 
 
 def state(setup: Setup, table: Table, row: Row, seed: int) -> str:
-    """ "done", "begun" or "to do"."""
+    """Return the state of a run: "done", "begun" or "to do"."""
     folder = setup.folder(table, row, seed)
     if (folder / "scores.json").is_file():
         return "done"
     return "begun" if (folder / "ablation.json").is_file() else "to do"
 
 
-def _score(setup: Setup, row: Row, made: Path, device: str) -> dict[str, Any]:
+def _score(setup: Setup, row: Row, checkpoint: Path, device: str) -> dict[str, Any]:
     from hodor.analysis import runs
     from hodor.models import weights
 
-    network = weights.ready(made, device=device, dtype="float32")
+    network = weights.ready(checkpoint, device=device, dtype="float32")
     history = setup.remembered(row)
     scored = [runs.scored(network, video, history=history, size=setup.size).to_json() for video in setup.test.videos]
     return {"format": "hodor-ablation/1", "history": history, **runs.means(scored), "sequences": scored}
 
 
-def _told(setup: Setup, row: Row, recipe: Recipe) -> dict[str, Any]:
-    """All that a run's numbers depend on, as plain values; files by their names alone."""
-    told: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=_short))
+def _facts(setup: Setup, row: Row, recipe: Recipe) -> dict[str, Any]:
+    """Everything that the numbers of a run depend on, as plain values; files by their names alone."""
+    facts: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=_short))
     test = {"sequences": list(setup.test.names), "history": setup.remembered(row), "size": setup.size}
-    return {**told, "test": test}
+    return {**facts, "test": test}
 
 
 def _short(value: Any) -> Any:
@@ -192,15 +226,15 @@ def _short(value: Any) -> Any:
 
 
 def _check_same(setup: Setup, table: Table, row: Row, seed: int, recipe: Recipe) -> None:
-    from hodor.train import FREE, Recipe
     from hodor.training.checkpoints import completed, differences
+    from hodor.training.recipe import FREE, Recipe
 
     file = setup.folder(table, row, seed) / "ablation.json"
     if not file.is_file():
         return
     free = [name for name in FREE if name not in ("backbone", "init")]
-    there = completed(json.loads(file.read_text()), json.loads(json.dumps(asdict(Recipe()), default=_short)))
-    differ = differences(there, _told(setup, row, recipe), free)
+    before = completed(json.loads(file.read_text()), json.loads(json.dumps(asdict(Recipe()), default=_short)))
+    differ = differences(before, _facts(setup, row, recipe), free)
     if differ:
         raise ValueError(
             f"{file.parent} was begun with another recipe ({'; '.join(differ[:3])}): give another --out, or remove it"
@@ -208,5 +242,6 @@ def _check_same(setup: Setup, table: Table, row: Row, seed: int, recipe: Recipe)
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
     with written_whole(path) as out:
         out.write((json.dumps(data, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The papers' ablation tables as data: each row is what it changes in a recipe, beside the numbers that the paper prints."""
+"""The papers' ablation tables as data: each row lists its changes to a recipe and the numbers printed in the paper."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from hodor.data import augment
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. key: short, as in the paper where it numbers its rows. paper: J&F, J and F as printed there, in
-    per cent, or J&F alone; None for a line that the paper has not. changes: fields of the recipe, "data.max_objects" for those of its
-    data; they come after `own_changes`. settings: arguments of the network. shares: arguments that become this share of the
-    network's own, rounded (3 of 5 layers: 0.6). data: "stills" or "video", what is trained on. after: the row whose weights it
-    starts from. model: the network, where it is not the one asked for, see `model_of`. history: frames remembered while
-    scoring, where it is not the one asked for. length, rate: share of the steps and of the learning rate; length 0 scores the
-    weights of the row `after` as they are."""
+    """One row of a table.
+
+    Attributes:
+        key: short name, the number of the row where the paper numbers its rows.
+        name: description.
+        paper: J&F, J and F as printed in the paper, in per cent, or J&F alone. None: the paper has no such row.
+        changes: changed fields of the recipe by name; "data.max_objects" is a field of its data. Applied after `own_changes`.
+        settings: changed settings of the network.
+        shares: settings that become this share of the network's own value, rounded (3 of 5 layers: 0.6).
+        data: training data, "stills" or "video".
+        after: key of the row whose weights it begins from. Default: None.
+        model: network of the row, see `model_of`. Default: None, the requested network.
+        history: frames kept in memory while scoring. Default: None, the requested number.
+        length: share of the steps; 0 scores the weights of the row `after` without training.
+        rate: share of the learning rate.
+    """
 
     key: str
     name: str
@@ -35,7 +44,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its rows, the row that the others are held against, and where the paper has it and measured it."""
+    """A table of ablations.
+
+    Attributes:
+        name: name for the command.
+        caption: title.
+        source: the paper and its table.
+        measured: data set on which the paper measured.
+        rows: the rows.
+        against: key of the row with which the others are compared.
+    """
 
     name: str
     caption: str
@@ -45,23 +63,34 @@ class Table:
     against: str
 
     def row(self, key: str) -> Row:
-        """Raises ValueError: "table hodor-3 has no row 12: want 0, 1, ..."."""
+        """Return the row with this key.
+
+        Raises:
+            ValueError: "expected a row of table hodor-3 (0, 1, ...), got '12'".
+        """
         for row in self.rows:
             if row.key == key:
                 return row
-        raise ValueError(f"table {self.name} has no row {key}: want {', '.join(row.key for row in self.rows)}")
+        raise ValueError(f"expected a row of table {self.name} ({', '.join(row.key for row in self.rows)}), got {key!r}")
 
     def missing(self, row: Row, asked: str = "hodor-t") -> str | None:
-        """What a row needs that this version, or the model asked for, has not: "stcn", "scheme one-shot-2", "a network without
-        a recurrent state"; None for a row that can be run."""
-        from hodor import train
+        """Return what a row needs that is missing, or None if it can be run.
+
+        Args:
+            row: the row.
+            asked: name of the requested model.
+
+        Returns:
+            Such as "stcn", "scheme one-shot-2", "a network without a recurrent state".
+        """
         from hodor.models import weights
+        from hodor.training.recipe import Scheme
 
         model = model_of(row, asked)
         if model not in weights.MODELS:
             return model
         scheme = row.changes.get("scheme")
-        if scheme and scheme not in get_args(train.Scheme):
+        if scheme and scheme not in get_args(Scheme):
             return f"scheme {scheme}"
         if row.changes.get("back") == "one" and weights.MODELS[model].network.recurrent:
             return "a network without a recurrent state"
@@ -69,8 +98,8 @@ class Table:
 
 
 def model_of(row: Row, asked: str) -> str:
-    """The preset that a row trains: the model asked for, or the row's own network, in its lite preset if a lite one is asked
-    for."""
+    """Return the model that a row trains: the requested model, or the row's own network, as its lite preset if the requested
+    model is one."""
     from hodor.models import weights
 
     if row.model is None:
@@ -80,26 +109,34 @@ def model_of(row: Row, asked: str) -> str:
 
 
 def own_changes(model: str, steps: int) -> dict[str, Any]:
-    """How a network is trained by its authors, whatever the row: which frames it reads, its loss; nothing for HODOR."""
-    from hodor.models import weights
-    from hodor.training.losses import Bootstrap
+    """Return the fields of the recipe with which a network's authors train it, in every row; {} for HODOR.
 
-    ways: dict[str, tuple[str, str]] = {
+    Args:
+        model: name of the model.
+        steps: steps of the run, to which the schedule of the loss is scaled.
+    """
+    from hodor.models import weights
+    from hodor.training.recipe import Bootstrap
+
+    authors: dict[str, tuple[str, str]] = {
         "STCN": ("previous", "bootstrapped"),
         "XMem": ("first-random", "bootstrapped-dice"),
         "Cutie": ("random", "points"),
     }
     network = weights.MODELS[model].network.__name__
-    if network not in ways:
+    if network not in authors:
         return {}
-    references, loss = ways[network]
-    # of 150k steps, all pixels up to 20k and the fewest from 70k on
+    references, loss = authors[network]
+    # the authors train for 150k steps: all pixels up to 20k, the smallest share from 70k
     bootstrap = Bootstrap(steps * 20 // 150, max(steps * 70 // 150, 1))
     return {"references": references, "loss": loss, "bootstrap": bootstrap, "decay_embeddings": network != "Cutie"}
 
 
 def length_of(model: str) -> int:
-    """Section 4.1's n, frames of a clip of video: 3, of a recurrent network 8; 5 of its lite preset, for small budgets."""
+    """Return the frames of a video clip: 3, for recurrent networks 8, for their lite presets 5 (small budgets).
+
+    Source: one-shot training, Sec. 4.1 (n).
+    """
     from hodor.models import weights
 
     if not weights.MODELS[model].network.recurrent:
@@ -108,23 +145,23 @@ def length_of(model: str) -> int:
 
 
 WARPED: Mapping[str, Any] = {"scheme": "chain", "frames": 3, "data.motion": "warp"}
-"""Three warped copies of one image, each segmented from the one before (HODOR, Table 1, row 3)."""
+"""Three warped copies of one image, each segmented from the one before. Source: HODOR, Table 1, row 3."""
 
 TUNED: Mapping[str, Any] = {"data": "video", "length": 0.08, "rate": 0.1}
-"""Fine-tuning as the paper's section S4 has it: 20k steps after 250k, at a tenth of the learning rate."""
+"""Fine-tuning: 20k steps after 250k, at a tenth of the learning rate. Source: HODOR, Sec. S4."""
 
 STILLS_TUNED: Mapping[str, Any] = {**TUNED, "data": "stills"}
 
 COPIED: Mapping[str, Any] = {"data.motion": "none", "data.augment": augment.PLAIN}
 ONE_LABEL: Mapping[str, Any] = {"data.labels": "first", "data.annotated": "middle"}
-"""Of every video, the mask of its middle frame alone."""
+"""Only the mask of the middle frame of each video."""
 
 CYCLIC: Mapping[str, Any] = {"scheme": "cyclic", "frames": 3, "data.motion": "video", **ONE_LABEL}
 DENSE: Mapping[str, Any] = {"scheme": "dense", "frames": 3, "data.motion": "video", "data.labels": "all"}
 
 HODOR_1 = Table(
     "hodor-1",
-    "What it is trained on",
+    "Training data",
     "HODOR, Table 1",
     "DAVIS 2017 val",
     (
@@ -143,11 +180,11 @@ HODOR_1 = Table(
 )
 
 PLAIN: Mapping[str, Any] = {"start_pooled": False}
-"""Networks that begin as the barebones one (`start_pooled`) cannot do so without layers."""
+"""A network without layers cannot be initialised as the barebones one (`start_pooled`)."""
 
 HODOR_3 = Table(
     "hodor-3",
-    "What the network is made of",
+    "Parts of the network",
     "HODOR, Table 3 (row 0: Table 2; rows 11 and 12: the text of the supplement)",
     "DAVIS 2017 val",
     (
@@ -169,14 +206,14 @@ HODOR_3 = Table(
 )
 
 STEPS = {"T": "all", "2": "two", "1": "one"}
-"""Steps of the way back -> the recipe's field `back`."""
+"""Steps of the return path, as the paper names them -> the recipe's field `back`."""
 
 JUMP = {"data.frame_order": "forward", "data.jump": (5, 10, 15, 20, 25, 5), "data.jump_at": (0.0, 0.1, 0.2, 0.3, 0.4, 0.8)}
-"""Section 4.1's D, of STCN; those of XMem and Cutie are not told."""
+"""D of one-shot training, Sec. 4.1, for STCN; the paper does not give those of XMem and Cutie."""
 
 
 def _one_shot(key: str, model: str | None, steps: str, paper: tuple[float, ...] | None, after: str | None = None) -> Row:
-    """1-shot training: a clip with one annotated frame; of the network asked for 3 frames, or 8 if it is recurrent."""
+    """One-shot training of a network (None: the requested one) on clips with one annotated frame."""
     changes: dict[str, Any] = {
         "scheme": "one-shot",
         "back": STEPS[steps],
@@ -188,25 +225,25 @@ def _one_shot(key: str, model: str | None, steps: str, paper: tuple[float, ...] 
     }
     if model:
         del changes["references"]
-    shown = {None: "the network asked for", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
+    shown = {None: "the requested network", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
     start = ", pretrained" if after else ""
     return Row(key, f"1-shot {shown}, {steps}-step backward{start}", paper, changes, data="video", after=after, model=model)
 
 
 def _pretraining(key: str, model: str | None) -> Row:
     warped = {**WARPED, "scheme": "propagate"}
-    return Row(key, f"pretraining of {model or 'the network asked for'} on warped stills", None, warped, model=model)
+    return Row(key, f"pretraining of {model or 'the requested network'} on warped stills", None, warped, model=model)
 
 
 def _every_label(key: str, model: str | None, paper: tuple[float, ...] | None, after: str) -> Row:
     changes = {"scheme": "propagate", "data.motion": "video", **JUMP}
-    name = {None: "the network asked for", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
+    name = {None: "the requested network", "stcn": "STCN", "xmem": "XMem", "cutie": "Cutie"}[model]
     return Row(key, f"{name}, every label", paper, changes, data="video", after=after, model=model)
 
 
 ONE_SHOT_1 = Table(
     "one-shot-1",
-    "One label a video against every label",
+    "One label a video compared with every label",
     "One-shot training, Table 1",
     "DAVIS 2017 val",
     (
@@ -225,7 +262,7 @@ ONE_SHOT_1 = Table(
         _every_label("own-all", None, None, "own-0"),
         Row(
             "own-cyclic",
-            "the network asked for, one label, cycles",
+            "the requested network, one label, cycles",
             None,
             {"scheme": "cyclic", "data.motion": "video", "data.labels": "first", "data.annotated": "first"},
             data="video",
@@ -260,7 +297,7 @@ ONE_SHOT_3 = Table(
 
 ONE_SHOT_4 = Table(
     "one-shot-4",
-    "Ways back of one-shot training, from scratch",
+    "Return paths of one-shot training, from scratch",
     "One-shot training, Table 4",
     "DAVIS 2017 val",
     (
