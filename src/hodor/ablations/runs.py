@@ -137,8 +137,8 @@ def needed(table: Table, keys: Iterable[str] = (), model: str = "hodor-t") -> tu
         The rows in order, and {key: what it needs} of the rows that cannot be run.
 
     Raises:
-        ValueError: if a requested row, or every row, cannot be run: "row stcn of table one-shot-3 needs stcn, which this version
-            does not have".
+        ValueError: if a requested row, or every row, cannot be run: "row stcn of table one-shot-3 needs stcn, which this
+            version does not have".
     """
     asked = list(keys)
     chosen = [table.row(key) for key in asked] or list(table.rows)

@@ -99,9 +99,10 @@ def _train(name: str, argv: list[str], quiet: bool) -> int:
         return 0
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
     device = weights.pick_device(chosen.device)
-    how = {"resume": chosen.resume, "fresh": chosen.fresh, "log_to": chosen.log_to}
     try:
-        path = train.run(chosen.recipe, chosen.out, device=device, **how)
+        path = train.run(
+            chosen.recipe, chosen.out, device=device, resume=chosen.resume, fresh=chosen.fresh, log_to=chosen.log_to
+        )
     except FloatingPointError as error:
         if not quiet:
             info(f"hodor: {error}")
