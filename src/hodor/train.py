@@ -220,7 +220,7 @@ def _processes(device: torch.device) -> tuple[Any, torch.device]:
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError:
-        raise ValueError("training needs accelerate: pip install 'hodor-vos[train]'") from None
+        raise ValueError("expected package accelerate for training: pip install 'hodor-vos[train]'") from None
     # batch norms use stored statistics, so there are no buffers to broadcast
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # set by torchrun; a single process places everything itself

@@ -168,7 +168,7 @@ def joint_dice(soft: Tensor, ground_truth: Tensor, valid: Tensor, share_B: Tenso
         soft: p, predicted masks in [0, 1].
         ground_truth: g, masks in {0, 1}, same shape.
         valid: bool, the positions that count; broadcast against both.
-        share_B: share of the planes that are objects rather than padding; the means are taken over these alone.
+        share_B: share of the planes that are objects rather than padding; the means run over these alone.
     """
     both = 2 * (soft * ground_truth * valid).flatten(1).mean(1) / share_B
     each = ((soft + ground_truth) * valid).flatten(1).mean(1) / share_B
@@ -247,7 +247,7 @@ def _hard_cross_entropy(maps: _Maps, share: float) -> Tensor:
     for logits_BKHW, ground_truth_BKHW, valid_BHW in zip(maps.logits, maps.ground_truth, maps.valid, strict=True):
         pixels_BP = _pixel_cross_entropy(logits_BKHW.float(), ground_truth_BKHW, valid_BHW).flatten(1)
         count_B1 = (valid_BHW.flatten(1).sum(1, keepdim=True) * share).floor().clamp(min=1)
-        if share < 1:  # sort and not topk, whose count would have to be known on the CPU
+        if share < 1:  # sort and not topk, whose count would have to be on the CPU
             ranks_P = torch.arange(pixels_BP.shape[1], device=pixels_BP.device)
             pixels_BP = pixels_BP.sort(1, descending=True).values * (ranks_P < count_B1)
         frames.append((pixels_BP.sum(1, keepdim=True) / count_B1).mean())

@@ -217,7 +217,7 @@ def _on_one_label(base: Recipe, jump: tuple[tuple[int, ...], tuple[float, ...]])
 
 
 def _on_nothing(one_shot: Recipe, steps: int) -> Recipe:
-    """The same from an empty mask on the last frame (Fig. 1a and 6); one object, as several could not be told apart."""
+    """The same from an empty mask on the last frame (Fig. 1a and 6); one object, as several could not be distinguished."""
     data = replace(one_shot.data, max_objects=1)
     return replace(one_shot, scheme="empty-reference", frames=3, steps=steps, milestones=(), data=data)
 
