@@ -1,4 +1,4 @@
-"""Videos for the tests, written with FFmpeg: each frame shows its number as a grey, and which side is up."""
+"""Videos for the tests: each frame shows its number as a grey value, and a corner shows the orientation. Made with FFmpeg."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -12,14 +12,14 @@ from hodor.frames import Frame
 
 
 def picture(i: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
-    """Frame i of the test videos: a grey that encodes i, and a red corner at the top left."""
+    """Frame i of the test videos: a grey value that encodes i, and a red top left corner that shows the orientation."""
     image = np.full((*size, 3), 40 + i % 50 * 4, np.uint8)
     image[: size[0] // 4, : size[1] // 4] = (255, 0, 0)
     return image
 
 
 def number(image: np.ndarray) -> int:
-    """The i of picture(i), from the middle of the image; i < 50."""
+    """Return the i of picture(i), from the middle of the image; i < 50."""
     return round((float(image[image.shape[0] // 2, image.shape[1] // 2].mean()) - 40) / 4)
 
 

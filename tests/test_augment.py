@@ -1,4 +1,4 @@
-"""Geometry as one homography a frame, colours as one matrix a clip: what moves, what stays, what is known."""
+"""Augmentation: geometry as one homography for each frame, colours as one matrix for each clip."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_mirror_is_exact_and_undoes_itself() -> None:
 
 
 @given(st.lists(st.floats(-15, 15), min_size=8, max_size=8))
-def test_a_homography_leads_four_corners_to_their_targets(shifts: list[float]) -> None:
+def test_a_homography_maps_four_corners_to_their_targets(shifts: list[float]) -> None:
     source = np.array([[0, 0], [100, 0], [100, 80], [0, 80]], np.float64)
     target = source + np.array(shifts).reshape(4, 2)
     matrix = homography(source, target)
@@ -160,7 +160,7 @@ def test_frame_0_keeps_half_of_every_object_whatever_is_drawn(seed: int, top: in
     base = place(SIZE, SIZE, points_of(planes), ranges.keep, rng)
     move = warped if how == "warp" else together
     first = move(3, base, SIZE, points_of(planes), ranges, rng)[0]
-    assert all(shown(first, points, SIZE) >= 0.5 for points in points_of(planes, most=10**6))
+    assert all(shown(first, points, SIZE) >= 0.5 for points in points_of(planes, max_points=10**6))
 
 
 def test_fancy_frame_0_is_a_window_around_objects_that_reach_far_apart() -> None:

@@ -1,4 +1,4 @@
-"""COCO files as stills: run lengths and polygons, crowds as void, images that are not there."""
+"""COCO files as images with masks: run lengths and polygons, crowds as void, missing images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def write(root: Path, annotations: list[dict[str, Any]], images: int = 1, there:
 
 
 def stream(root: Path, **given: Any) -> Stream:
-    free: dict[str, Any] = {"size": (HEIGHT, WIDTH), "min_area": 1, "min_side": 1, "augment": PLAIN, "count": "any", "most": 9}
+    free: dict[str, Any] = {"size": (HEIGHT, WIDTH), "min_area": 1, "min_side": 1, "augment": PLAIN, "count": "any"}
+    free["max_objects"] = 9
     return Stream(Data(root=(root,), **{**free, **given}), 1, 1, 0)
 
 
@@ -99,7 +100,7 @@ def test_an_outline_that_leaves_the_picture_is_cut_at_its_border() -> None:
         assert np.array_equal(Drawing([[outline]], [], (HEIGHT, WIDTH))() > 0, polygon(outline, (HEIGHT, WIDTH)))
 
 
-def test_where_objects_overlap_the_smaller_one_stands_and_a_crowd_never_covers_one(tmp_path: Path) -> None:
+def test_where_objects_overlap_the_pixel_belongs_to_the_smaller_one_and_a_crowd_never_covers_one(tmp_path: Path) -> None:
     small, large, crowd = box(10, 10, 5, 5), box(5, 5, 30, 30), box(0, 0, 48, 20)
     write(
         tmp_path,
@@ -127,7 +128,7 @@ def test_the_number_of_objects_is_known_without_drawing(tmp_path: Path) -> None:
     assert drawn.clip(0, 0).masks_BTNHW.shape[2] == 1
 
 
-def test_a_file_that_points_to_a_missing_image_names_it_and_goes_on(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_and_skipped(tmp_path: Path) -> None:
     one = box(2, 2, 10, 12)
     write(tmp_path, [annotation(n, runs(one), one) for n in range(4)], images=4, there=3)
     drawn = stream(tmp_path, damaged=0.2)
@@ -157,7 +158,9 @@ def test_images_are_found_where_coco_keeps_them(tmp_path: Path) -> None:
     assert find_json(tmp_path) == find_json(moved) == moved
     assert open_coco(moved)[0].image == tmp_path / "train2017" / "0.png"
     moved.with_name("instances_val2017.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds 2 annotation files: name one of .*train2017.json, .*val2017.json$"):
+    with pytest.raises(
+        ValueError, match=r"^expected one annotation file in .*, got 2: give one of .*train2017.json, .*val2017.json$"
+    ):
         find_json(tmp_path)
 
 
@@ -165,8 +168,8 @@ def test_images_are_found_where_coco_keeps_them(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("{", r"is not JSON: "),
-        ("[]", r"is not a COCO file: want images and annotations$"),
-        ('{"images": [{"id": 1}], "annotations": []}', r"has no annotation with a segmentation: want polygons or run lengths$"),
+        ("[]", r"is not a COCO file: give a JSON file with lists of images and annotations$"),
+        ('{"images": [{"id": 1}], "annotations": []}', r"has no annotation with a segmentation: give a file with polygons"),
         (
             '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "segmentation": [[1]]}]}',
             r"names images that are in none of .*: move them there, or the file beside them$",

@@ -1,4 +1,4 @@
-"""`hodor data`: what it counts, what it finds broken, and what its pictures show."""
+"""`hodor data`: its counts, the damaged files that it finds, and its pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_stream import FREE, SIZE, damage, write_pairs, write_video
 
 from hodor.commands import data as command
 from hodor.data.augment import PLAIN
-from hodor.data.check import draw, examine, preview, sheet, told
+from hodor.data.check import draw, examine, preview, report_lines, sheet
 from hodor.data.stream import Data, Stream
 from hodor.training import recipes
 
@@ -33,7 +33,7 @@ def test_stills_are_counted_by_number_and_size_of_their_objects(tmp_path: Path) 
     assert found.clips == found.damaged == {}
     strict = examine(tmp_path, Data(min_area=101, min_side=1))
     assert (strict.objects, strict.fitting, strict.usable) == (5, 0, False)
-    assert any("5, 0 within the limits" in line for line in told(strict))
+    assert any("5, 0 within the limits" in line for line in report_lines(strict))
 
 
 def test_clips_of_videos_are_counted_by_gap(tmp_path: Path) -> None:
@@ -50,12 +50,12 @@ def test_clips_of_videos_are_counted_by_gap(tmp_path: Path) -> None:
     assert pairs.clips[1] == 8 + 1
 
 
-def test_damaged_files_are_told_by_name_and_images_can_be_left_alone(tmp_path: Path) -> None:
+def test_damaged_files_are_named_and_images_can_be_skipped(tmp_path: Path) -> None:
     broken = damage(tmp_path)
     found = examine(tmp_path, ALL)
     assert {Path(p).name for p in found.damaged} == broken
     assert sum(found.by_number.values()) == 13
-    assert sum(line.startswith("  damaged") for line in told(found)) == 3
+    assert sum(line.startswith("  damaged") for line in report_lines(found)) == 3
     masks_alone = examine(tmp_path, ALL, images=False)
     assert {Path(p).name for p in masks_alone.damaged} == {"p002.png"}
 
@@ -67,7 +67,7 @@ def test_unlabelled_frames_are_read_where_cycles_would_read_them(tmp_path: Path)
     assert [Path(p).name for p in examine(tmp_path, replace(ALL, labels="first")).damaged] == ["00003.png"]
 
 
-def test_the_command_reports_writes_and_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_writes_and_returns_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pairs(tmp_path / "s", [1, 2])
     write_video(tmp_path / "v", "goat", 5)
     roots = [str(tmp_path / "s"), str(tmp_path / "v")]
@@ -85,12 +85,12 @@ def test_the_command_reports_writes_and_tells_by_its_exit_code(tmp_path: Path, c
     assert command.main(["check", *roots, *limits, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out) == report
     assert command.main(["check", *roots]) == 2  # the objects are below the default limits
-    assert "s holds nothing to train on: no readable image shows an object within the limits" in capsys.readouterr().err
+    assert "s cannot be used for training: no readable image shows an object within the limits" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         command.main(["check", str(tmp_path / "nowhere")])
-    with pytest.raises(ValueError, match=r"^no command data 'chek': want check or preview; see `hodor data --help`$"):
+    with pytest.raises(ValueError, match=r"^expected data check or data preview, got data 'chek': see `hodor data --help`$"):
         command.main(["chek"])
-    with pytest.raises(ValueError, match=r"out\.gif: wanted a name that ends in \.png$"):
+    with pytest.raises(ValueError, match=r"^expected a file name that ends in \.png, got .*out\.gif$"):
         command.main(["check", *roots, *limits, "--sheet", str(tmp_path / "out.gif")])
 
 
@@ -102,11 +102,11 @@ def test_preview_draws_a_recipes_clips_with_the_data_given(tmp_path: Path, capsy
     with Image.open(out) as picture:
         assert picture.size == (600, 2 * 150)
     assert capsys.readouterr().out.strip() == str(out)
-    with pytest.raises(ValueError, match=r"^no recipe 'large': want "):
+    with pytest.raises(ValueError, match=r"^expected a recipe \(.*\), got 'large'$"):
         command.main(["preview", "large", "--out", str(out)])
 
 
-def test_drawn_objects_are_tinted_and_what_is_not_judged_is_hatched() -> None:
+def test_drawn_objects_are_tinted_and_unsupervised_pixels_are_hatched() -> None:
     planes, valid = torch.zeros(2, 40, 60), torch.ones(40, 60, dtype=torch.bool)
     planes[0, 5:20, 5:20], planes[1, 5:20, 30:50], valid[30:] = 1, 1, False
     picture = draw(torch.full((3, 40, 60), 0.5), planes, valid).astype(int)

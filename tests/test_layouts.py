@@ -1,4 +1,4 @@
-"""Benchmark folders as they are on disk, and what is understood of them."""
+"""Folders of benchmarks as they are on disk, and how they are read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def only(layout: Layout) -> VideoFiles:
 
 
 @pytest.mark.parametrize("kind", BUILT)
-def test_auto_takes_each_benchmark_for_what_it_is_and_says_so(kind: str, tmp_path: Path) -> None:
+def test_auto_recognises_each_benchmark_and_notes_it(kind: str, tmp_path: Path) -> None:
     layout = open_layout(BUILT[kind](tmp_path))
     assert layout.kind == kind
     assert layout.notes[0].startswith(f"{tmp_path} is read as {kind}: ")
@@ -63,7 +63,7 @@ def test_davis_2016_reads_path_pairs_and_any_value_as_object_one(tmp_path: Path)
     assert video.required == video.frames
 
 
-def test_davis_2017_takes_val_by_default_and_other_lists_by_name(tmp_path: Path) -> None:
+def test_davis_2017_uses_val_by_default_and_other_lists_by_name(tmp_path: Path) -> None:
     root = benchmarks.davis2017(tmp_path)
     assert open_layout(root, "davis2017").names == ("cows",)
     assert open_layout(root, "davis2017", "train").names == ("bear",)
@@ -79,7 +79,7 @@ def test_davis_void_is_read_as_background(tmp_path: Path) -> None:
     assert (only(open_layout(root)).labels("00000") == labels(0, (1, 2))).all()
 
 
-def test_full_resolution_is_taken_where_480p_is_not_there(tmp_path: Path) -> None:
+def test_full_resolution_is_used_where_480p_is_missing(tmp_path: Path) -> None:
     root = benchmarks.davis2017(tmp_path)
     for base in ("JPEGImages", "Annotations"):
         (root / base / "480p").rename(root / base / "Full-Resolution")
@@ -126,14 +126,14 @@ def test_mose_gives_the_first_frame_of_valid(tmp_path: Path, version: int) -> No
     assert len(only(open_layout(root, "mose", "train")).masks) == 4
 
 
-def test_mose_2_tells_a_length_that_is_not_that_of_meta(tmp_path: Path) -> None:
+def test_mose_2_reports_a_length_that_differs_from_meta(tmp_path: Path) -> None:
     root = benchmarks.mose(tmp_path, version=2)
     (root / "valid" / "JPEGImages" / "cd34" / "00003.jpg").unlink()
-    with pytest.raises(ValueError, match=r"cd34 has 3 frames, its meta.json says 4"):
+    with pytest.raises(ValueError, match=r"cd34 has 3 frames, but its meta.json states 4"):
         open_layout(root, "mose")
 
 
-def test_val_and_valid_are_one_word(tmp_path: Path) -> None:
+def test_val_and_valid_are_the_same_split(tmp_path: Path) -> None:
     assert open_layout(benchmarks.mose(tmp_path), "mose", "val").split == "valid"
 
 
@@ -147,11 +147,11 @@ def test_a_video_file_stands_for_a_folder_of_frames(tmp_path: Path) -> None:
     assert [number(p) for p in video.stream()] == list(range(9))
     again: VideoFiles = pickle.loads(pickle.dumps(video))  # also after its file has been opened
     assert number(again.pictures([5])[0]) == 5
-    with pytest.raises(IndexError, match="frame 9 of clip: it has frames 0 to 8"):
+    with pytest.raises(IndexError, match="expected frames 0 to 8 of clip, got 9"):
         video.pictures([9])
 
 
-def test_a_video_file_takes_the_names_of_its_masks_where_there_is_one_a_frame(tmp_path: Path) -> None:
+def test_frames_of_a_video_file_have_the_names_of_its_masks_if_each_has_one(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     make(tmp_path / "videos" / "clip.mp4", 3)
     for name in ("10", "9", "11"):
@@ -185,7 +185,7 @@ def test_a_flat_folder_is_one_video_if_names_count_up_and_sizes_agree(tmp_path: 
     benchmarks.masks(tmp_path / "shot" / "Annotations", {"00001": (1,)}, numbered(4))
     layout = open_layout(tmp_path / "shot")
     assert (layout.names, only(layout).given) == (("shot",), {"00001": None})
-    assert "is taken as one video of 4 frames" in layout.notes[-1]
+    assert "is read as one video of 4 frames" in layout.notes[-1]
 
 
 def test_a_flat_folder_of_other_names_or_sizes_is_stills(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_flat_folder_of_other_names_or_sizes_is_stills(tmp_path: Path) -> None
         write_labels(tmp_path / "masks" / f"{name}.png", labels(0, (1,), (30, 40) if name == "00002" else SIZE))
     layout = open_layout(tmp_path)
     assert [(v.name, v.frames, v.required) for v in layout.videos] == [(n, (n,), (n,)) for n in ("00000", "00002")]
-    assert "1 pictures without a mask are passed over" in layout.notes
+    assert "1 images without a mask are skipped" in layout.notes
 
 
 def test_zero_and_255_in_any_folder_is_one_object_and_other_values_are_ids(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_frames_follow_numbers_not_letters(tmp_path: Path) -> None:
     assert sorted(["b2", "a10", "a9"], key=natural_key) == ["a9", "a10", "b2"]
 
 
-def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     root = benchmarks.davis2017(tmp_path)
     for base in ("JPEGImages", "Annotations"):
         (root / base / "480p" / "cows" / ".DS_Store").write_bytes(b"x")
@@ -224,22 +224,22 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     assert only(open_layout(root)).frames == tuple(numbered(4))
 
 
-def test_everything_that_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
+def test_all_problems_are_reported_in_one_line(tmp_path: Path) -> None:
     root = benchmarks.davis2017(tmp_path, count=6)
     (root / "ImageSets" / "2017" / "val.txt").write_text("cows\nbear\nsecret\nghost\n")
     (root / "JPEGImages" / "480p" / "cows" / "00002.jpg").unlink()
     (root / "Annotations" / "480p" / "bear" / "00000.png").unlink()
     with pytest.raises(ValueError, match="read as davis2017") as error:
         open_layout(root, "davis2017")
-    told = str(error.value)
-    assert "\n" not in told
-    assert "cows lacks frames 00002" in told
-    assert "cows has masks without frames: 00002" in told
-    assert "bear has no mask on its first frame 00000" in told
-    assert "ghost has no frames" in told
+    message = str(error.value)
+    assert "\n" not in message
+    assert "cows lacks frames 00002" in message
+    assert "cows has masks without frames: 00002" in message
+    assert "bear has no mask on its first frame 00000" in message
+    assert "ghost has no frames" in message
 
 
-def test_youtube_tells_frames_and_masks_that_meta_has_and_the_folder_has_not(tmp_path: Path) -> None:
+def test_youtube_reports_frames_and_masks_of_meta_that_are_missing(tmp_path: Path) -> None:
     root = benchmarks.youtube(tmp_path)
     (root / "valid" / "JPEGImages" / "0a" / "00015.jpg").unlink()
     (root / "valid" / "Annotations" / "0a" / "00010.png").unlink()
@@ -247,38 +247,38 @@ def test_youtube_tells_frames_and_masks_that_meta_has_and_the_folder_has_not(tmp
         open_layout(root, "youtube-vos")
 
 
-def test_only_and_without_choose_and_a_wrong_name_is_told(tmp_path: Path) -> None:
+def test_only_and_without_choose_and_a_wrong_name_is_reported(tmp_path: Path) -> None:
     root = benchmarks.davis2017(tmp_path)
     (root / "ImageSets" / "2017" / "val.txt").write_text("cows\nbear\n")
     assert open_layout(root, only=["bear"]).names == ("bear",)
     assert open_layout(root, without=["bear", "not-there"]).names == ("cows",)
-    with pytest.raises(ValueError, match=r"no sequence 'cow' in .*: want cows, bear"):
+    with pytest.raises(ValueError, match=r"^expected a sequence of .* \(cows, bear\), got 'cow'$"):
         open_layout(root, only=["cow"])
 
 
-def test_wrong_kinds_splits_folders_and_meta_files_are_told(tmp_path: Path) -> None:
+def test_wrong_kinds_splits_folders_and_meta_files_are_reported(tmp_path: Path) -> None:
     root = benchmarks.youtube(tmp_path / "y")
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: want a benchmark's root"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: give the root folder of a data set"):
         open_layout(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"expected a data set format \(auto, davis2016, .*\), got 'davis'"):
         open_layout(root, "davis")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="has no split 'test': want train, valid"):
+    with pytest.raises(ValueError, match=r"^expected a split of .* \(train, valid\), got 'test'$"):
         open_layout(root, "youtube-vos", "test")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no frames and masks that go together: want JPEGImages"):
+    with pytest.raises(ValueError, match=r"^expected frames in JPEGImages, images or videos, and masks in Annotations"):
         open_layout(tmp_path / "empty")
     (root / "valid" / "meta.json").write_text("{")
-    with pytest.raises(ValueError, match=r"meta.json is not JSON .*: fetch it again"):
+    with pytest.raises(ValueError, match=r"meta.json is not JSON .*: download it again"):
         open_layout(root, "youtube-vos")
 
 
-def test_a_frame_without_a_mask_and_a_damaged_picture_are_told(tmp_path: Path) -> None:
+def test_a_frame_without_a_mask_and_a_damaged_picture_are_reported(tmp_path: Path) -> None:
     video = only(open_layout(benchmarks.youtube(tmp_path), "youtube-vos"))
-    with pytest.raises(ValueError, match="0a has no mask on frame 00005: masks are on 00000, 00010"):
+    with pytest.raises(ValueError, match=r"expected a frame of 0a with a mask \(00000, 00010\), got '00005'"):
         video.labels("00005")
     assert not isinstance(video.images, Path)
     video.images[1].write_bytes(b"\xff\xd8 no jpeg")
-    with pytest.raises(ValueError, match=r"00005.jpg cannot be read as an image .*: replace it or take it out"):
+    with pytest.raises(ValueError, match=r"00005.jpg cannot be read as an image .*: replace it or remove it"):
         video.pictures([1])
 
 
@@ -293,7 +293,7 @@ def test_there_is_a_fixture_for_every_kind() -> None:
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="the DAVIS 2016 train sequences are not here")
-def test_the_real_davis_2016_videos_are_understood() -> None:
+def test_the_real_davis_2016_videos_can_be_read() -> None:
     layout = open_layout(DAVIS, "davis2016", only=["bear", "bmx-bumps"])
     bear = layout.video("bear")
     assert (len(bear.frames), bear.frames[0], bear.labels("00077").max()) == (82, "00000", 1)

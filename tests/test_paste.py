@@ -1,4 +1,4 @@
-"""Cut-and-paste clips: the masks are exact, for the layers that made the picture also say who owns each pixel."""
+"""Cut-and-paste clips: the masks are exact, because image and masks are made from the same layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from test_stream import write_pairs
 
 from hodor.data.augment import PLAIN
-from hodor.data.paste import SMALLEST, Composed, Scene, Way, compose
+from hodor.data.paste import SMALLEST, Composed, Scene, Trajectory, compose
 from hodor.data.sampling import generator
 from hodor.data.stream import Data, Stream
 
@@ -23,7 +23,7 @@ SIZE = (64, 96)
 
 
 def cutout(seed: int, size: tuple[int, int] = (40, 30)) -> torch.Tensor:
-    """A disc with soft edges, premultiplied; its colour tells its number."""
+    """A disc with soft edges, premultiplied; its colour depends on the seed."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, size[0]), torch.linspace(-1, 1, size[1]), indexing="ij")
     alpha = ((1 - (x**2 + y**2).sqrt()) * 6).clamp(0, 1)
     colour = torch.rand(3, 1, 1, generator=generator(seed)).expand(3, *size)
@@ -74,11 +74,11 @@ def test_objects_hide_each_other_and_all_of_frame_0_are_seen() -> None:
     assert hidden > 15
 
 
-def test_every_object_and_the_camera_go_their_own_smooth_way() -> None:
-    way = Way((10.0, 20.0, 0.0, 0.0), (8.0, -4.0, 0.5, 0.2), (2.0, 0.0, 0.0, 0.0))
-    assert way.at(0.0) == way.start
-    assert way.at(1.0) == pytest.approx((18, 16, 0.5, 0.2))
-    assert way.at(0.5) == pytest.approx((16, 18, 0.25, 0.1))
+def test_every_object_and_the_camera_move_on_smooth_paths_of_their_own() -> None:
+    path = Trajectory((10.0, 20.0, 0.0, 0.0), (8.0, -4.0, 0.5, 0.2), (2.0, 0.0, 0.0, 0.0))
+    assert path.at(0.0) == path.start
+    assert path.at(1.0) == pytest.approx((18, 16, 0.5, 0.2))
+    assert path.at(0.5) == pytest.approx((16, 18, 0.25, 0.1))
     apart = 0
     for seed in range(20):
         made = composed(seed, 4, frames=9, camera_drift=0.0, camera_turn=0.0, camera_zoom=0.0)
@@ -110,7 +110,7 @@ def write_cutouts(root: Path, count: int = 3) -> None:
     root.mkdir()
     for n in range(count):
         pixels = np.zeros((50, 60, 4), np.uint8)
-        pixels[..., 1] = 255  # green where it is transparent: nobody may see it
+        pixels[..., 1] = 255  # green where it is transparent: must never be visible
         pixels[10:40, 15:40] = (250 - 60 * n, 30, 60 * n, 255)
         Image.fromarray(pixels).save(root / f"{n}.webp", lossless=True, exact=True)
 
@@ -166,8 +166,8 @@ def test_cut_outs_without_alpha_are_damaged_and_missing_folders_named(tmp_path: 
     for step in range(20):
         drawn.clip(step, 0)
     assert {path.name: why.split(":")[0] for path, why in drawn.damaged.items()} == {
-        "flat.png": "has no alpha",
+        "flat.png": "has no alpha channel",
         "clear.png": "is all transparent",
     }
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: want a folder of pictures with alpha, or of images"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: give a folder of images with alpha, or of"):
         stream(tmp_path, cutouts=(tmp_path / "nowhere",))

@@ -1,4 +1,4 @@
-"""The stream of clips: what it draws, that this depends on (seed, step, index) alone, and what it never opens."""
+"""The stream of clips: what it samples, that clips depend only on (seed, step, index), and which files are never opened."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def same(one: Clip, two: Clip) -> bool:
 
 
 def test_a_clip_depends_on_seed_step_and_index_alone(tmp_path: Path) -> None:
-    """Not on the order, the threads, what was drawn before, or what the cache still holds."""
+    """Not on the order, the threads, the clips sampled before, or the contents of the cache."""
     write_video(tmp_path / "v", "goat", 9)
     write_pairs(tmp_path / "s", [1, 2, 3, 4])
     roots = tmp_path / "v", tmp_path / "s"
@@ -180,15 +180,20 @@ def test_forward_clips_follow_in_time_with_bounded_jumps_from_frame_to_frame(tmp
 
 def test_jumps_grow_by_shares_of_the_training_and_are_divided_by_the_interval(tmp_path: Path) -> None:
     write_video(tmp_path, "goat", 40, labelled=(0,))
-    stages: dict[str, Any] = {"labels": "first", "walk": "forward", "jump": (5, 10, 25, 5), "jump_at": (0.0, 0.1, 0.4, 0.8)}
+    stages: dict[str, Any] = {
+        "labels": "first",
+        "frame_order": "forward",
+        "jump": (5, 10, 25, 5),
+        "jump_at": (0.0, 0.1, 0.4, 0.8),
+    }
     drawn = Stream(Data(root=(tmp_path,), augment=PLAIN, **{**FREE, **stages}), 3, 8, 0, steps=1000)
-    for begin, end, most in ((0, 99, 5), (100, 399, 10), (400, 799, 25), (800, 999, 5)):
+    for begin, end, limit in ((0, 99, 5), (100, 399, 10), (400, 799, 25), (800, 999, 5)):
         for step in (begin, end):
-            assert drawn.jump(step, 0) == most
+            assert drawn.jump(step, 0) == limit
             found = [h for index in range(40) for h in hops(drawn, step, index)]
             assert min(found) >= 1
-            assert 0.6 * most < max(found) <= most
-    assert Stream(drawn.data, 3, 2, 0).jump(999, 0) == 5, "nobody said how many steps"
+            assert 0.6 * limit < max(found) <= limit
+    assert Stream(drawn.data, 3, 2, 0).jump(999, 0) == 5, "the number of steps is not given"
     five = Stream(replace(drawn.data, interval=(5,)), 3, 2, 0, steps=1000)
     assert [five.jump(step, 0) for step in (0, 100, 400)] == [1, 2, 5]
     assert {name: one.interval for name, one in BENCHMARKS.items() if one.interval != 1} == {"youtube-vos": 5}
@@ -201,7 +206,7 @@ def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path
             if path.stem != "00000":
                 path.write_bytes(b"")
                 path.chmod(0)
-    stages: dict[str, Any] = {"labels": "first", "annotated": "first", "walk": "forward", "reverse": 0.0}
+    stages: dict[str, Any] = {"labels": "first", "annotated": "first", "frame_order": "forward", "reverse": 0.0}
     drawn = stream(tmp_path, frames=5, jump=(4,), jump_at=(0.0,), augment=PLAIN, damaged=0.0, **stages)
     for step in range(30):
         clip = drawn.clip(step, 0)
@@ -219,14 +224,26 @@ def test_one_shot_clips_begin_with_the_one_label_and_no_other_is_opened(tmp_path
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"jump": (5,), "jump_at": (0.0,)}, r"jumps of a clip that goes around: want --data.frame-order forward"),
-        ({"walk": "forward", "jump": (5, 9), "jump_at": (0.0,)}, r"2 jumps at \(0.0,\): want a rising share of the steps .*"),
-        ({"walk": "forward", "jump": (5, 9), "jump_at": (0.5, 0.0)}, r"2 jumps at .*: want a rising share of the steps .*"),
-        ({"walk": "forward", "jump": (0,), "jump_at": (0.0,)}, r"jumps \(0,\), intervals \(\): want 1 or more"),
-        ({"interval": (1, 2)}, r"2 intervals for 1 roots: want one each"),
+        (
+            {"jump": (5,), "jump_at": (0.0,)},
+            r"expected frame_order forward for jumps, got window: give --data.frame-order forward",
+        ),
+        (
+            {"frame_order": "forward", "jump": (5, 9), "jump_at": (0.0,)},
+            r"expected a rising share of the steps for each of 2 jumps, the first 0, got jump_at \(0.0,\)",
+        ),
+        (
+            {"frame_order": "forward", "jump": (5, 9), "jump_at": (0.5, 0.0)},
+            r"expected a rising share of the steps .*, got jump_at \(0.5, 0.0\)",
+        ),
+        (
+            {"frame_order": "forward", "jump": (0,), "jump_at": (0.0,)},
+            r"expected jumps and intervals of at least 1, got jump \(0,\), interval \(\)",
+        ),
+        ({"interval": (1, 2)}, r"expected one interval for each of 1 roots, got 2"),
     ],
 )
-def test_stages_that_do_not_go_together_are_refused_in_one_line(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+def test_contradictory_stages_are_refused_in_one_line(tmp_path: Path, given: dict[str, Any], words: str) -> None:
     write_video(tmp_path, "goat", 6)
     with pytest.raises(ValueError, match=f"^{words}$"):
         stream(tmp_path, **given)
@@ -250,7 +267,9 @@ def test_one_label_a_video_is_enough_for_cycles_and_warps(tmp_path: Path) -> Non
         copies = "motion" in given  # copies of the labelled frame, warped or not, are labelled like it
         assert clip.labelled_BT.tolist() == [[True, copies, copies]]
         assert clip.masks_BTNHW[0].flatten(1).any(-1).tolist() == [True, copies, copies]
-    with pytest.raises(ValueError, match=r"no clip of 3 frames in 1 videos: want longer videos or fewer frames$"):
+    with pytest.raises(
+        ValueError, match=r"^expected a video of at least 3 labelled frames in .*, got none in 1 videos: use longer "
+    ):
         stream(tmp_path)
 
 
@@ -268,7 +287,7 @@ def test_motion_none_copies_and_warp_moves_each_frame_of_one_image(tmp_path: Pat
 
 
 def test_as_many_clips_of_one_object_as_of_four(tmp_path: Path) -> None:
-    """Even if one image in ten has four, and "any" takes each image as it comes."""
+    """Even if few images have four; "any" uses each image with all of its objects."""
     write_pairs(tmp_path, [1] * 8 + [2] * 6 + [3] * 3 + [5] * 3)
     equal, as_they_come = stream(tmp_path, frames=1, augment=PLAIN), stream(tmp_path, frames=1, augment=PLAIN, count="any")
     counts = Counter(equal.clip(step, 0).masks_BTNHW.shape[2] for step in range(240))
@@ -300,7 +319,7 @@ def test_limits_are_on_the_files_own_pixels(tmp_path: Path) -> None:
     assert stream(tmp_path, min_area=400, min_side=20, max_objects=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 1
     assert stream(tmp_path, min_area=1000, min_side=10, max_objects=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 1
     assert stream(tmp_path, min_area=400, min_side=10, max_objects=9, count="any").clip(0, 0).masks_BTNHW.shape[2] == 2
-    with pytest.raises(ValueError, match=r"^no image in 100 draws shows an object of 401 pixels and 20 on a side: want larger"):
+    with pytest.raises(ValueError, match=r"^expected an object of 401 pixels and 20 on a side, got none in 100 attempts: use"):
         stream(tmp_path, min_area=401, min_side=20).clip(0, 0)
 
 
@@ -316,7 +335,7 @@ def test_ids_beyond_255_are_objects_and_255_is_one_among_them(tmp_path: Path) ->
     assert clip.valid_BTHW.all()
 
 
-def test_void_is_no_object_and_not_judged_unless_all_masks_are_0_and_255(tmp_path: Path) -> None:
+def test_void_is_no_object_and_not_supervised_unless_all_masks_are_0_and_255(tmp_path: Path) -> None:
     write_pairs(tmp_path / "ids", [1])
     for name in ("ids", "binary"):
         write_pairs(tmp_path / name / "more", [])
@@ -334,7 +353,7 @@ def test_void_is_no_object_and_not_judged_unless_all_masks_are_0_and_255(tmp_pat
     assert clip.valid_BTHW.all()
 
 
-def test_a_mask_file_an_object_is_read_and_the_higher_one_stands(tmp_path: Path) -> None:
+def test_where_mask_files_of_objects_overlap_the_pixel_belongs_to_the_higher_id(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.fromarray(np.full((*SIZE, 3), 99, np.uint8)).save(tmp_path / "images" / "a.jpg")
     for i, columns in enumerate([slice(0, 30), slice(20, 50)]):
@@ -347,7 +366,7 @@ def test_a_mask_file_an_object_is_read_and_the_higher_one_stands(tmp_path: Path)
     assert float(clip.masks_BTNHW[0, 0].sum(0).max()) == 1
 
 
-def test_shares_say_how_often_each_root_is_drawn(tmp_path: Path) -> None:
+def test_shares_are_the_frequencies_of_the_roots(tmp_path: Path) -> None:
     write_pairs(tmp_path / "a", [1], (48, 64))
     write_video(tmp_path / "b", "goat", 30)
     mixed = stream(tmp_path / "a", tmp_path / "b", share=(0.8, 0.2), augment=PLAIN, gap=(9, 9))
@@ -380,7 +399,7 @@ def test_a_video_file_is_decoded_once_and_one_that_ends_early_is_damaged(
     for step in range(12):
         short.clip(step, 0)
     assert [path.name for path in short.damaged] == ["box.mp4"]
-    assert "ends before frame 5" in next(iter(short.damaged.values()))
+    assert next(iter(short.damaged.values())).endswith("box.mp4, got 5")
 
 
 def test_image_folders_need_no_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,17 +423,17 @@ def damage(root: Path) -> set[str]:
     return {"p001.jpg", "p002.png", "p003.jpg"}
 
 
-def test_damaged_files_are_named_counted_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_files_are_logged_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = damage(tmp_path)
     drawn = stream(tmp_path, damaged=0.2)
     for step in range(60):
         drawn.clip(step, 0)
     assert {path.name for path in drawn.damaged} == broken
-    told = {record.message for record in caplog.records}
-    assert len(told) == len(caplog.records) == 3, "once each"
-    assert all(any(name in line and "of 32)" in line for line in told) for name in broken)
+    messages = {record.message for record in caplog.records}
+    assert len(messages) == len(caplog.records) == 3, "once each"
+    assert all(any(name in line and "of 32)" in line for line in messages) for name in broken)
     reasons = {path.name: why for path, why in drawn.damaged.items()}
-    assert reasons["p003.jpg"] == "the picture is 48x64 (height x width), its masks 20x30"
+    assert reasons["p003.jpg"] == "expected an image of 20x30 (height x width), the size of its masks, got 48x64"
     assert "truncated" in reasons["p001.jpg"]
 
 
@@ -428,7 +447,7 @@ def test_a_damaged_file_gives_the_same_clips_whether_met_before_or_not(tmp_path:
 
 
 def test_a_file_once_found_damaged_stays_so_for_the_run(tmp_path: Path) -> None:
-    """Or a file mended, or a disk that comes back, would change what later clips are."""
+    """Otherwise a repaired file, or a disk that is available again, would change the later clips."""
     damage(tmp_path)
     drawn = stream(tmp_path, damaged=0.2, cache=0)
     wanted = [drawn.clip(step, 0) for step in range(30)]
@@ -439,24 +458,25 @@ def test_a_file_once_found_damaged_stays_so_for_the_run(tmp_path: Path) -> None:
 def test_too_many_damaged_files_end_it_with_their_names(tmp_path: Path) -> None:
     damage(tmp_path)
     drawn = stream(tmp_path, damaged=0.05)  # one of 32
-    words = r"^2 of 32 files are damaged, more than 5\.0%: .*p00\d\.\w+ \(.*\); .*p00\d\.\w+ \(.*\): mend them, take them out"
-    with pytest.raises(ValueError, match=words):
+    limit = r"^expected at most 5\.0% of 32 files to be damaged, got 2: "
+    with pytest.raises(ValueError, match=limit + r".*p00\d\.\w+ \(.*\); .*p00\d\.\w+ \(.*\): repair them, remove them"):
         drawn.batch(0, range(60))
-    with pytest.raises(ValueError, match=r"^1 of 32 files are damaged, more than 0\.0%"):
+    with pytest.raises(ValueError, match=r"^expected at most 0\.0% of 32 files to be damaged, got 1: "):
         stream(tmp_path).batch(0, range(60))
 
 
 def test_the_cache_stays_within_its_bytes(tmp_path: Path) -> None:
     write_pairs(tmp_path, [1] * 12)
     drawn = stream(tmp_path)
-    drawn.shelf.limit = 5 * SIZE[0] * SIZE[1] * 3
+    drawn.cache.limit = 5 * SIZE[0] * SIZE[1] * 3
     for step in range(30):
         drawn.clip(step, 0)
-        assert 0 < sum(size for _, size in drawn.shelf._kept.values()) == drawn.shelf._held <= drawn.shelf.limit
+        assert 0 < sum(size for _, size in drawn.cache._values.values()) == drawn.cache._bytes <= drawn.cache.limit
 
 
 def test_pictures_turned_by_exif_fit_their_masks(tmp_path: Path) -> None:
-    """An upright mask wants the turned picture, a mask as stored the stored one; a JPEG may be decoded at a fraction."""
+    """The image is rotated for an upright mask and not for a mask as stored. A JPEG can be decoded at a fraction of its
+    size."""
     upright = np.zeros((256, 192, 3), np.uint8)
     upright[:128, :, 0] = 255
     exif = Image.Exif()
@@ -469,7 +489,7 @@ def test_pictures_turned_by_exif_fit_their_masks(tmp_path: Path) -> None:
         (root / "images" / "p000.png").unlink()
         write_labels(root / "masks" / "p000.png", np.ones(size, np.uint8))
         source = stream(root).sources[0]
-        image = source.take(0, [1], torch.Generator()).images[0]
+        image = source.read(0, [1], torch.Generator()).images[0]
         assert image.shape[1:] == ((85, 64) if name == "turned" else (48, 64))
         if name == "turned":
             assert float(image[0, :30].float().mean()) > 240
@@ -485,25 +505,25 @@ def test_names_choose_videos_and_images(tmp_path: Path) -> None:
     assert names() == ["bmx-bumps", "cow", "goat"]
     assert names(without=videos.HELD_OUT) == ["cow", "goat"]
     assert names(only=("cow",)) == ["cow"]
-    with pytest.raises(ValueError, match=r"^no horse in .*: see --data\.only$"):
+    with pytest.raises(ValueError, match=r"^no horse in .*: correct --data\.only$"):
         names(only=("cow", "horse"))
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"root": ()}, r"^no data: want --data\.root, folders of videos"),
-        ({"share": (1.0, 2.0)}, r"^2 shares for 1 roots: want one each$"),
-        ({"gap": (1, 2, 3)}, r"^3 gaps for 1 roots: want one each$"),
-        ({"gap": (1,)}, r"^a gap of 1 leaves no room for 3 frames: want 2 or more$"),
-        ({"share": (-1.0,)}, r"^shares \(-1\.0,\): want numbers from 0 on, one above 0$"),
-        ({"max_objects": 0}, r"^max_objects 0: want 1 or more$"),
-        ({"size": (0, 5)}, r"^size 0: want 1 or more$"),
-        ({"damaged": 2.0}, r"^damaged 2\.0: want a share in 0 \.\. 1$"),
-        ({"paste": 0.5}, r"^paste 0\.5 without cut-outs: want --data\.cutouts, folders of them$"),
+        ({"root": ()}, r"^no data: give --data\.root, folders of videos"),
+        ({"share": (1.0, 2.0)}, r"^expected one share for each of 1 roots, got 2$"),
+        ({"gap": (1, 2, 3)}, r"^expected one gap for each of 1 roots, got 3$"),
+        ({"gap": (1,)}, r"^expected a gap of at least 2 for 3 frames, got 1$"),
+        ({"share": (-1.0,)}, r"^expected shares of at least 0, one of them above 0, got \(-1\.0,\)$"),
+        ({"max_objects": 0}, r"^expected max_objects of at least 1, got 0$"),
+        ({"size": (0, 5)}, r"^expected size of at least 1, got 0$"),
+        ({"damaged": 2.0}, r"^expected damaged between 0 and 1, got 2\.0$"),
+        ({"paste": 0.5}, r"^expected cut-outs for paste 0\.5, got none: give --data\.cutouts FOLDER$"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+def test_contradictory_settings_are_refused_in_one_line(tmp_path: Path, given: dict[str, Any], words: str) -> None:
     write_video(tmp_path, "goat", 5)
     with pytest.raises(ValueError, match=words) as caught:
         Stream(Data(**{"root": (tmp_path,), **FREE, **given}), 3, 2, 0)
@@ -512,19 +532,20 @@ def test_what_does_not_go_together_is_refused_in_one_line(tmp_path: Path, given:
 
 def test_roots_that_hold_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"nowhere does not exist: want a folder of images and masks or of videos, or a"
+        FileNotFoundError, match=r"nowhere does not exist: give a folder of images and masks or of videos, or a"
     ):
         stream(tmp_path / "nowhere")
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     with pytest.raises(
-        FileNotFoundError, match=r"holds no pairs: want images/<name>\.jpg and masks/<name>\.png or masks/<name>"
+        FileNotFoundError,
+        match=r"contains no images with masks: put them into images/<name>\.jpg and masks/<name>\.png or masks/<name>",
     ):
         stream(tmp_path)
     assert stills.SAMPLED > 1
 
 
-def test_collating_pads_the_planes_and_says_which_are_objects() -> None:
+def test_collating_pads_the_planes_and_marks_the_objects() -> None:
     two = tiny.clip(1, 2, SIZE)
     one = replace(two, masks_BTNHW=two.masks_BTNHW[:, :, 1:], objects_BN=two.objects_BN[:, 1:])
     none = replace(two, masks_BTNHW=two.masks_BTNHW[:, :, :0], objects_BN=two.objects_BN[:, :0])
@@ -537,7 +558,7 @@ def test_collating_pads_the_planes_and_says_which_are_objects() -> None:
     assert both.valid_BTHW.dtype == both.objects_BN.dtype == torch.bool
 
 
-def test_objects_count_as_visible_where_nobody_looked() -> None:
+def test_objects_count_as_visible_on_unlabelled_frames() -> None:
     clip = tiny.clip(1, 2, SIZE)
     clip.masks_BTNHW[0, :, 0] = 0
     clip.labelled_BT[0, 1] = False
@@ -553,8 +574,8 @@ def test_the_defaults_are_the_released_ones() -> None:
     assert replace(data, paste=0.1).planes == 8
 
 
-def test_another_picture_comes_between_and_shows_no_object(tmp_path: Path) -> None:
-    """Never on the first frame, never of the same video, never for more than half of the frames."""
+def test_a_cut_shows_another_image_without_objects(tmp_path: Path) -> None:
+    """Never on the first frame, never an image of the same video, never on more than half of the frames."""
     write_video(tmp_path / "v", "goat", 9)
     write_pairs(tmp_path / "s", [1])
     Image.fromarray(np.full((*SIZE, 3), grey_of(30), np.uint8)).save(tmp_path / "s" / "images" / "p000.png")
@@ -572,11 +593,11 @@ def test_another_picture_comes_between_and_shows_no_object(tmp_path: Path) -> No
         assert clip.labelled_BT.all()
         assert same(clip, both.clip(step, 0))
     assert set(runs) == {1, 2, 3}
-    # one video alone has nothing that could come between
+    # with one video there is no other image
     assert same(stream(tmp_path / "v", **given).clip(0, 0), stream(tmp_path / "v", **given | {"cut": 0.0}).clip(0, 0))
 
 
-def test_a_visitor_passes_before_the_objects_and_is_none(tmp_path: Path) -> None:
+def test_a_distractor_hides_the_objects_and_is_none(tmp_path: Path) -> None:
     write_pairs(tmp_path / "s", [3])
     (tmp_path / "cut").mkdir()
     Image.fromarray(np.full((24, 24, 4), 255, np.uint8)).save(tmp_path / "cut" / "white.png")
@@ -592,7 +613,7 @@ def test_a_visitor_passes_before_the_objects_and_is_none(tmp_path: Path) -> None
         begins.add(seen[0])
         ends.add(seen[-1])
         assert seen[0] == 0 or torch.equal(clip.masks_BTNHW[:, 0], plain.masks_BTNHW[:, 0])
-        assert seen[0] > 0 or seen[-1] < 3, "what is hidden at first shows itself"
+        assert seen[0] > 0 or seen[-1] < 3, "what is hidden at first appears later"
         shown = clip.masks_BTNHW[0, 0].sum((1, 2)) / plain.masks_BTNHW[0, 0].sum((1, 2))
         assert float(shown.min()) >= Scene().visible
         assert not (clip.masks_BTNHW.bool() & white[:, :, None]).any()

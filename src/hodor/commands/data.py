@@ -1,4 +1,4 @@
-"""`hodor data`: what a training would see of a data set, and clips as a recipe draws them."""
+"""`hodor data`: check a data set for training, and draw the clips of a recipe."""
 
 import sys
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 USAGE = """usage: hodor data COMMAND ...
 
-  hodor data check ROOT ...              read a data set; tell what it holds, and what is damaged
-  hodor data preview RECIPE --out FILE   draw clips as a recipe's training would see them
+  hodor data check ROOT ...              read data sets; report their contents and damaged files
+  hodor data preview RECIPE --out FILE   draw the training clips of a recipe
 
 `hodor data check --help` and `hodor data preview --help` list the options.
 """
@@ -25,43 +25,44 @@ USAGE = """usage: hodor data COMMAND ...
 
 @dataclass(frozen=True)
 class Check:
-    """Read data sets, and tell what a training would see of them.
+    """Read data sets and report what training can use.
 
-    Kind, images or videos, labelled frames, objects by number and size, how many are within the limits, clips by gap, and every
-    damaged file by name. Exit codes: 0 if there is something to train on in each; 2 if not, or if a root is not understood.
+    The report contains the format, the number of images or videos and of labelled frames, objects by number and size, the
+    number of objects within the limits, clips by gap, and the name of every damaged file. Exit codes: 0 if every data set can
+    be used for training; 2 if one cannot, or cannot be read.
     """
 
     roots: Positional[tuple[Path, ...]]
     """COCO JSON files or their folders, folders of images/ and masks/, folders of videos (DAVIS, YouTube-VOS, ...)."""
     frames: int = 3
-    """Frames of a clip, for the count of clips."""
+    """Frames of a clip, for the number of clips."""
     labels: Literal["all", "first"] = "all"
-    """all: clips with masks on every frame. first: on the first frame only; then frames without a mask are read as well."""
+    """all: clips have masks on every frame. first: on the first frame only; frames without a mask are then read as well."""
     min_area: int = 2000
-    """Least area of an object, in pixels of the file."""
+    """Smallest area of an object, in pixels of the file."""
     min_side: int = 20
-    """Least width and height of an object, in pixels of the file."""
+    """Smallest width and height of an object, in pixels of the file."""
     split: str = "train"
-    """Which part of a benchmark with splits is read."""
+    """Split of a benchmark that has splits."""
     only: tuple[str, ...] = ()
-    """Names of the videos or images to take."""
+    """Names of the videos or images to use. Default: all."""
     without: tuple[str, ...] = ()
     """Names of videos or images to leave out."""
     images: bool = True
-    """--no-images reads the masks alone: quicker, but finds no damaged image."""
+    """--no-images reads only the masks: faster, but damaged images are not found."""
     sheet: Path | None = None
     """Also draw labelled frames with their objects into this PNG, one file for all roots."""
     cells: int = 12
-    """Frames on the sheet, of each root."""
+    """Frames of each root on the sheet."""
     json: Path | None = None
-    """Also write the report to this file; - prints it in place of the lines."""
+    """Also write the report to this file; - prints it instead of the text."""
 
     def run(self) -> int:
-        from hodor.data.check import examine, sheet, told
+        from hodor.data.check import examine, report_lines, sheet
         from hodor.data.stream import Data
 
         if not self.roots:
-            raise ValueError("no root: want hodor data check ROOT ...")
+            raise ValueError("no data set: give hodor data check ROOT ...")
         data = Data(
             labels=self.labels,
             only=self.only,
@@ -75,17 +76,18 @@ class Check:
             with progress(f"reading {root}") as shown:
                 reports.append(examine(root, data, self.frames, self.images, shown))
             if self.json != Path("-"):
-                print("\n".join(told(reports[-1])))
+                print("\n".join(report_lines(reports[-1])))
         write_json(self.json, {"format": "hodor-data/1", "roots": [report.to_json() for report in reports]})
         if self.sheet:
             _save([sheet(root, data, self.cells) for root in self.roots], self.sheet)
-        nothing = [report.root for report in reports if not report.usable]
-        for name in nothing:
-            info(f"hodor: {name} holds nothing to train on: no readable image shows an object within the limits")
-        return 2 if nothing else 0
+        unusable = [report.root for report in reports if not report.usable]
+        for name in unusable:
+            info(f"hodor: {name} cannot be used for training: no readable image shows an object within the limits")
+        return 2 if unusable else 0
 
 
 def main(argv: list[str]) -> int:
+    """Run `hodor data` with these arguments and return the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
@@ -93,52 +95,53 @@ def main(argv: list[str]) -> int:
         return parse(Check, "data check", argv[1:])
     if argv[0] == "preview":
         return _preview(argv[1:])
-    raise ValueError(f"no command data {argv[0]!r}: want check or preview; see `hodor data --help`")
+    raise ValueError(f"expected data check or data preview, got data {argv[0]!r}: see `hodor data --help`")
 
 
 def _preview(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hodor data preview RECIPE --out FILE.png [--clips 6] [--step 0] [--data.root ROOT ...] ...")
-        print("`hodor train --list` lists the recipes, `hodor data preview RECIPE --help` their fields.")
+        print("`hodor train --list` lists the recipes, `hodor data preview RECIPE --help` the fields of a recipe.")
         return 0
     import logging
 
     from hodor.training import recipes
 
     if argv[0] not in recipes.RECIPES:
-        raise ValueError(f"no recipe {argv[0]!r}: want {', '.join(recipes.RECIPES)}")
+        raise ValueError(f"expected a recipe ({', '.join(recipes.RECIPES)}), got {argv[0]!r}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     return parse(_previewer(recipes.RECIPES[argv[0]]), f"data preview {argv[0]}", argv[1:])
 
 
-def _previewer(named: Any) -> type[Any]:
-    """The command with this recipe's values as its defaults."""
+def _previewer(recipe: Any) -> type[Any]:
+    """Return the command with the values of a recipe as its defaults."""
     from hodor.data.stream import Data
 
     @dataclass(frozen=True)
     class Preview:
-        """Draw clips as a training of the recipe would see them: one a row, objects coloured, what is not supervised hatched."""
+        """Draw the training clips of a recipe, one in each row. Objects are coloured, unsupervised pixels are hatched."""
 
         out: Path
         """The PNG to write."""
         clips: int = 6
-        """How many, from the first of `step` on."""
+        """Number of clips, beginning with the first clip of `step`."""
         step: int = 0
-        """The training step whose clips are drawn; the next ones follow."""
-        frames: int = named.frames
+        """The training step whose clips are drawn; the clips of the next steps follow."""
+        frames: int = recipe.frames
         """Frames of a clip."""
-        batch: int = named.batch
+        batch: int = recipe.batch
         """Clips of a step."""
-        seed: int = named.seed
+        seed: int = recipe.seed
+        """Seed of the random numbers."""
         width: int = 1280
         """Width of the picture, in pixels."""
-        data: Annotated[Data, arg(name="data")] = field(default_factory=lambda: named.data)
+        data: Annotated[Data, arg(name="data")] = field(default_factory=lambda: recipe.data)
 
         def run(self) -> int:
             from hodor.data.check import preview
             from hodor.data.stream import Stream
 
-            stream = Stream(self.data, self.frames, self.batch, self.seed, named.steps)
+            stream = Stream(self.data, self.frames, self.batch, self.seed, recipe.steps)
             _save([preview(stream, self.clips, self.step, self.width)], self.out)
             print(self.out)
             return 0
@@ -147,14 +150,14 @@ def _previewer(named: Any) -> type[Any]:
 
 
 def _save(pictures: "list[npt.NDArray[np.uint8]]", path: Path) -> None:
-    """Below each other, as a PNG, whole or not at all."""
+    """Write pictures one below the other into a PNG. If writing fails, no partial file is left."""
     import numpy as np
     from PIL import Image
 
     from hodor.masks import written_whole
 
     if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: wanted a name that ends in .png")
+        raise ValueError(f"expected a file name that ends in .png, got {path}")
     width = max(picture.shape[1] for picture in pictures)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in pictures]
     with written_whole(path) as file:

@@ -1,4 +1,4 @@
-"""How each kind of benchmark folder is read; see hodor.data.layouts, which has the entry point."""
+"""Readers of the formats of video data sets. The entry point is `hodor.data.layouts.open_layout`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hodor.masks import VOID
 from hodor.names import natural_key
 
 SAMPLED = 12
-"""Masks looked into to tell whether a folder's are 0 and 255."""
+"""Masks that are read to find out whether the masks of a folder contain only 0 and 255."""
 
 
 def is_davis2016(root: Path) -> str | None:
@@ -83,29 +83,32 @@ def _by_meta(root: Path) -> tuple[str | None, str | None]:
 
 
 def davis2016(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
-    """Any non-zero pixel is object 1; given: the first frame; required: all. Lists are path pairs or names."""
+    """Read DAVIS 2016: every non-zero pixel is object 1. Given: the first frame. Required: all frames.
+
+    The lists of a split contain pairs of paths, or names of sequences.
+    """
     return _davis(search, split, ("2016", "480p", "1080p"), single=True)
 
 
 def davis2017(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
-    """Given: the objects of the first frame, no later ones; required: all frames."""
+    """Read DAVIS 2017. Given: the objects of the first frame. Required: all frames."""
     return _davis(search, split, ("2017",), single=False)
 
 
-def _davis(search: Search, split: str | None, lists: tuple[str, ...], single: bool) -> tuple[str, list[VideoFiles]]:
+def _davis(search: Search, split: str | None, sets: tuple[str, ...], single: bool) -> tuple[str, list[VideoFiles]]:
     root = search.root
     image_bases, masks = [sized(root / "JPEGImages"), root / "videos"], sized(root / "Annotations")
-    folder = next((root / "ImageSets" / name for name in lists if (root / "ImageSets" / name).is_dir()), None)
+    folder = next((root / "ImageSets" / name for name in sets if (root / "ImageSets" / name).is_dir()), None)
     if folder is None:
         split, names = split or "", folders(masks)
-        if not names:  # one sequence alone
-            alone = _flat(search, root.resolve().name, [base for base in image_bases if base.is_dir()], masks)
-            return split, [replace(video, given={video.frames[0]: None}, single=single) for video in alone]
-        search.notes.append("no ImageSets: every sequence with masks is taken")
+        if not names:  # the folder contains one sequence
+            sequence = _flat(search, root.resolve().name, [base for base in image_bases if base.is_dir()], masks)
+            return split, [replace(video, given={video.frames[0]: None}, single=single) for video in sequence]
+        search.notes.append("no ImageSets: every sequence with masks is used")
     else:
-        there = {p.stem: p for p in sorted(folder.glob("*.txt"))}
-        split = pick_split(search.root, split, list(there))
-        names = [_sequence_of(line) for line in there[split].read_text().splitlines() if line.strip()]
+        lists = {p.stem: p for p in sorted(folder.glob("*.txt"))}
+        split = pick_split(search.root, split, list(lists))
+        names = [_sequence_of(line) for line in lists[split].read_text().splitlines() if line.strip()]
     videos = []
     for name in search.chosen(names):
         files = search.files(name, place_of(image_bases, name), masks / name, gapless=True)
@@ -118,7 +121,10 @@ def _davis(search: Search, split: str | None, lists: tuple[str, ...], single: bo
 
 
 def mose(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
-    """Given: the objects of the first frame; required: all frames. meta.json of MOSE v2, if there, tells the lengths."""
+    """Read MOSE. Given: the objects of the first frame. Required: all frames.
+
+    The lengths in meta.json of MOSE v2, if it exists, are compared with the number of frames.
+    """
     split, place = split_folder(search, split)
     lengths = {name: about.get("length") for name, about in search.videos_of(place, split).items()}
     videos = []
@@ -129,64 +135,64 @@ def mose(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
             if frames[0] not in found:
                 search.problems.append(f"{name} has no mask on its first frame {frames[0]}")
             if isinstance(lengths.get(name), int) and lengths[name] != len(frames):
-                search.problems.append(f"{name} has {len(frames)} frames, its meta.json says {lengths[name]}")
+                search.problems.append(f"{name} has {len(frames)} frames, but its meta.json states {lengths[name]}")
             videos.append(VideoFiles(name, frames, images, found, {frames[0]: None}, frames))
     return split, videos
 
 
 def youtube_vos(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
-    """meta.json names each object's frames. Given: each object on its first; required: all of them.
+    """Read YouTube-VOS. Given: each object on its first frame. Required: the frames of all objects.
 
-    Frames are those of <split>_all_frames where that folder is there, else the every-fifth ones.
+    meta.json lists the frames of each object. The frames are those of <split>_all_frames if that folder exists, else every
+    fifth frame.
     """
     split, place = split_folder(search, split)
-    told, bases = search.videos_of(place, split), [place / "JPEGImages"]
-    whole = f"{place.name}_all_frames"
-    every = [place.parent / whole / "JPEGImages", place.parent / "all_frames" / whole / "JPEGImages"]
-    for base in every:
+    listed, bases = search.videos_of(place, split), [place / "JPEGImages"]
+    all_frames = f"{place.name}_all_frames"
+    for base in (place.parent / all_frames / "JPEGImages", place.parent / "all_frames" / all_frames / "JPEGImages"):
         if base.is_dir():
             bases.insert(0, base)
             search.notes.append(f"all frames of {base} are used")
-    if not told:
+    if not listed:
         search.notes.append(f"no meta.json in {place}: objects begin on their first mask, every frame is required")
     videos = []
-    for name in search.chosen(told or folders(place / "Annotations")):
+    for name in search.chosen(listed or folders(place / "Annotations")):
         files = search.files(name, place_of(bases, name), place / "Annotations" / name)
         if not files:
             continue
         frames, images, found = files
-        if not told:
+        if not listed:
             videos.append(VideoFiles(name, frames, images, found, dict.fromkeys(found), frames))
             continue
-        objects = {int(i): about for i, about in told[name].get("objects", {}).items()}
-        named = {i: sorted(about.get("frames", ()), key=natural_key) for i, about in objects.items()}
-        wanted = set().union(*named.values())
-        given = _begin(search, name, {i: listed[0] for i, listed in named.items() if listed}, found)
-        if missing := sorted(wanted - set(frames), key=natural_key):
+        objects = {int(i): about for i, about in listed[name].get("objects", {}).items()}
+        frames_of = {i: sorted(about.get("frames", ()), key=natural_key) for i, about in objects.items()}
+        scored = set().union(*frames_of.values())
+        given = _begin(search, name, {i: names[0] for i, names in frames_of.items() if names}, found)
+        if missing := sorted(scored - set(frames), key=natural_key):
             search.problems.append(f"{name} lacks frames {shown(missing)} of its meta.json")
-        required = tuple(frame for frame in frames if frame in wanted)
+        required = tuple(frame for frame in frames if frame in scored)
         categories = {i: str(about["category"]) for i, about in objects.items() if about.get("category")}
         videos.append(VideoFiles(name, frames, images, found, given, required, categories=categories))
     return split, videos
 
 
 def lvos(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
-    """<split>_meta.json has each object's frame_range. Given: each object on its start; required: all frames."""
+    """Read LVOS. Given: each object on the first frame of its range, from <split>_meta.json. Required: all frames."""
     split, place = split_folder(search, split)
-    told = search.videos_of(place, split)
-    if not told:
+    listed = search.videos_of(place, split)
+    if not listed:
         search.notes.append(f"no {split or 'split'}_meta.json at {place}: objects begin on their first mask")
     videos = []
-    for name in search.chosen(told or folders(place / "Annotations")):
+    for name in search.chosen(listed or folders(place / "Annotations")):
         files = search.files(name, place_of([place / "JPEGImages"], name), place / "Annotations" / name)
         if not files:
             continue
         frames, images, found = files
         given: Mapping[str, tuple[int, ...] | None] = dict.fromkeys(found)
-        if told:
+        if listed:
             numbers = {int(frame): frame for frame in frames if frame.isdecimal()}
             starts: dict[int, str] = {}
-            for i, about in told[name].get("objects", {}).items():
+            for i, about in listed[name].get("objects", {}).items():
                 start = str(about["frame_range"]["start"]).rpartition(".")[0] or str(about["frame_range"]["start"])
                 starts[int(i)] = numbers.get(int(start), start)
             given = _begin(search, name, starts, found)
@@ -195,10 +201,11 @@ def lvos(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
 
 
 def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
-    """Any frames and masks. Given: each object on its first mask; required: all frames.
+    """Read any folder of frames and masks. Given: each object on its first mask. Required: all frames.
 
-    Masks: Annotations/<video>/<frame>.png, Annotations/<video>/<object>/<frame>.png, or a flat folder: one video if the
-    names count up and the pictures are of one size, else stills, each a video of one frame.
+    The masks are Annotations/<video>/<frame>.png, Annotations/<video>/<object>/<frame>.png, or the files of one folder without
+    subfolders. Such a folder is one video if the names count up and all images have one size. Otherwise its images are single
+    images, each a video of one frame.
     """
     root = search.root
     if split:
@@ -206,8 +213,8 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
     image_bases = [sized(root / n) for n in ("JPEGImages", "images", "frames", "videos") if (root / n).is_dir()]
     masks = next((sized(root / n) for n in ("Annotations", "masks") if (root / n).is_dir()), None)
     if not image_bases or masks is None:
-        wanted = "want JPEGImages, images or videos, and beside it Annotations or masks"
-        raise ValueError(f"{root} has no frames and masks that go together: {wanted}")
+        folders_expected = "frames in JPEGImages, images or videos, and masks in Annotations or masks"
+        raise ValueError(f"expected {folders_expected} in {root}, got neither or only one of them")
     names = folders(masks)
     if not names:
         return split or "", _flat(search, root.resolve().name, image_bases, masks)
@@ -226,29 +233,30 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
                 videos.append(VideoFiles(name, frames, images, found, dict.fromkeys(found), frames, parts=parts))
             else:
                 search.problems.append(f"{name} has no masks in {masks / name}")
-    return split or "", _told_single(search, videos)
+    return split or "", _detect_single(search, videos)
 
 
 def _flat(search: Search, name: str, image_bases: Sequence[Path], masks: Path) -> list[VideoFiles]:
+    """Read a folder of images without subfolders: one video, or single images."""
     images = next((base for base in image_bases if pictures_in(base)), None)
     if images is None:
-        search.problems.append(f"{masks} has masks, but no picture lies in {shown([str(b) for b in image_bases])}")
+        search.problems.append(f"{masks} has masks, but there is no image in {shown([str(b) for b in image_bases])}")
         return []
     found = pictures_in(images)
     if _is_video(found):
         files = search.files(name, images, masks) if search.chosen([name]) else None
         if not files:
             return []
-        search.notes.append(f"{images} is taken as one video of {len(files[0])} frames")
-        return _told_single(search, [VideoFiles(name, *files, dict.fromkeys(files[2]), files[0])])
-    there = pictures_in(masks)
-    if strays := [mask for mask in there if mask not in found]:
-        search.problems.append(f"{masks} has masks without pictures: {shown(strays)}")
-    if bare := len(found) - len(found.keys() & there.keys()):
-        search.notes.append(f"{bare} pictures without a mask are passed over")
-    names = search.chosen(n for n in found if n in there)
-    search.notes.append(f"{images} is taken as {len(names)} stills")
-    return _told_single(search, [VideoFiles(n, (n,), (found[n],), {n: there[n]}, {n: None}, (n,)) for n in names])
+        search.notes.append(f"{images} is read as one video of {len(files[0])} frames")
+        return _detect_single(search, [VideoFiles(name, *files, dict.fromkeys(files[2]), files[0])])
+    mask_files = pictures_in(masks)
+    if strays := [mask for mask in mask_files if mask not in found]:
+        search.problems.append(f"{masks} has masks without images: {shown(strays)}")
+    if unlabelled := len(found) - len(found.keys() & mask_files.keys()):
+        search.notes.append(f"{unlabelled} images without a mask are skipped")
+    names = search.chosen(n for n in found if n in mask_files)
+    search.notes.append(f"{images} is read as {len(names)} single images")
+    return _detect_single(search, [VideoFiles(n, (n,), (found[n],), {n: mask_files[n]}, {n: None}, (n,)) for n in names])
 
 
 def _is_video(found: Mapping[str, Path]) -> bool:
@@ -266,8 +274,8 @@ def _is_video(found: Mapping[str, Path]) -> bool:
     return len(sizes) == 1
 
 
-def _told_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]:
-    """Of a few masks over the whole folder: where none holds another value than 0 and 255, any non-zero pixel is object 1."""
+def _detect_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]:
+    """Set `single` if some masks, evenly spaced over the folder, contain only 0 and 255: every non-zero pixel is object 1."""
     values: set[int] = set()
     for video in videos[:: max(1, len(videos) // SAMPLED)]:
         if video.parts:
@@ -275,31 +283,31 @@ def _told_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]:
         try:
             values.update(np.unique(read_labels(next(iter(video.masks.values())))).tolist())
         except ValueError as error:
-            search.notes.append(str(error))  # training names and counts it, tracking stops at it
+            search.notes.append(str(error))  # training logs and counts the file; tracking stops at it
     if VOID not in values or not values <= {0, VOID}:
         return videos
-    search.notes.append("masks hold 0 and 255: any non-zero pixel is object 1")
+    search.notes.append("masks contain 0 and 255: every non-zero pixel is object 1")
     return [replace(video, single=True) for video in videos]
 
 
 def _parts(search: Search, name: str, folder: Path) -> dict[int, Path]:
-    """Id -> folder, where each object has its own folder of masks. Numbers from 0 are moved up by one: 0 is background."""
+    """Return {id: folder} if each object has its own folder of masks. If the numbers begin at 0, the ids are one higher."""
     inner = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if not inner or pictures_in(folder):
         return {}
     if odd := [p.name for p in inner if not p.name.isdecimal()]:
-        search.problems.append(f"{name} has folders of masks that are not an object's number: {shown(sorted(odd))}")
+        search.problems.append(f"{name} has folders of masks whose names are not the number of an object: {shown(sorted(odd))}")
         return {}
-    up = int(any(int(p.name) == 0 for p in inner))
-    if up:
-        search.notes.append(f"{name}: objects are numbered from 0 and read as from 1")
-    return {int(p.name) + up: p for p in sorted(inner, key=lambda p: int(p.name))}
+    offset = int(any(int(p.name) == 0 for p in inner))  # id 0 is the background
+    if offset:
+        search.notes.append(f"{name}: objects are numbered from 0; their ids are one higher")
+    return {int(p.name) + offset: p for p in sorted(inner, key=lambda p: int(p.name))}
 
 
 def _begin(
     search: Search, name: str, starts: Mapping[int, str], masks: Mapping[str, Path]
 ) -> dict[str, tuple[int, ...] | None]:
-    """Frame -> the ids that begin there; a problem where that frame has no mask."""
+    """Return {frame: ids that begin there}. Add a problem for a frame without a mask."""
     given: dict[str, tuple[int, ...] | None] = {}
     for frame in sorted(set(starts.values()), key=natural_key):
         ids = tuple(sorted(i for i, start in starts.items() if start == frame))
@@ -313,6 +321,7 @@ def _begin(
 
 
 def _first_object(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of the first object in a meta file; empty if there is none."""
     videos = meta.get("videos")
     video: Any = next(iter(videos.values()), {}) if isinstance(videos, dict) else {}
     objects = video.get("objects", {}) if isinstance(video, dict) else {}
@@ -321,6 +330,6 @@ def _first_object(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sequence_of(line: str) -> str:
-    """ "bear", or the folder's name in "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png"."""
+    """Return the sequence of a line: "bear", or the folder in "/JPEGImages/480p/bear/00000.jpg /Annotations/...png"."""
     first = line.split()[0]
     return Path(first).parent.name if "/" in first else first

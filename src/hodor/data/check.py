@@ -1,4 +1,4 @@
-"""What a training would see of a data set: counts, sizes, damaged files; and clips drawn as it would draw them."""
+"""Check of training data: counts, sizes and damaged files of a data set, and pictures of its frames and clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from hodor.data.file_cache import DamagedFileError, Shelf
+from hodor.data.file_cache import DamagedFileError, FileCache
 from hodor.data.stream import Data, Stream, open_root
 from hodor.data.videos import Videos
 from hodor.masks import palette
@@ -27,21 +27,32 @@ Progress = Callable[[int, int | None], None]
 AREAS = (0, 500, 2000, 8000, 32000, 128000)
 """Edges of the histogram of object areas, in pixels of the file."""
 GAP_STEPS = (1, 3, 5, 7, 10, 15, 30)
-"""Gaps for which possible clips are counted."""
+"""Gaps for which the possible clips are counted."""
 SMALL = (64, 64)
-"""Size at which images are decoded only to see that they can be."""
+"""Clip size for `examine`, which decodes images only to find damaged ones."""
 HATCH = 6
-"""Period of the hatching of pixels that the loss does not read, in pixels."""
+"""Period of the hatching of unsupervised pixels, in pixels."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A data set as a training would see it.
+    """Counts of a data set, for the limits of a training run.
 
-    kind: "coco", "pairs", "parts", or the benchmark's. videos: 0 for stills. frames: images of all. labelled: with a mask.
-    objects: objects of all labelled frames; fitting: those within the limits on area and side. by_number: labelled frames with
-    0, 1, 2, ... fitting objects. by_area: objects by area, at the edges `AREAS`. sizes: "480x854" (height x width) -> labelled
-    frames. clips: gap -> frames that a clip of this many frames could begin with. damaged: file -> what is wrong.
+    Attributes:
+        root: path of the data set.
+        kind: its format: "coco", "pairs", "parts", or that of a video data set.
+        split: name of the split; "" if there is none.
+        videos: number of videos; 0 for images.
+        frames: number of frames of all videos, or of images.
+        labelled: number of frames with a mask.
+        objects: number of objects of all labelled frames.
+        fitting: number of objects within the limits on area and side.
+        by_number: number of labelled frames with 0, 1, 2, ... objects within the limits.
+        by_area: number of objects by area, at the edges `AREAS`.
+        sizes: number of labelled frames of each size, "480x854" (height x width).
+        clips: number of different clips for each gap; empty for images.
+        damaged: damaged files and their errors.
+        notes: remarks of `open_layout`.
     """
 
     root: str
@@ -61,40 +72,49 @@ class Checked:
 
     @property
     def usable(self) -> bool:
-        """Whether a training can draw anything from it."""
+        """Whether a labelled frame has an object within the limits."""
         return any(count for number, count in self.by_number.items() if number)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
         return {"format": "hodor-data/1", **asdict(self)}
 
 
 def examine(root: Path, data: Data, frames: int = 3, images: bool = True, progress: Progress | None = None) -> Checked:
-    """Read every mask of a root, and every image if `images`. Limits, `labels` and names are those of `data`.
+    """Read every mask of a data set, and every image, and count its objects and clips.
 
-    Raises as `Stream` for a root that is not understood at all.
+    Args:
+        root: path of the data set.
+        data: settings of the training: the limits on objects, `labels`, and the names to use.
+        frames: frames of a clip, for the number of clips.
+        images: also read the images.
+        progress: function that is called with the number of labelled frames done and their total.
+
+    Raises:
+        FileNotFoundError, ValueError: the data set cannot be opened; see `hodor.data.stream.open_root`.
     """
-    shelf = Shelf(0, tolerated=1.0, quiet=True)
-    source = open_root(root, replace(data, motion="none", size=SMALL), 1, shelf)
-    numbers, areas, sizes, good = Counter[int](), Counter[int](), Counter[str](), set[int]()
+    cache = FileCache(0, tolerated=1.0, quiet=True)
+    source = open_root(root, replace(data, motion="none", size=SMALL), 1, cache)
+    numbers, areas, sizes, usable = Counter[int](), Counter[int](), Counter[str](), set[int]()
     for item in range(len(source)):
         if progress:
             progress(item, len(source))
         try:
-            seen = source.seen(item)
+            mask = source.mask(item)
             if images:
-                source.take(item, [], torch.Generator())
+                source.read(item, [], torch.Generator())
         except DamagedFileError:
             continue
-        fits = [i for i, (area, side) in seen.objects.items() if area >= data.min_area and side >= data.min_side]
-        sizes["x".join(map(str, seen.size))] += 1
+        fits = [i for i, (area, side) in mask.objects.items() if area >= data.min_area and side >= data.min_side]
+        sizes["x".join(map(str, mask.size))] += 1
         numbers[len(fits)] += 1
-        areas.update(max(edge for edge in AREAS if edge <= area) for area, _ in seen.objects.values())
+        areas.update(max(edge for edge in AREAS if edge <= area) for area, _ in mask.objects.values())
         if fits:
-            good.add(item)
+            usable.add(item)
     if progress:
         progress(len(source), len(source))
     videos = source if isinstance(source, Videos) else None
-    if videos and images and data.labels == "first":  # then frames without a mask are read as well
+    if videos and images and data.labels == "first":  # clips then also contain frames without a mask
         _read_unlabelled(videos)
     return Checked(
         root=str(root),
@@ -108,13 +128,14 @@ def examine(root: Path, data: Data, frames: int = 3, images: bool = True, progre
         by_number=dict(sorted(numbers.items())),
         by_area={edge: areas[edge] for edge in AREAS},
         sizes=dict(sizes.most_common(12)),
-        clips=_clips(videos, good, frames) if videos else {},
-        damaged={str(p): why for p, why in sorted(shelf.damaged.items())},
+        clips=_clips(videos, usable, frames) if videos else {},
+        damaged={str(p): why for p, why in sorted(cache.damaged.items())},
         notes=videos.layout.notes if videos else (),
     )
 
 
 def _read_unlabelled(source: Videos) -> None:
+    """Read the frames without a mask, to find damaged ones."""
     for video in source.layout.videos:
         for at, name in enumerate(video.frames):
             if name not in video.masks:
@@ -122,24 +143,24 @@ def _read_unlabelled(source: Videos) -> None:
                     source.picture(video, at)
 
 
-def _clips(source: Videos, good: set[int], frames: int) -> dict[int, int]:
-    """Gap -> how many different clips begin with a frame of `good`; those of one direction of time."""
+def _clips(source: Videos, usable: set[int], frames: int) -> dict[int, int]:
+    """Count, for each gap, the different clips that begin with an item of `usable` and run forwards in time."""
     places: dict[str, list[int]] = {}
-    for item in good:
+    for item in usable:
         video, frame = source.place(item)
         places.setdefault(video.name, []).append(frame)
     counts = dict.fromkeys(sorted({frames - 1, *(gap for gap in GAP_STEPS if gap >= frames - 1)} - {0}), 0)
     for video in source.layout.videos:
         rank = {frame: at for at, frame in enumerate(source.sequence(video))}
         for gap in counts:
-            room = (len(rank) - 1 - rank[frame] for frame in places.get(video.name, ()))
-            counts[gap] += sum(math.comb(min(gap, r), frames - 1) for r in room)
+            later = (len(rank) - 1 - rank[frame] for frame in places.get(video.name, ()))
+            counts[gap] += sum(math.comb(min(gap, n), frames - 1) for n in later)
     return counts
 
 
-def told(checked: Checked) -> list[str]:
-    """The lines of a report for people."""
-    named = f"{checked.kind}{f', {checked.split}' if checked.split else ''}"
+def report_lines(checked: Checked) -> list[str]:
+    """Format a report as lines of text."""
+    kind = f"{checked.kind}{f', {checked.split}' if checked.split else ''}"
     what = f"{checked.videos} videos, {checked.frames} frames" if checked.videos else f"{checked.frames} images"
     number = ", ".join(f"{n}: {count}" for n, count in checked.by_number.items())
     edges = list(checked.by_area)
@@ -148,7 +169,7 @@ def told(checked: Checked) -> list[str]:
         for low, high in zip(edges, [*edges[1:], None], strict=True)
     )
     lines = [
-        f"{checked.root}: {named}, {what}, {checked.labelled} labelled",
+        f"{checked.root}: {kind}, {what}, {checked.labelled} labelled",
         f"  objects  {checked.objects}, {checked.fitting} within the limits",
         f"  labelled frames by number of objects within the limits  {number or 'none'}",
         f"  objects by area in pixels  {area}",
@@ -162,45 +183,71 @@ def told(checked: Checked) -> list[str]:
 
 
 def sheet(root: Path, data: Data, cells: int = 12, columns: int = 4, width: int = 1280) -> Picture:
-    """Labelled frames spread over a root, with their objects drawn in; those too small in grey, void hatched."""
-    each = width // columns, width // columns * 9 // 16
-    shelf = Shelf(0, tolerated=1.0, quiet=True)
-    source = open_root(root, replace(data, motion="none", size=(each[1], each[0])), 1, shelf)
-    drawn: list[Picture] = []
+    """Draw evenly spaced labelled frames of a data set with their objects, uint8 [H, W, 3].
+
+    Objects below the limits are grey, void is hatched.
+
+    Args:
+        root: path of the data set.
+        data: settings of the training: the limits on objects, and the names to use.
+        cells: largest number of frames.
+        columns: frames in a row.
+        width: width of the picture, in pixels.
+
+    Raises:
+        ValueError: "ROOT has no readable frame to draw: check its files".
+    """
+    cell_size = width // columns, width // columns * 9 // 16
+    cache = FileCache(0, tolerated=1.0, quiet=True)
+    source = open_root(root, replace(data, motion="none", size=(cell_size[1], cell_size[0])), 1, cache)
+    pictures: list[Picture] = []
     for item in np.linspace(0, len(source) - 1, min(cells, len(source))).round().astype(int).tolist():
         with suppress(DamagedFileError):
-            seen = source.seen(item)
-            objects = seen.objects
+            objects = source.mask(item).objects
             fits = [i for i, (area, side) in objects.items() if area >= data.min_area and side >= data.min_side]
-            taken = source.take(item, [*fits, *(i for i in objects if i not in fits)], torch.Generator())
-            planes, void = taken.planes[0], taken.void[0]
+            raw = source.read(item, [*fits, *(i for i in objects if i not in fits)], torch.Generator())
+            planes, void = raw.planes[0], raw.void[0]
             assert planes is not None
             valid = torch.ones(planes.shape[1:], dtype=torch.bool) if void is None else ~void
-            picture = draw(taken.images[0].float() / 255, planes.float(), valid, len(fits))
-            drawn.append(_boxed(picture, each, f"{len(fits)} of {len(objects)} objects"))
-    if not drawn:
-        raise ValueError(f"{root}: nothing to show, every file looked at is damaged")
-    return _tiled(drawn, columns)
+            picture = draw(raw.images[0].float() / 255, planes.float(), valid, len(fits))
+            pictures.append(_boxed(picture, cell_size, f"{len(fits)} of {len(objects)} objects"))
+    if not pictures:
+        raise ValueError(f"{root} has no readable frame to draw: check its files")
+    return _tiled(pictures, columns)
 
 
 def preview(stream: Stream, clips: int = 6, step: int = 0, width: int = 1280) -> Picture:
-    """Clips as training sees them, one a row: objects coloured, pixels that the loss does not read hatched."""
-    rows: list[Picture] = []
+    """Draw clips of a stream, one in each row, uint8 [H, W, 3]: objects are coloured, unsupervised pixels are hatched.
+
+    Args:
+        stream: the stream of clips.
+        clips: number of clips.
+        step: training step of the first clip; the clips of the next steps follow.
+        width: width of the picture, in pixels.
+    """
+    cells: list[Picture] = []
     for number in range(clips):
         clip = stream.clip(step + number // stream.batch_size, number % stream.batch_size)
         count = clip.frames_BTCHW.shape[1]
         height, across = clip.frames_BTCHW.shape[-2:]
-        each = width // count, max(1, width // count * height // across)
+        cell_size = width // count, max(1, width // count * height // across)
         for t in range(count):
             picture = draw(clip.frames_BTCHW[0, t], clip.masks_BTNHW[0, t], clip.valid_BTHW[0, t])
-            known = f"{int(clip.masks_BTNHW[0, t].flatten(1).any(1).sum())} objects" if clip.labelled_BT[0, t] else "no masks"
-            rows.append(_boxed(picture, each, f"clip {number}, frame {t}: {known}"))
-    return _tiled(rows, stream.frames)
+            visible = int(clip.masks_BTNHW[0, t].flatten(1).any(1).sum())
+            content = f"{visible} objects" if clip.labelled_BT[0, t] else "no masks"
+            cells.append(_boxed(picture, cell_size, f"clip {number}, frame {t}: {content}"))
+    return _tiled(cells, stream.frames)
 
 
 def draw(image_3HW: Tensor, planes_NHW: Tensor, valid_HW: Tensor, coloured: int | None = None) -> Picture:
-    """uint8 [H, W, 3]: the image in [0, 1], objects tinted and outlined (all after the first `coloured` in grey), the
-    invalid hatched."""
+    """Draw the objects over an image, tinted and outlined, uint8 [H, W, 3]; pixels that are not valid are hatched.
+
+    Args:
+        image_3HW: image in [0, 1].
+        planes_NHW: masks of the objects.
+        valid_HW: supervised pixels.
+        coloured: number of objects drawn in colour; those after it are grey. Default: all.
+    """
     out = (image_3HW.permute(1, 2, 0) * 255).round().clamp(0, 255).numpy().astype(np.float32)
     colours = palette().astype(np.float32)
     for number, plane in enumerate((planes_NHW > 0.5).numpy(), 1):
@@ -220,7 +267,7 @@ def draw(image_3HW: Tensor, planes_NHW: Tensor, valid_HW: Tensor, coloured: int 
 
 
 def _boxed(picture: Picture, size: tuple[int, int], caption: str) -> Picture:
-    """The picture in a cell of `size` (width, height), whole, with a caption."""
+    """Fit a picture into a cell of `size` (width, height) and add a caption."""
     cell = Image.new("RGB", size)
     image = Image.fromarray(picture)
     scale = min(size[0] / image.width, size[1] / image.height)
@@ -231,6 +278,7 @@ def _boxed(picture: Picture, size: tuple[int, int], caption: str) -> Picture:
 
 
 def _tiled(cells: Sequence[Picture], columns: int) -> Picture:
+    """Join cells of one size into rows."""
     height, width = cells[0].shape[:2]
     rows = -(-len(cells) // columns)
     out = np.zeros((rows * height, columns * width, 3), np.uint8)

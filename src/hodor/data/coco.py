@@ -1,4 +1,4 @@
-"""COCO annotation files as stills: run lengths or polygons, crowds as void."""
+"""COCO annotation files as images with masks: run lengths or polygons; crowds are void."""
 
 from __future__ import annotations
 
@@ -18,77 +18,93 @@ from hodor.masks import VOID
 
 
 def find_json(root: Path) -> Path | None:
-    """The annotation file of a COCO root: the file itself, or the one instances*.json in the folder or its annotations/.
+    """Return the annotation file of a COCO root, or None if there is none.
 
-    None if there is none. Raises ValueError: "ROOT holds 2 annotation files: name one of instances_train2017.json, ...".
+    It is the file itself, or the only instances*.json in the folder or in its annotations/.
+
+    Raises:
+        ValueError: "expected one annotation file in ROOT, got 2: give one of instances_train2017.json, ...".
     """
     if root.is_file():
         return root if root.suffix.lower() == ".json" else None
     for folder in (root, root / "annotations"):
         found = sorted(folder.glob("instances*.json"))
         if len(found) > 1:
-            named = ", ".join(str(p) for p in found)
-            raise ValueError(f"{root} holds {len(found)} annotation files: name one of {named}")
+            names = ", ".join(str(p) for p in found)
+            raise ValueError(f"expected one annotation file in {root}, got {len(found)}: give one of {names}")
         if found:
             return found[0]
     return None
 
 
 def open_coco(file: Path) -> list[Still]:
-    """The images of a COCO file that have annotations, in the file's order. Nothing is drawn yet.
+    """Return the images of a COCO file that have annotations, in the order of the file. Masks are rasterised later.
 
-    Objects are numbered 1, 2, ... in the order of the file, crowds left out; their areas and boxes are those that the file
-    states. Where objects overlap, the smaller one stands; a crowd is void where no object is. Images are looked for in images/,
-    in the file's own folder, and in train2017/ beside annotations/ for instances_train2017.json.
+    Objects are numbered 1, 2, ... in the order of the file, without crowds. Their areas and boxes are those stated in the file.
+    A pixel of several objects belongs to the smallest one. A crowd is void where there is no object. Images are searched in
+    images/, in the folder of the file, and, for instances_train2017.json, in train2017/ beside annotations/.
 
-    Raises ValueError: "x.json is not a COCO file: want images and annotations", "x.json names images that are in none of ...".
+    Args:
+        file: the annotation file.
+
+    Raises:
+        ValueError: "x.json is not a COCO file: give a JSON file with lists of images and annotations"; "x.json names images
+            that are in none of ...: move them there, or the file beside them".
     """
     try:
         data = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list) or not isinstance(data.get("annotations"), list):
-        raise ValueError(f"{file} is not a COCO file: want images and annotations")
+        raise ValueError(f"{file} is not a COCO file: give a JSON file with lists of images and annotations")
     by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for annotation in data["annotations"]:
         if annotation.get("segmentation"):
             by_image[annotation.get("image_id")].append(annotation)
     listed = [image for image in data["images"] if image.get("id") in by_image]
     if not listed:
-        raise ValueError(f"{file} has no annotation with a segmentation: want polygons or run lengths")
+        raise ValueError(f"{file} has no annotation with a segmentation: give a file with polygons or run lengths")
     folder = _images_of(file, [str(image.get("file_name", "")) for image in listed])
     return [_still(file, folder, image, by_image[image["id"]]) for image in listed]
 
 
 def _images_of(file: Path, names: Sequence[str]) -> Path:
-    here, split = file.parent, file.stem.removeprefix("instances_")
-    places = [here / "images", here, here / split, here.parent / split, here.parent / "images" / split, here.parent / "images"]
+    """Return the folder that contains the images of an annotation file."""
+    own, split = file.parent, file.stem.removeprefix("instances_")
+    places = [own / "images", own, own / split, own.parent / split, own.parent / "images" / split, own.parent / "images"]
     for place in places:
         if any((place / name).is_file() for name in names[:20]):
             return place
-    looked = ", ".join(str(p) for p in places)
-    raise ValueError(f"{file} names images that are in none of {looked}: move them there, or the file beside them")
+    searched = ", ".join(str(p) for p in places)
+    raise ValueError(f"{file} names images that are in none of {searched}: move them there, or the file beside them")
 
 
 def _still(file: Path, folder: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> Still:
+    """Convert one image of a COCO file. Its objects are None if the file lacks an area or a box."""
     outlines = [a["segmentation"] for a in annotations if not a.get("iscrowd")]
     crowds = [a["segmentation"] for a in annotations if a.get("iscrowd")]
-    known: Objects | None = Objects()
+    objects: Objects | None = Objects()
     for i, a in enumerate((a for a in annotations if not a.get("iscrowd")), 1):
         box = a.get("bbox")
-        if known is None or a.get("area") is None or not box or len(box) != 4:
-            known = None
+        if objects is None or a.get("area") is None or not box or len(box) != 4:
+            objects = None
         else:
-            known[i] = int(a["area"]), int(min(box[2:]))
+            objects[i] = int(a["area"]), int(min(box[2:]))
     name = str(image.get("file_name", ""))
-    sized = image.get("height"), image.get("width")
-    draw = Drawing(outlines, crowds, (int(sized[0]), int(sized[1])) if sized[0] and sized[1] else None)
-    return Still(name, folder / name, Path(f"{file}#{image['id']}"), draw, known)
+    size = image.get("height"), image.get("width")
+    draw = Drawing(outlines, crowds, (int(size[0]), int(size[1])) if size[0] and size[1] else None)
+    return Still(name, folder / name, Path(f"{file}#{image['id']}"), draw, objects)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Segmentations and the size they are of; called, it draws the labels."""
+    """The segmentations of an image. Calling it rasterises the labels.
+
+    Attributes:
+        outlines: segmentations of the objects, polygons or run lengths.
+        crowds: segmentations of the crowds.
+        size: height and width of the image; None if the file does not state them.
+    """
 
     outlines: Sequence[Any]
     crowds: Sequence[Any]
@@ -107,14 +123,14 @@ class Drawing:
         return labels
 
     def _plane(self, segmentation: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Raises ValueError for runs that do not fill the picture, outlines that are not pairs, and unknown sizes."""
+        """Rasterise one segmentation. Raises ValueError for wrong run lengths or polygons, and if the size is missing."""
         if isinstance(segmentation, dict):
             height, width = segmentation["size"]
             if self.size not in (None, (height, width)):
-                raise ValueError(f"holds runs for {height}x{width} in a picture of {self.size}")
+                raise ValueError(f"expected run lengths of {self.size}, the size of the image, got {height}x{width}")
             return decode_runs(segmentation["counts"], (height, width))
         if self.size is None:
-            raise ValueError("holds outlines, but not the height and width of their picture")
+            raise ValueError("contains polygons, but not the height and width of the image: add them")
         outlines = segmentation if isinstance(segmentation[0], list) else [segmentation]
         plane = np.zeros(self.size, bool)
         for outline in outlines:
@@ -123,10 +139,10 @@ class Drawing:
 
 
 def _fill(plane: np.ndarray[Any, np.dtype[np.bool_]], outline: Any) -> None:
-    """Add one outline, drawn in its own box: most are small beside the picture."""
+    """Add one polygon to a mask. It is rasterised in its own box, because most polygons are small."""
     flat = np.asarray(outline, np.float64).ravel()
     if flat.size < 2 or flat.size % 2 or not np.isfinite(flat).all():
-        raise ValueError("holds an outline that is not pairs of numbers")
+        raise ValueError("expected a polygon of finite pairs of numbers, got another list")
     points = flat.reshape(-1, 2)
     low = np.clip(np.floor(points.min(0)), 0, plane.shape[::-1]).astype(int)
     high = np.clip(np.ceil(points.max(0)), 0, plane.shape[::-1]).astype(int)

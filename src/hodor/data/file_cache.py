@@ -1,4 +1,4 @@
-"""Files read for training: decoded once, kept within a bound, and what is damaged named, counted and passed over."""
+"""A cache of the files that training reads. Damaged files are logged, counted and skipped."""
 
 from __future__ import annotations
 
@@ -25,126 +25,150 @@ Size = tuple[int, int]
 Picture = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer[Any]]
 WIDE_VOID = -1
-"""Void in labels of more than 8 bits, which need 255 for an object."""
+"""Value of void in labels of more than 8 bits, in which 255 is an object."""
 
 
-BROKEN = (
+DECODE_ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-"""What decoders raise for damaged files."""
+"""Exceptions that decoders raise for damaged files."""
 
 
 class DamagedFileError(ValueError):
-    """A file that training passes over; the message names it."""
+    """A damaged file, which training skips. The message names the file."""
 
 
-class Shelf:
-    """What was read lately, up to `limit` bytes, and what cannot be read. Threads may share it.
+class FileCache:
+    """Least-recently-used cache of decoded files, and a list of the damaged ones. Several threads can share it.
 
-    Nothing that is read depends on what was read before: a thing that had to go is read again, and a damaged file is found
-    damaged every time it is asked for.
+    The values do not depend on what was read before: a value that was discarded is read again, and a file that was found
+    damaged stays damaged.
+
+    Args:
+        limit: largest total size of the cached values, in bytes.
+        tolerated: share of the files that may be damaged, in [0, 1].
+        quiet: do not log damaged files.
+
+    Attributes:
+        files: number of files that can be read through the cache; each user of the cache adds its own.
+        damaged: damaged files and their errors.
     """
 
     def __init__(self, limit: int, tolerated: float = 0.0, quiet: bool = False) -> None:
-        """`tolerated`: the share of `files` that may be damaged. quiet: leave them out of the log."""
         self.limit, self.tolerated, self.quiet = limit, tolerated, quiet
         self.files = 0
         self.damaged: dict[Path, str] = {}
-        self._kept: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._broken: dict[Any, str] = {}
-        self._held = 0
+        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._errors: dict[Any, str] = {}
+        self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: Any, path: Path, make: Callable[[], tuple[T, int]]) -> T:
-        """What `make` gives with its bytes, made once while it is remembered under `key`. `path` is blamed for what fails.
+    def get(self, key: Any, path: Path, read: Callable[[], tuple[T, int]]) -> T:
+        """Return the cached value of a key, or read it.
 
-        Raises DamagedFileError; ValueError as `blame`.
+        Args:
+            key: key of the value.
+            path: file that is recorded as damaged if reading fails.
+            read: function that returns the value and its size in bytes.
+
+        Raises:
+            DamagedFileError: the file is damaged.
+            ValueError: too many files are damaged; see `mark_damaged`.
         """
         with self._lock:
-            if key in self._broken:
-                raise DamagedFileError(self._broken[key])
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                value: T = self._kept[key][0]
+            if key in self._errors:
+                raise DamagedFileError(self._errors[key])
+            if key in self._values:
+                self._values.move_to_end(key)
+                value: T = self._values[key][0]
                 return value
         try:
-            value, size = make()
-        except BROKEN as error:
-            blamed = self.blame(path, str(error) or type(error).__name__)
+            value, size = read()
+        except DECODE_ERRORS as error:
+            damaged = self.mark_damaged(path, str(error) or type(error).__name__)
             with self._lock:
-                self._broken[key] = str(blamed)
-            raise blamed from None
+                self._errors[key] = str(damaged)
+            raise damaged from None
         with self._lock:
-            if key not in self._kept and size <= self.limit:
-                self._kept[key] = value, size
-                self._held += size
-                while self._held > self.limit:
-                    self._held -= self._kept.popitem(last=False)[1][1]
+            if key not in self._values and size <= self.limit:
+                self._values[key] = value, size
+                self._bytes += size
+                while self._bytes > self.limit:
+                    self._bytes -= self._values.popitem(last=False)[1][1]
         return value
 
-    def blame(self, path: Path, reason: str) -> DamagedFileError:
-        """Count a file as damaged; -> the error to raise.
+    def mark_damaged(self, path: Path, reason: str) -> DamagedFileError:
+        """Record a file as damaged and return the error for the caller to raise.
 
-        Raises ValueError, if they are too many: "3 of 20 files are damaged, more than 1.0%: a.jpg (truncated), ...: mend them,
-        take them out, or raise --data.damaged".
+        Raises:
+            ValueError: "expected at most 1.0% of 20 files to be damaged, got 3: a.jpg (truncated); ...: repair them, remove
+                them, or raise --data.damaged".
         """
         reason = " ".join(reason.split()).removeprefix(f"{path}: ")
         with self._lock:
             new = self.damaged.setdefault(path, reason) is reason
             count, first = len(self.damaged), sorted(self.damaged.items())[:5]
         if new and not self.quiet:
-            log.warning("passing over %s: %s (damaged file %d of %d)", path, reason, count, self.files)
+            log.warning("skipping %s: %s (damaged file %d of %d)", path, reason, count, self.files)
         if count > self.tolerated * self.files:
             named = "; ".join(f"{p} ({why})" for p, why in first)
             more = f"; and {count - len(first)} more" if count > len(first) else ""
-            told = f"{count} of {self.files} files are damaged, more than {self.tolerated:.1%}: {named}{more}"
-            raise ValueError(f"{told}: mend them, take them out, or raise --data.damaged")
+            limit = f"expected at most {self.tolerated:.1%} of {self.files} files to be damaged, got {count}"
+            raise ValueError(f"{limit}: {named}{more}: repair them, remove them, or raise --data.damaged")
         return DamagedFileError(f"{path}: {reason}")
 
 
-def cover_size(have: Size, want: Size) -> Size:
-    """The size at which a picture of `have` (h, w) just covers `want`; never larger than the picture itself."""
-    scale = min(1.0, max(want[0] / have[0], want[1] / have[1]))
-    return max(1, round(have[0] * scale)), max(1, round(have[1] * scale))
+def cover_size(image_size: Size, clip_size: Size) -> Size:
+    """Return the size (h, w) at which an image just covers the clip. It is never larger than the image."""
+    scale = min(1.0, max(clip_size[0] / image_size[0], clip_size[1] / image_size[1]))
+    return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
-def read_picture(path: Path, stored: Size | None, want: Size) -> Picture:
-    """RGB uint8 [h, w, 3], just covering `want`. `stored` is the size its masks have, None for any.
+def read_picture(path: Path, mask_size: Size | None, clip_size: Size) -> Picture:
+    """Read an image as RGB uint8 [h, w, 3], reduced so that it just covers the clip.
 
-    A JPEG is decoded at an eighth, a quarter or a half where that is enough. A turn noted in the file (EXIF) is made unless
-    only the picture as stored fits its masks. Raises ValueError: "the picture is 240x160 (height x width), its masks 120x80".
+    A JPEG is decoded at an eighth, a quarter or a half of its size if that is enough. A rotation stored in the file (EXIF) is
+    applied, unless only the image as stored has the size of its masks.
+
+    Args:
+        path: image file.
+        mask_size: height and width of its masks; None for no check.
+        clip_size: height and width of the clip.
+
+    Raises:
+        ValueError: "expected an image of 120x80 (height x width), the size of its masks, got 240x160".
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as file:
             as_stored = file.height, file.width
-            turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            upright = as_stored[::-1] if turned else as_stored
-            if stored is not None and stored not in (upright, as_stored):
-                held = f"{as_stored[0]}x{as_stored[1]}"
-                raise ValueError(f"the picture is {held} (height x width), its masks {stored[0]}x{stored[1]}")
-            turn = stored is None or stored == upright
-            height, width = cover_size(upright if turn else as_stored, want)
-            file.draft("RGB", (height, width) if turn and turned else (width, height))
+            rotated = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            upright = as_stored[::-1] if rotated else as_stored
+            if mask_size is not None and mask_size not in (upright, as_stored):
+                expected = f"expected an image of {mask_size[0]}x{mask_size[1]} (height x width), the size of its masks"
+                raise ValueError(f"{expected}, got {as_stored[0]}x{as_stored[1]}")
+            rotate = mask_size is None or mask_size == upright
+            height, width = cover_size(upright if rotate else as_stored, clip_size)
+            file.draft("RGB", (height, width) if rotate and rotated else (width, height))
             file.load()
-            picture = ImageOps.exif_transpose(file) if turn else file
+            picture = ImageOps.exif_transpose(file) if rotate else file
             return shrink(picture.convert("RGB"), (height, width))
 
 
 def shrink(picture: Image.Image, size: Size) -> Picture:
-    """uint8 [h, w, 3] of this size, each pixel the mean of what it covers."""
+    """Reduce an image to this size (h, w). Each pixel of the result, uint8 [h, w, 3], is the mean of the area it covers."""
     if (picture.height, picture.width) != size:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.array(picture)
 
 
 class Objects(dict[int, tuple[int, int]]):
-    """id -> (area, shorter side of its box) at the file's own resolution."""
+    """The area and the shorter side of the box of each object, {id: (area, side)}, in pixels of the file."""
 
 
 def measure(labels: Labels) -> Objects:
-    """The objects of labels [H, W] in which void is 255 (uint8) or -1."""
-    found = Objects()
+    """Measure the objects of labels [H, W]. Void is 255 in uint8 labels and -1 in wider ones."""
+    objects = Objects()
     void = VOID if labels.dtype == np.uint8 else WIDE_VOID
     areas = np.bincount(labels.ravel(), minlength=1) if labels.dtype == np.uint8 else None
     ids = np.flatnonzero(areas) if areas is not None else np.unique(labels)
@@ -153,9 +177,10 @@ def measure(labels: Labels) -> Objects:
         rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
         side = min(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
         area = areas[i] if areas is not None else np.count_nonzero(plane)
-        found[i] = int(area), int(side)
-    return found
+        objects[i] = int(area), int(side)
+    return objects
 
 
 def shrink_labels(labels: Labels, size: Size) -> Labels:
+    """Resize labels to this size (h, w) with nearest neighbour."""
     return labels if labels.shape == size else fit_labels(labels, size)

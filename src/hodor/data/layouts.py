@@ -1,11 +1,11 @@
-"""Benchmark folders as values: which videos, which frames, which masks, what a tracker is given, what it has to write.
+"""Data sets of videos: their frames and masks, the masks that a tracker is given, and the frames that it must predict.
 
     layout = open_layout("DAVIS", "davis2017", split="val")
     for video in layout.videos:
         first = video.pictures([0])[0], video.labels(video.frames[0])
 
-One reader a kind, in hodor.data.benchmark_folders. Nothing is decoded on opening except a handful of masks of the kind
-"folder"; pictures and masks are read when asked for. Everything here can be pickled and handed to another process.
+The reader of each format is in `hodor.data.benchmark_folders`. Images and masks are read when they are requested; opening a
+data set decodes only a few masks of the format "folder". All objects can be pickled and sent to another process.
 """
 
 from __future__ import annotations
@@ -23,8 +23,16 @@ __all__ = ["Kind", "KindOrAuto", "Layout", "VideoFiles", "open_layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """A benchmark's folder as it was understood. split: "" where it has none. notes: what was taken or passed over. meta: the
-    file that lists the objects (YouTube-VOS, LVOS, MOSE v2), if there is one."""
+    """An opened data set.
+
+    Attributes:
+        kind: format of the data set.
+        root: its folder.
+        split: name of the split; "" if there are no splits.
+        videos: the requested videos.
+        notes: remarks about what was recognised, used or skipped.
+        meta: JSON file that lists the objects (YouTube-VOS, LVOS, MOSE v2), if there is one.
+    """
 
     kind: Kind
     root: Path
@@ -35,17 +43,25 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the videos."""
         return tuple(video.name for video in self.videos)
 
     def video(self, name: str) -> VideoFiles:
-        """Raises ValueError: "no sequence 'cow' in ROOT: want bear, bmx-bumps, ..."."""
+        """Return the video of this name.
+
+        Raises:
+            ValueError: "expected a sequence of ROOT (bear, bmx-bumps, ...), got 'cow'".
+        """
         for video in self.videos:
             if video.name == name:
                 return video
-        raise ValueError(f"no sequence {name!r} in {self.root}: want {shown(self.names)}")
+        raise ValueError(f"expected a sequence of {self.root} ({shown(self.names)}), got {name!r}")
 
     def picture(self, sequence: str, frame: str) -> Picture:
-        """A frame, uint8 RGB [H, W, 3]. Errors as `video` and `VideoFiles.pictures`; ValueError for a name that is no frame."""
+        """Read a frame, uint8 RGB [H, W, 3].
+
+        Raises the errors of `video` and `VideoFiles.pictures`, and ValueError if there is no frame of this name.
+        """
         video = self.video(sequence)
         return video.pictures([video.frames.index(frame)])[0]
 
@@ -57,22 +73,27 @@ def open_layout(
     only: Sequence[str] | None = None,
     without: Sequence[str] = (),
 ) -> Layout:
-    """Understand a benchmark's folder.
+    """Open a data set of videos.
 
-    kind: "auto" tells by what is there, and `notes` says what it took. split: "train", "val" (or "valid"), "test-dev" ...; None
-    takes val where there is one, else what there is. only, without: names of sequences to take, to leave out; a name in
-    `without` that is not there is passed over.
+    Args:
+        root: folder of the data set.
+        kind: format of the data set. "auto" recognises it by the files in the folder; `notes` states the result.
+        split: "train", "val" (or "valid"), "test-dev", ... Default: val if there is one, else test-dev, test, train, or the
+            only one.
+        only: names of the sequences to open. Default: all.
+        without: names of sequences to leave out. Names that do not exist are ignored.
 
-    Raises FileNotFoundError "ROOT is not a folder: want a benchmark's root". Raises ValueError
-    "expected a data set format (auto, davis2016, ...), got 'davis'", "no sequence 'cow' in ROOT: want ...",
-    "ROOT has no split 'test': want train, val", and, all that is wrong
-    with the sequences taken in one line, "ROOT, read as davis2017: bear has no mask on its first frame 00000; ...".
+    Raises:
+        FileNotFoundError: "ROOT is not a folder: give the root folder of a data set".
+        ValueError: "expected a data set format (auto, davis2016, ...), got 'davis'"; "expected a sequence of ROOT (...), got 'cow'";
+            "expected a split of ROOT (train, val), got 'test'"; all problems of the requested sequences in one line, "ROOT,
+            read as davis2017: bear has no mask on its first frame 00000; ...".
     """
     root = Path(root)
     if kind != "auto":
         benchmark(kind)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder: want a benchmark's root")
+        raise FileNotFoundError(f"{root} is not a folder: give the root folder of a data set")
     notes = []
     if kind == "auto":
         kind, why = recognise(root)

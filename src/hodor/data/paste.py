@@ -1,7 +1,7 @@
-"""Clips put together from cut-outs: objects that pass in front of each other on smooth paths, under a moving camera.
+"""Clips composed of cut-outs: objects move on smooth paths in front of each other, under a moving camera.
 
-Every mask is exact, for the picture is made by the same layers: from back to front, image = image (1 - a) + colour a, and a
-pixel belongs to the topmost object whose alpha a is above one half.
+The masks are exact, because image and masks are made from the same layers. Layers are blended from back to front,
+image = image (1 - a) + colour a. A pixel belongs to the topmost object whose alpha a is above one half.
 """
 
 from __future__ import annotations
@@ -19,74 +19,95 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hodor.data.augment import Matrix, Size, window
-from hodor.data.file_cache import DamagedFileError, Objects, Shelf
+from hodor.data.file_cache import DamagedFileError, FileCache, Objects
 from hodor.data.sampling import below, chance, uniform, within
 from hodor.data.stills import SUFFIXES, Source
 
 SCENES = 5
-"""Draws of a scene until one shows an object well enough."""
+"""Scenes that are sampled until frame 0 of one shows enough of an object."""
 SMALLEST = 0.002
-"""Least visible area of an object in frame 0, as a share of the canvas."""
+"""Smallest visible area of an object in frame 0, as a share of the canvas."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Ranges of a composed clip, over its whole length: sizes and distances in shares of the canvas' height, degrees, zooms."""
+    """Ranges of a composed clip, over its whole length. Sizes and distances are shares of the canvas' height."""
 
     objects: tuple[float, float] = (0.15, 0.6)
-    """Smallest and largest size of an object in frame 0, the root of its box's area."""
+    """Smallest and largest size of an object in frame 0: the square root of the area of its box."""
     drift: float = 0.5
-    """How far an object goes from its first to its last place, at most, along each axis."""
+    """Largest distance between the first and the last position of an object, along each axis."""
     bend: float = 0.1
-    """How far its way leaves the straight line."""
+    """Largest deviation of the path from a straight line, along each axis."""
     turn: float = 30.0
+    """Largest rotation of an object over the clip, in degrees."""
     zoom: float = 0.25
-    """An object grows or shrinks by up to this share."""
+    """Largest relative change of an object's size over the clip."""
     tilt: float = 20.0
-    """How an object may be turned in frame 0."""
+    """Largest rotation of an object in frame 0, in degrees."""
     camera_drift: float = 0.1
+    """Largest distance between the first and the last position of the camera, along each axis."""
     camera_turn: float = 4.0
+    """Largest rotation of the camera over the clip, in degrees."""
     camera_zoom: float = 0.1
+    """Largest relative change of the camera's zoom over the clip."""
     visible: float = 0.3
     """An object of which frame 0 shows less than this share is left out."""
 
 
 @dataclass(frozen=True)
 class Cutouts:
-    """Where cut-outs are drawn from: `draw` gives RGBA float [4, h, w], colours premultiplied, cropped to the object."""
+    """A source of cut-outs.
+
+    Attributes:
+        root: folder that the cut-outs come from.
+        count: number of files or images.
+        sample: function of a generator that returns a random cut-out, RGBA float [4, h, w], with premultiplied colours and
+            cropped to the object.
+    """
 
     root: Path
     count: int
-    draw: Callable[[torch.Generator], Tensor]
+    sample: Callable[[torch.Generator], Tensor]
 
 
-def alpha_folder(root: Path, shelf: Shelf, want: Size) -> Cutouts | None:
-    """A folder of pictures with alpha, or None if it holds no picture itself."""
+def alpha_folder(root: Path, cache: FileCache, size: Size) -> Cutouts | None:
+    """Return the cut-outs of a folder of images with an alpha channel, or None if the folder contains no image.
+
+    Args:
+        root: the folder.
+        cache: file cache that reads the images.
+        size: height and width of the clips; larger images are reduced.
+    """
     files = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".") if root.is_dir() else []
     if not files:
         return None
-    shelf.files += len(files)
+    cache.files += len(files)
 
-    def draw(rng: torch.Generator) -> Tensor:
+    def sample(rng: torch.Generator) -> Tensor:
         path = files[below(len(files), rng)]
-        return _premultiplied(shelf.get(("cutout", path), path, lambda: _read_alpha(path, want)))
+        return _premultiplied(cache.get(("cutout", path), path, lambda: _read_alpha(path, size)))
 
-    return Cutouts(root, len(files), draw)
+    return Cutouts(root, len(files), sample)
 
 
 def from_source(source: Source, fitting: Callable[[Objects], list[int]]) -> Cutouts:
-    """The objects of images with masks. Their edges are softened by a pixel.
+    """Return the objects of images with masks as cut-outs. Their edges are softened by one pixel.
 
-    `draw` raises DamagedFileError for an image without an object that is large enough, as for one that cannot be read.
+    `sample` raises DamagedFileError for an image that cannot be read and for one without an object that is large enough.
+
+    Args:
+        source: images or videos with masks.
+        fitting: function that returns the ids of the objects that are large enough.
     """
 
-    def draw(rng: torch.Generator) -> Tensor:
+    def sample(rng: torch.Generator) -> Tensor:
         item = source.pick(rng)
         ids = fitting(source.objects(item))
         if not ids:
             raise DamagedFileError(f"{source.root}: no object is large enough")
-        taken = source.take(item, [ids[below(len(ids), rng)]], rng)
-        planes = taken.planes[0]
+        raw = source.read(item, [ids[below(len(ids), rng)]], rng)
+        planes = raw.planes[0]
         assert planes is not None
         plane = planes[0]
         if not bool(plane.any()):
@@ -94,53 +115,66 @@ def from_source(source: Source, fitting: Callable[[Objects], list[int]]) -> Cuto
         rows, columns = plane.any(1).nonzero()[:, 0], plane.any(0).nonzero()[:, 0]
         top, bottom = max(int(rows[0]) - 1, 0), int(rows[-1]) + 2
         left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 2
-        image, cut = taken.images[0][:, top:bottom, left:right], plane[top:bottom, left:right].float()[None]
-        alpha = F.avg_pool2d(F.pad(cut, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        image, crop = raw.images[0][:, top:bottom, left:right], plane[top:bottom, left:right].float()[None]
+        alpha = F.avg_pool2d(F.pad(crop, (1, 1, 1, 1), mode="replicate"), 3, 1)
         return torch.cat([image.float() / 255 * alpha, alpha])
 
-    return Cutouts(source.root, len(source), draw)
+    return Cutouts(source.root, len(source), sample)
 
 
-def _read_alpha(path: Path, want: Size) -> tuple[Tensor, int]:
-    """uint8 RGBA [4, h, w], cropped to what is not transparent. Raises ValueError: "has no alpha", "is all transparent"."""
+def _read_alpha(path: Path, size: Size) -> tuple[Tensor, int]:
+    """Read an image as uint8 RGBA [4, h, w], cropped to the opaque part, with its bytes. Raises ValueError without alpha."""
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file)
         if not picture.has_transparency_data:
-            raise ValueError("has no alpha: want a cut-out, a picture with a transparent ground")
+            raise ValueError("has no alpha channel: give an image with a transparent background")
         picture = picture.convert("RGBA")
     box = picture.getchannel("A").point([255 * (a > 127) for a in range(256)]).getbbox()
     if box is None:
-        raise ValueError("is all transparent: want a cut-out")
-    picture = picture.crop((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1))  # a clear rim to blend over
-    if picture.height > want[0] or picture.width > want[0]:
-        picture.thumbnail((want[0], want[0]))
+        raise ValueError("is all transparent: give an image with an opaque object")
+    picture = picture.crop((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1))  # a transparent margin of 1 px for blending
+    if picture.height > size[0] or picture.width > size[0]:
+        picture.thumbnail((size[0], size[0]))
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
     return pixels, pixels.numel()
 
 
 def _premultiplied(pixels: Tensor) -> Tensor:
-    made = pixels.float() / 255
-    made[:3] *= made[3:]
-    return made
+    """Convert RGBA of 0 .. 255 to [0, 1] and multiply the colours by alpha."""
+    rgba = pixels.float() / 255
+    rgba[:3] *= rgba[3:]
+    return rgba
 
 
 @dataclass(frozen=True)
-class Way:
-    """A smooth path of (x, y, angle, log zoom): start, what is added up to the end, and a bow between that vanishes at both."""
+class Trajectory:
+    """A smooth path of (x, y, angle, log zoom): a straight line plus a parabola that is zero at both ends.
+
+    Attributes:
+        start: values at time 0; x and y in pixels, angle in radians.
+        drift: difference between the values at time 1 and at time 0.
+        bend: height of the parabola, reached at time 0.5.
+    """
 
     start: tuple[float, float, float, float]
     drift: tuple[float, float, float, float]
     bend: tuple[float, float, float, float]
 
     def at(self, time: float) -> tuple[float, float, float, float]:
-        """At a time in 0 .. 1."""
-        bow = 4 * time * (1 - time)
-        x, y, angle, zoom = (s + d * time + b * bow for s, d, b in zip(self.start, self.drift, self.bend, strict=True))
+        """Return (x, y, angle, log zoom) at a time in 0 .. 1."""
+        parabola = 4 * time * (1 - time)
+        x, y, angle, zoom = (s + d * time + b * parabola for s, d, b in zip(self.start, self.drift, self.bend, strict=True))
         return x, y, angle, zoom
 
 
 class Layer(NamedTuple):
-    """An object in a frame: premultiplied colours [3, h, w] and alpha [h, w] at (top, left). Empty where it is out of view."""
+    """An object on a frame. Its tensors are empty if it is out of view.
+
+    Attributes:
+        top, left: position of the upper left corner on the frame, in pixels.
+        colours: premultiplied colours in [0, 1], float [3, h, w].
+        alpha: opacity in [0, 1], float [h, w].
+    """
 
     top: int
     left: int
@@ -149,8 +183,14 @@ class Layer(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """frames [T, 3, H, W] in [0, 1]; owner [T, H, W]: the object's number from 1, 0 for the ground; the ground alone
-    [T, 3, H, W] and the layers of each frame, back to front, that made it."""
+    """A composed clip and the layers that it was made of.
+
+    Attributes:
+        frames: float [T, 3, H, W] in [0, 1].
+        owner: number of the object that each pixel belongs to, from 1; 0 for the background; int64 [T, H, W].
+        ground: the background alone, float [T, 3, H, W].
+        layers: the objects of each frame, from back to front.
+    """
 
     frames: Tensor
     owner: Tensor
@@ -161,28 +201,39 @@ class Composed(NamedTuple):
 def compose(
     background: Tensor, cutouts: Sequence[Tensor], size: Size, frames: int, ranges: Scene, rng: torch.Generator
 ) -> Composed:
-    """A clip of the cut-outs before a background uint8 [3, h, w]. Those hardly seen in frame 0 are left out; one stays."""
+    """Compose a clip of cut-outs in front of a background.
+
+    Objects of which frame 0 shows too little (`Scene.visible`) are left out. At least one object is kept.
+
+    Args:
+        background: image, uint8 [3, h, w].
+        cutouts: premultiplied RGBA, float [4, h, w], from back to front.
+        size: height and width of the clip.
+        frames: number of frames (T).
+        ranges: ranges of the scene.
+        rng: generator of the random numbers.
+    """
     base = _covering((background.shape[1], background.shape[2]), size, rng)
     camera = _camera(size, ranges, rng)
     best: list[int] = []
     for _ in range(SCENES):
-        ways = [_way(cutout, size, ranges, rng) for cutout in cutouts]
+        paths = [_trajectory(cutout, size, ranges, rng) for cutout in cutouts]
         mirrored = [chance(0.5, rng) for _ in cutouts]
-        first = _layers(cutouts, ways, mirrored, camera.at(0.0), 0.0, size)
-        best = _well_seen(first, cutouts, ways, size, ranges.visible)
+        first = _layers(cutouts, paths, mirrored, camera.at(0.0), 0.0, size)
+        best = _visible_objects(first, cutouts, paths, size, ranges.visible)
         if best:
             break
-    if not best:  # the front one, alone, in the middle
+    if not best:  # only the front object, in the middle of frame 0
         best, height = [len(cutouts) - 1], size[0]
         zoom = math.log(0.4 * height / math.sqrt(cutouts[-1].shape[1] * cutouts[-1].shape[2]))
-        ways[-1] = Way((size[1] / 2, height / 2, 0.0, zoom), ways[-1].drift, ways[-1].bend)
-    kept, ways, mirrored = [cutouts[i] for i in best], [ways[i] for i in best], [mirrored[i] for i in best]
+        paths[-1] = Trajectory((size[1] / 2, height / 2, 0.0, zoom), paths[-1].drift, paths[-1].bend)
+    kept, paths, mirrored = [cutouts[i] for i in best], [paths[i] for i in best], [mirrored[i] for i in best]
     grounds, layers = [], []
     for t in range(frames):
         time = t / max(frames - 1, 1)
         view = camera.at(time)
         grounds.append(_ground(background, base @ _camera_matrix(view, size), size))
-        layers.append(_layers(kept, ways, mirrored, view, time, size))
+        layers.append(_layers(kept, paths, mirrored, view, time, size))
     ground = torch.stack(grounds)
     images = ground.clone()
     owner = torch.zeros(frames, *size, dtype=torch.long)
@@ -192,19 +243,30 @@ def compose(
     return Composed(images, owner, ground, layers)
 
 
-def pass_before(images_T3HW: Tensor, cutout: Tensor, shown: range, ranges: Scene, rng: torch.Generator) -> Tensor:
-    """Let a cut-out pass before the frames `shown` of a clip, in place; -> bool [T, H, W], the pixels that it covers."""
+def add_distractor(images_T3HW: Tensor, cutout: Tensor, shown: range, ranges: Scene, rng: torch.Generator) -> Tensor:
+    """Blend a moving cut-out over some frames of a clip, in place.
+
+    Args:
+        images_T3HW: frames in [0, 1], changed in place.
+        cutout: premultiplied RGBA, float [4, h, w].
+        shown: indices of the frames that show the cut-out.
+        ranges: ranges of its size and path.
+        rng: generator of the random numbers.
+
+    Returns:
+        Pixels that the cut-out covers, bool [T, H, W].
+    """
     frames, size = len(images_T3HW), (images_T3HW.shape[2], images_T3HW.shape[3])
-    way, mirrored = _way(cutout, size, ranges, rng), chance(0.5, rng)
+    path, mirrored = _trajectory(cutout, size, ranges, rng), chance(0.5, rng)
     owner = torch.zeros(frames, *size, dtype=torch.long)
     for t in shown:
-        layer = _layer(cutout, _object_matrix(cutout, way.at(t / max(frames - 1, 1)), mirrored), size)
+        layer = _layer(cutout, _object_matrix(cutout, path.at(t / max(frames - 1, 1)), mirrored), size)
         blend(images_T3HW[t], owner[t], layer, 1)
     return owner > 0
 
 
 def blend(image_3HW: Tensor, owner_HW: Tensor, layer: Layer, number: int) -> None:
-    """Lay one object over what is there, in place."""
+    """Blend one object over an image, in place, and enter its number into `owner_HW` where its alpha is above one half."""
     height, width = layer.alpha.shape
     box = slice(layer.top, layer.top + height), slice(layer.left, layer.left + width)
     image_3HW[:, box[0], box[1]] *= 1 - layer.alpha
@@ -212,32 +274,35 @@ def blend(image_3HW: Tensor, owner_HW: Tensor, layer: Layer, number: int) -> Non
     owner_HW[box][layer.alpha > 0.5] = number
 
 
-def _covering(have: Size, want: Size, rng: torch.Generator) -> Matrix:
-    """From a pixel of the canvas to the picture, which just covers it, at a random place."""
-    scale = max(want[0] / have[0], want[1] / have[1])
-    left, top = (uniform(0, max(0.0, h - w / scale), rng) for h, w in ((have[1], want[1]), (have[0], want[0])))
+def _covering(image_size: Size, canvas: Size, rng: torch.Generator) -> Matrix:
+    """Return the matrix from a pixel of the canvas to a pixel of the image, which just covers it at a random position."""
+    scale = max(canvas[0] / image_size[0], canvas[1] / image_size[1])
+    axes = (image_size[1], canvas[1]), (image_size[0], canvas[0])
+    left, top = (uniform(0, max(0.0, length - side / scale), rng) for length, side in axes)
     return window(left, top, 1 / scale)
 
 
-def _camera(size: Size, ranges: Scene, rng: torch.Generator) -> Way:
+def _camera(size: Size, ranges: Scene, rng: torch.Generator) -> Trajectory:
+    """Sample the trajectory of the camera."""
     far, turn, zoom = ranges.camera_drift * size[0], math.radians(ranges.camera_turn), math.log1p(ranges.camera_zoom)
     drift = within(far, rng), within(far, rng), within(turn, rng), within(zoom, rng)
     bend = within(far / 4, rng), within(far / 4, rng), within(turn / 4, rng), 0.0
-    return Way((0.0, 0.0, 0.0, uniform(0.0, 0.3, rng)), drift, bend)
+    return Trajectory((0.0, 0.0, 0.0, uniform(0.0, 0.3, rng)), drift, bend)
 
 
-def _way(cutout: Tensor, size: Size, ranges: Scene, rng: torch.Generator) -> Way:
+def _trajectory(cutout: Tensor, size: Size, ranges: Scene, rng: torch.Generator) -> Trajectory:
+    """Sample the size, the position in frame 0 and the trajectory of a cut-out."""
     height, width = size
-    wanted = uniform(*ranges.objects, rng) * height
-    zoom = math.log(wanted / math.sqrt(cutout.shape[1] * cutout.shape[2]))
+    target = uniform(*ranges.objects, rng) * height
+    zoom = math.log(target / math.sqrt(cutout.shape[1] * cutout.shape[2]))
     start = uniform(0.1, 0.9, rng) * width, uniform(0.15, 0.85, rng) * height, within(math.radians(ranges.tilt), rng), zoom
-    far, turn, bow = ranges.drift * height, math.radians(ranges.turn), ranges.bend * height
+    far, turn, bend = ranges.drift * height, math.radians(ranges.turn), ranges.bend * height
     drift = within(far, rng), within(far, rng), within(turn, rng), within(math.log1p(ranges.zoom), rng)
-    return Way(start, drift, (within(bow, rng), within(bow, rng), within(turn / 4, rng), 0.0))
+    return Trajectory(start, drift, (within(bend, rng), within(bend, rng), within(turn / 4, rng), 0.0))
 
 
 def _camera_matrix(view: tuple[float, float, float, float], size: Size) -> Matrix:
-    """From a pixel of the frame to the point of the scene."""
+    """Return the matrix from a pixel of the frame to a point of the scene."""
     x, y, angle, zoom = view
     cos, sin = math.cos(angle) * math.exp(-zoom), math.sin(angle) * math.exp(-zoom)
     middle = np.array([size[1] / 2, size[0] / 2])
@@ -248,7 +313,7 @@ def _camera_matrix(view: tuple[float, float, float, float], size: Size) -> Matri
 
 
 def _object_matrix(cutout: Tensor, view: tuple[float, float, float, float], mirrored: bool) -> Matrix:
-    """From a pixel of the cut-out to the point of the scene."""
+    """Return the matrix from a pixel of the cut-out to a point of the scene."""
     x, y, angle, zoom = view
     cos, sin, flip = math.cos(angle) * math.exp(zoom), math.sin(angle) * math.exp(zoom), -1.0 if mirrored else 1.0
     matrix = np.eye(3)
@@ -259,21 +324,22 @@ def _object_matrix(cutout: Tensor, view: tuple[float, float, float, float], mirr
 
 def _layers(
     cutouts: Sequence[Tensor],
-    ways: Sequence[Way],
+    paths: Sequence[Trajectory],
     mirrored: Sequence[bool],
     camera: tuple[float, float, float, float],
     time: float,
     size: Size,
 ) -> list[Layer]:
+    """Return the layers of one frame, from back to front."""
     to_scene = _camera_matrix(camera, size)
     return [
-        _layer(cutout, np.linalg.inv(to_scene) @ _object_matrix(cutout, way.at(time), flip), size)
-        for cutout, way, flip in zip(cutouts, ways, mirrored, strict=True)
+        _layer(cutout, np.linalg.inv(to_scene) @ _object_matrix(cutout, path.at(time), flip), size)
+        for cutout, path, flip in zip(cutouts, paths, mirrored, strict=True)
     ]
 
 
 def _layer(cutout: Tensor, to_frame: Matrix, size: Size) -> Layer:
-    """A cut-out as a frame shows it, in the smallest box that holds it."""
+    """Resample a cut-out into the smallest box of the frame that contains it."""
     height, width = cutout.shape[1:]
     corners = to_frame[:2, :2] @ np.array([[0, width, width, 0], [0, 0, height, height]]) + to_frame[:2, 2:]
     left, top = (max(math.floor(v), 0) for v in corners.min(1))
@@ -293,7 +359,7 @@ def _layer(cutout: Tensor, to_frame: Matrix, size: Size) -> Layer:
 
 
 def _ground(background: Tensor, matrix: Matrix, size: Size) -> Tensor:
-    """The background through the camera, mirrored at its edges so that it never ends."""
+    """Resample the background as the camera sees it. Beyond its edges the background is mirrored."""
     height, width = background.shape[1:]
     x, y = torch.arange(size[1]) + 0.5, torch.arange(size[0])[:, None] + 0.5
     (a, b, c), (d, e, f) = matrix[:2].tolist()
@@ -303,13 +369,15 @@ def _ground(background: Tensor, matrix: Matrix, size: Size) -> Tensor:
     return out.clamp_(0, 1)
 
 
-def _well_seen(layers: Sequence[Layer], cutouts: Sequence[Tensor], ways: Sequence[Way], size: Size, least: float) -> list[int]:
-    """The objects of which frame 0 shows enough, with all the others there too."""
+def _visible_objects(
+    layers: Sequence[Layer], cutouts: Sequence[Tensor], paths: Sequence[Trajectory], size: Size, min_share: float
+) -> list[int]:
+    """Return the indices of the objects of which frame 0 shows enough when all objects are present."""
     owner = torch.zeros(size, dtype=torch.long)
     for number, layer in enumerate(layers, 1):
         height, width = layer.alpha.shape
         owner[layer.top : layer.top + height, layer.left : layer.left + width][layer.alpha > 0.5] = number
     counts = torch.bincount(owner.flatten(), minlength=len(layers) + 1).tolist()
-    whole = [float((c[3] > 0.5).sum()) * math.exp(2 * way.start[3]) for c, way in zip(cutouts, ways, strict=True)]
-    enough = [max(least * w, SMALLEST * size[0] * size[1]) for w in whole]
+    areas = [float((c[3] > 0.5).sum()) * math.exp(2 * path.start[3]) for c, path in zip(cutouts, paths, strict=True)]
+    enough = [max(min_share * area, SMALLEST * size[0] * size[1]) for area in areas]
     return [i for i, need in enumerate(enough) if counts[i + 1] >= need]

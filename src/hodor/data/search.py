@@ -1,4 +1,4 @@
-"""Looking round in a benchmark's folder: what was asked for, what was found, and all that is wrong, told at once."""
+"""Helpers that find the files of a data set's folder and collect its problems, so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ VALID = ("val", "valid")
 
 @dataclass
 class Search:
-    """What is asked for, and what was found out on the way: notes, and problems that are told all at once."""
+    """A request for the videos of a folder, with the notes and problems found while it is read.
+
+    Attributes:
+        root: folder of the data set.
+        kind: format of the data set.
+        only: names of the requested sequences; None for all.
+        without: names of sequences that are left out.
+        notes: remarks that are printed.
+        problems: errors; `check` raises all of them at once.
+        meta: JSON file that lists the objects, if one was read.
+    """
 
     root: Path
     kind: str
@@ -30,63 +40,89 @@ class Search:
     meta: Path | None = None
 
     def chosen(self, names: Iterable[str]) -> list[str]:
-        """The names asked for, in order. Raises ValueError for one that is not there."""
+        """Return the requested names in their order.
+
+        Raises:
+            ValueError: "expected a sequence of ROOT (bear, bmx-bumps, ...), got 'cow'".
+        """
         listed = list(dict.fromkeys(names))
         for name in self.only or ():
             if name not in listed:
-                raise ValueError(f"no sequence {name!r} in {self.root}: want {shown(listed)}")
+                raise ValueError(f"expected a sequence of {self.root} ({shown(listed)}), got {name!r}")
         return [name for name in listed if name not in self.without and (self.only is None or name in self.only)]
 
     def check(self, videos: Sequence[VideoFiles]) -> None:
+        """Raise ValueError if there are problems, or if there is no video."""
         if self.problems:
             listed = "; ".join(self.problems[:30])
             more = f"; and {len(self.problems) - 30} more" if len(self.problems) > 30 else ""
             raise ValueError(f"{self.root}, read as {self.kind}: {listed}{more}")
         if not videos:
-            raise ValueError(f"{self.root}, read as {self.kind}, has no sequence that was asked for: want frames and masks")
+            raise ValueError(
+                f"expected a requested sequence with frames and masks in {self.root}, read as {self.kind}, got none"
+            )
 
     def files(
         self, name: str, images: Path | None, masks: Path | None, *, gapless: bool = False
     ) -> tuple[tuple[str, ...], tuple[Path, ...] | Path, dict[str, Path]] | None:
-        """-> (frames, images, masks) of one sequence; None, and a problem, if it has no frames."""
+        """Find the files of one sequence.
+
+        Args:
+            name: name of the sequence.
+            images: folder of its frames, or a video file; None if there is none.
+            masks: folder of its masks, or None.
+            gapless: add a problem if the numbers of the frames are not consecutive.
+
+        Returns:
+            Names of the frames, image files (or the video file), and {frame: mask file}. None, and a problem is added, if the
+            sequence has no frames.
+        """
         mask_files = pictures_in(masks) if masks and masks.is_dir() else {}
         if images is None:
             self.problems.append(f"{name} has no frames")
             return None
-        taken: tuple[Path, ...] | Path
+        files: tuple[Path, ...] | Path
         if images.is_dir():
             found = pictures_in(images)
-            frames, taken = tuple(found), tuple(found.values())
+            frames, files = tuple(found), tuple(found.values())
         else:
-            frames, taken = _movie_frames(images, mask_files), images
+            frames, files = _movie_frames(images, mask_files), images
         if not frames:
             self.problems.append(f"{name} has no frames in {images}")
             return None
-        known = frozenset(frames)
-        if strays := [frame for frame in mask_files if frame not in known]:
+        names = frozenset(frames)
+        if strays := [frame for frame in mask_files if frame not in names]:
             self.problems.append(f"{name} has masks without frames: {shown(strays)}")
         if gapless and all(frame.isdecimal() for frame in frames):
-            there = {int(frame) for frame in frames}
-            missing = [f"{i:0{len(frames[0])}d}" for i in range(min(there), max(there)) if i not in there]
+            numbers = {int(frame) for frame in frames}
+            missing = [f"{i:0{len(frames[0])}d}" for i in range(min(numbers), max(numbers)) if i not in numbers]
             if missing:
                 self.problems.append(f"{name} lacks frames {shown(missing)}")
-        return frames, taken, {f: p for f, p in mask_files.items() if f in known}
+        return frames, files, {f: p for f, p in mask_files.items() if f in names}
 
     def videos_of(self, place: Path, split: str) -> dict[str, dict[str, Any]]:
-        """Video -> what the split's meta file says: meta.json beside the frames, or <split>_meta.json there or one above."""
-        names = [f"{n}_meta.json" for n in alike(split)] + [f"meta_{n}.json" for n in alike(split)]
+        """Read the meta file of a split as {video: entry}; empty if there is none.
+
+        It is meta.json in the folder of the split, or <split>_meta.json there or in its parent.
+        """
+        names = [f"{n}_meta.json" for n in split_names(split)] + [f"meta_{n}.json" for n in split_names(split)]
         for path in (place / "meta.json", *(where / n for where in (place, place.parent) for n in names)):
             if path.is_file():
                 self.meta, read = path, read_json(path)
                 videos = read.get("videos", read)
                 if not isinstance(videos, dict) or not all(isinstance(v, dict) for v in videos.values()):
-                    raise ValueError(f'{path} does not list videos: want {{"videos": {{name: ...}}}}')
+                    raise ValueError(
+                        f'expected {{"videos": {{name: ...}}}} in {path}, got another structure: download it again'
+                    )
                 return videos
         return {}
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """Name -> file of the pictures in a folder, in time order; hidden files are passed over, the first of twins stays."""
+    """Return {name: file} of the images in a folder, in time order.
+
+    Hidden files are skipped. Of files that differ only in the suffix, the first one is used.
+    """
     found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
     ordered: dict[str, Path] = {}
     for path in sorted(found, key=lambda p: (natural_key(p.stem), p.suffix)):
@@ -95,52 +131,64 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def split_folder(search: Search, split: str | None) -> tuple[str, Path]:
-    """-> the split's name and its folder, which holds JPEGImages: ROOT/<split>, or ROOT itself."""
-    there = [p.name for p in sorted(search.root.iterdir()) if (p / "JPEGImages").is_dir()]
-    if not there and (search.root / "JPEGImages").is_dir():
+    """Return the name of the split and its folder, which contains JPEGImages: ROOT/<split>, or ROOT itself."""
+    splits = [p.name for p in sorted(search.root.iterdir()) if (p / "JPEGImages").is_dir()]
+    if not splits and (search.root / "JPEGImages").is_dir():
         own = search.root.resolve().name
-        if split and own not in alike(split):
-            search.notes.append(f"{search.root} has no split folders: it is taken as {split}")
+        if split and own not in split_names(split):
+            search.notes.append(f"{search.root} has no split folders: it is used as {split}")
         return split or own, search.root
-    picked = pick_split(search.root, split, there)
+    picked = pick_split(search.root, split, splits)
     return picked, search.root / picked
 
 
-def pick_split(root: Path, split: str | None, there: Sequence[str]) -> str:
-    """Raises ValueError: "ROOT has no split 'test': want train, val"."""
-    wanted = alike(split) if split else [*VALID, "test-dev", "test", "train"]
-    for name in wanted:
-        if name in there:
+def pick_split(root: Path, split: str | None, splits: Sequence[str]) -> str:
+    """Return the requested split, or the default one: val, or else test-dev, test, train, or the only one.
+
+    Raises:
+        ValueError: "expected a split of ROOT (train, val), got 'test'".
+    """
+    candidates = split_names(split) if split else [*VALID, "test-dev", "test", "train"]
+    for name in candidates:
+        if name in splits:
             return name
-    if not split and len(there) == 1:
-        return there[0]
-    raise ValueError(f"{root} has no split {split or 'val'!r}: want {', '.join(there) or 'a folder or list of one'}")
+    if not split and len(splits) == 1:
+        return splits[0]
+    raise ValueError(f"expected a split of {root} ({', '.join(splits) or 'it has none'}), got {split or 'val'!r}")
 
 
-def alike(split: str) -> list[str]:
+def split_names(split: str) -> list[str]:
+    """Return the names under which a split is looked for: "val" and "valid" are the same split."""
     return [split, *VALID] if split in VALID else [split]
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; another JSON value gives an empty dictionary.
+
+    Raises:
+        ValueError: "x.json is not JSON (...): download it again".
+    """
     try:
         read = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): fetch it again") from None
+        raise ValueError(f"{path} is not JSON ({error}): download it again") from None
     return read if isinstance(read, dict) else {}
 
 
 def sized(base: Path) -> Path:
+    """Return the subfolder of a resolution (480p, Full-Resolution, 1080p), or the folder itself if it has none."""
     return next((base / name for name in SIZES if (base / name).is_dir()), base)
 
 
 def folders(base: Path) -> list[str]:
+    """Return the names of the subfolders, without hidden ones."""
     if not base.is_dir():
-        raise FileNotFoundError(f"{base} is not a folder: want one folder of masks a sequence in it")
+        raise FileNotFoundError(f"{base} is not a folder: create it, with one folder of masks for each sequence")
     return sorted((p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
 
 
 def place_of(bases: Iterable[Path], name: str) -> Path | None:
-    """Where a sequence's frames are: a folder, or a video file."""
+    """Return the frames of a sequence: a folder, or a video file; None if there is neither."""
     for base in bases:
         if (base / name).is_dir():
             return base / name
@@ -151,7 +199,7 @@ def place_of(bases: Iterable[Path], name: str) -> Path | None:
 
 
 def _movie_frames(path: Path, masks: Mapping[str, Path]) -> tuple[str, ...]:
-    """Names of a video's frames: those of its masks where there is one each, else 00000, 00001, ..."""
+    """Return the names of a video file's frames: those of its masks if each frame has one, else 00000, 00001, ..."""
     from hodor.frames import open_source
 
     with open_source(path) as source:

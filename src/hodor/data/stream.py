@@ -1,8 +1,8 @@
-"""The stream of training clips: which data, drawn how, varied how, is a value; every clip depends on (seed, step, index) alone.
+"""The stream of training clips. Every clip depends only on the settings and on (seed, step, index).
 
 stream = Stream(Data(root=(Path("DAVIS"), Path("coco")), share=(0.5, 0.5)), frames=3, batch=4, seed=0)
-clip = stream.batch(step=17)                     # the same whoever asks, on whichever thread, in whatever order
-part = stream.batch(17, range(2, 4))             # the half of one of two processes
+clip = stream.batch(step=17)                     # the same on every thread and in every order of calls
+part = stream.batch(17, range(2, 4))             # the half of the second of two processes
 """
 
 from __future__ import annotations
@@ -20,119 +20,145 @@ from hodor.data.augment import Augment, coloured, mirror, on_ground, place, poin
 from hodor.data.benchmarks import BENCHMARKS, recognise
 from hodor.data.clip import Clip, collate
 from hodor.data.coco import find_json, open_coco
-from hodor.data.file_cache import DamagedFileError, Objects, Shelf
+from hodor.data.file_cache import DamagedFileError, FileCache, Objects
 from hodor.data.layouts import Layout, open_layout
-from hodor.data.paste import Cutouts, Scene, alpha_folder, compose, from_source, pass_before
-from hodor.data.sampling import below, chance, generator, some, weighted
-from hodor.data.stills import Source, Stills, Taken, open_stills
+from hodor.data.paste import Cutouts, Scene, add_distractor, alpha_folder, compose, from_source
+from hodor.data.sampling import below, chance, choose, generator, weighted
+from hodor.data.stills import RawClip, Source, Stills, open_stills
 from hodor.data.videofiles import VideoFiles
 from hodor.data.videos import Videos
 
 TRIES = 32
-"""Draws of an image until one has as many objects as wanted; the best of them is taken if none has."""
+"""Images that are sampled until one has enough objects. If none has, the one with the most objects is used."""
 ROUNDS = 100
-"""Draws of a clip that may meet damaged files, or images without an object, before the data are given up."""
+"""Attempts to sample a clip before an error is raised: files can be damaged, and images can lack objects."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which clips a training sees. docs/data.md tells of every field."""
+    """The clips that a training run uses. docs/data.md describes every field."""
 
     root: tuple[Path, ...] = ()
     """Data sets: a COCO JSON or its folder, a folder of images/ and masks/, a folder of videos (DAVIS, YouTube-VOS, ...)."""
     share: tuple[float, ...] = ()
-    """How often each root is drawn; none given: all alike."""
+    """Share of the clips that come from each root. Default: equal shares."""
     gap: tuple[int, ...] = ()
-    """How far a clip's other frames may be from its first, one number a root; none given: the kind's own (7 or 15)."""
+    """Largest distance of the other frames of a clip from its first, one number for each root. Default: the value of the
+    format (7 or 15)."""
     frame_order: Literal["window", "forward"] = "window"
-    """A video's frames. around: within `gap` of the first (HODOR). forward: in the order of time, each at most a jump from the
-    one before (STCN, XMem, Cutie); clips with labels "first" then never run backwards."""
+    """Order of the frames of a video clip. window: within `gap` of the first frame (HODOR). forward: in time order, each at
+    most one jump from the one before (STCN, XMem, Cutie); clips with labels "first" then never run backwards."""
     jump: tuple[int, ...] = ()
-    """Of frame_order "forward": the largest jump in frames of the film, one number for each stage of the training; none given: `gap`,
-    or 5."""
+    """Largest jump for frame_order "forward", in frames of the original video, one number for each stage of the training.
+    Default: `gap`, or 5."""
     jump_at: tuple[float, ...] = ()
-    """Where each stage begins, as a share of all steps: 0 first."""
+    """Begin of each stage, as a share of all steps. The first is 0."""
     interval: tuple[int, ...] = ()
-    """Frames of the film from one picture to the next, by which jumps are divided, one number a root; none given: the kind's
-    own (YouTube-VOS 5, others 1)."""
+    """Frames of the original video between consecutive images, one number for each root. Jumps are divided by it. Default: the
+    value of the format (YouTube-VOS 5, others 1)."""
     split: str = "train"
-    """Which part of a benchmark with splits is taken."""
+    """Split of a benchmark that has splits."""
     only: tuple[str, ...] = ()
-    """Names of the videos or images to take; none given: all."""
+    """Names of the videos or images to use. Default: all."""
     without: tuple[str, ...] = ()
     """Names of videos or images to leave out."""
     motion: Literal["none", "warp", "video"] = "video"
-    """none: copies of one image. warp: copies, each frame moved on its own. video: a video's frames; stills are warped."""
+    """none: all frames are copies of one image. warp: copies of one image, each frame with a transform of its own. video: the
+    frames of a video; single images are warped."""
     labels: Literal["all", "first"] = "all"
-    """all: every frame of a clip has its masks. first: only frame 0, and copies of it, have; the masks of a video's other
+    """all: every frame of a clip has masks. first: only frame 0 and copies of it have masks; the masks of a video's other
     frames are never opened."""
     annotated: Literal["all", "first", "middle"] = "all"
-    """Of a video's masks, which exist for training: all, or one alone, its first or its middle one."""
+    """Masks of each video that training can use: all, only the first, or only the middle one."""
     max_objects: int = 4
-    """Most objects of a clip."""
+    """Largest number of objects of a clip."""
     count: Literal["equal", "any"] = "equal"
-    """equal: as many clips of one object as of two, ... `max_objects` (the released rule). any: each image as it comes."""
+    """equal: clips of 1, 2, ... `max_objects` objects are equally frequent (the released rule). any: each image is used with up
+    to `max_objects` of its objects."""
     min_area: int = 2000
-    """Least area of an object in its first frame, in pixels of the file."""
+    """Smallest area of an object in the first frame of a clip, in pixels of the file."""
     min_side: int = 20
-    """Least width and height of an object in its first frame, in pixels of the file."""
+    """Smallest width and height of an object in the first frame of a clip, in pixels of the file."""
     size: tuple[int, int] = (256, 448)
-    """Height and width of clips."""
+    """Height and width of the clips."""
     reverse: float = 0.0
     """Share of clips from fully labelled videos that run backwards."""
     paste: float = 0.0
-    """Share of clips that are put together from cut-outs."""
+    """Share of clips that are composed of cut-outs."""
     cutouts: tuple[Path, ...] = ()
-    """Where cut-outs come from: folders of pictures with alpha, or roots of images with masks."""
+    """Sources of cut-outs: folders of images with alpha, or roots of images with masks."""
     max_pasted: int = 8
-    """Most objects of a clip put together from cut-outs; 1 to this many, all alike."""
+    """Largest number of objects of a composed clip; the numbers from 1 to this one are equally frequent."""
     cut: float = 0.0
-    """Share of clips into which another picture comes, for one or more frames on which no object is: what a cut, or a body that
-    passes before the camera, does to a video."""
+    """Share of clips in which one or more frames are replaced by another image, without objects. This simulates a cut or a full
+    occlusion."""
     distractor: float = 0.0
-    """Share of clips before which a cut-out passes for some frames, which is no object and hides what is behind it: from a
-    later frame on a stranger comes into view; in the first frame it hides parts of the objects that show themselves later."""
+    """Share of clips in which a cut-out passes in front of the objects for some frames and hides them. The cut-out is not an
+    object. Either it enters on a later frame and stays until the last, or it is present from the first frame and leaves; then
+    parts of the objects that the first frame does not show appear later."""
     scene: Scene = field(default_factory=Scene)
+    """Ranges of the composed clips and of the distractors."""
     damaged: float = 0.01
-    """Share of the files that may be damaged: they are named in the log and passed over."""
+    """Share of the files that may be damaged. Damaged files are logged and skipped."""
     cache: int = 1024
-    """Megabytes of decoded images and masks to keep. Video files are kept whole beside them."""
+    """Megabytes of decoded images and masks to cache. Decoded video files are kept in addition."""
     augment: Augment = field(default_factory=Augment)
+    """Ranges of the augmentation."""
 
     @property
     def planes(self) -> int:
-        """The most objects that a clip can have, cut-outs included."""
+        """Largest number of objects that a clip can have, including cut-outs."""
         return max(self.max_objects, self.max_pasted) if self.paste else self.max_objects
 
 
 class Stream:
-    """Clips of `frames` frames, `batch` to a step. Threads may draw from one stream at once."""
+    """Random access to the training clips. Several threads can use one stream.
+
+    Creating a stream opens the roots. Lists are read; images are not, and only a few masks of a folder of masks are.
+
+    Args:
+        data: the data sets and how clips are sampled from them.
+        frames: frames of a clip (T).
+        batch: clips of a step (B).
+        seed: seed of all random numbers.
+        steps: steps of the whole training, which the stages of `Data.jump` are shares of. Default: 0, which stays in the first
+            stage.
+
+    Raises:
+        FileNotFoundError: a root does not exist or contains no data.
+        ValueError: a root contains no clips, or the settings contradict each other: "expected one share for each of 3 roots,
+            got 2".
+    """
 
     def __init__(self, data: Data, frames: int, batch: int, seed: int, steps: int = 0) -> None:
-        """Opens the roots: lists are read, pictures are not (of a folder of masks, a few). steps: of the whole training, which
-        the stages of `Data.jump` are shares of; 0 stays in the first.
-
-        Raises FileNotFoundError and ValueError for roots that hold no clips, and for numbers that do not go together:
-        "2 shares for 3 roots: want one each".
-        """
         _check(data, frames, batch)
         self.data, self.frames, self.batch_size, self.seed, self.steps = data, frames, batch, seed, steps
-        self.shelf = Shelf(data.cache * 1_000_000, data.damaged)
-        self.sources = open_sources(data, frames, self.shelf)
+        self.cache = FileCache(data.cache * 1_000_000, data.damaged)
+        self.sources = open_sources(data, frames, self.cache)
         self.cutouts = [self._open_cutouts(root) for root in data.cutouts]
         self.shares = data.share or (1.0,) * len(self.sources)
 
     @property
     def damaged(self) -> dict[Path, str]:
-        """The damaged files met so far, and what is wrong with each."""
-        return dict(self.shelf.damaged)
+        """The damaged files found so far and their errors."""
+        return dict(self.cache.damaged)
 
     def batch(self, step: int, indices: range | None = None) -> Clip:
-        """The clips `indices` (all by default) of a step's batch, put together."""
+        """Return the clips of a step's batch, joined.
+
+        Args:
+            step: training step, from 0.
+            indices: clips of the batch to return. Default: all.
+        """
         return collate([self.clip(step, index) for index in (range(self.batch_size) if indices is None else indices)])
 
     def clip(self, step: int, index: int) -> Clip:
-        """Clip `index` of a step, B = 1. Raises ValueError, if too many files are damaged, or no image shows an object."""
+        """Return clip `index` of a step, B = 1.
+
+        Raises:
+            ValueError: too many files are damaged (see `FileCache.mark_damaged`), or "expected an object of 2000 pixels and 20
+                on a side, got none in 100 attempts: use larger objects or lower limits".
+        """
         rng = generator(self.seed, step, index)
         pasted = chance(self.data.paste, rng)
         for _ in range(ROUNDS):
@@ -140,24 +166,24 @@ class Stream:
             source = self.sources[root]
             try:
                 if pasted:
-                    return self._pasted(source, rng)
+                    return self._composed(source, rng)
                 chosen = self._choose(source, rng)
                 if chosen is None:
                     continue
-                taken = source.take(*chosen, rng, self.jump(step, root))
+                raw = source.read(*chosen, rng, self.jump(step, root))
             except DamagedFileError:
                 continue
-            made = self._made(source, taken, rng)
+            clip = self._augmented(raw, rng)
             if self.data.distractor and self.frames > 1 and chance(self.data.distractor, rng):
-                self._visited(made, rng)
+                self._add_distractor(clip, rng)
             if self.data.cut and self.frames > 1 and chance(self.data.cut, rng):
-                self._interrupted(made, source, chosen[0], rng)
-            return made
+                self._add_cut(clip, source, chosen[0], rng)
+            return clip
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
-        raise ValueError(f"no image in {ROUNDS} draws shows an object of {limits}: want larger objects or lower limits")
+        raise ValueError(f"expected an object of {limits}, got none in {ROUNDS} attempts: use larger objects or lower limits")
 
     def jump(self, step: int, root: int) -> int | None:
-        """The largest jump of root number `root` at a step, in its pictures; None where `Data.jump` says nothing."""
+        """Return the largest jump at a step, in images of root number `root`; None if `Data.jump` is empty."""
         if not self.data.jump:
             return None
         share = step / self.steps if self.steps else 0.0
@@ -168,13 +194,13 @@ class Stream:
         return max(1, self.data.jump[stage] // between)
 
     def _choose(self, source: Source, rng: torch.Generator) -> tuple[int, Sequence[int]] | None:
-        """-> an item and which of its objects, in random order.
+        """Sample an item and some of its objects, in random order; None if no sampled item has an object.
 
-        "equal": the number of objects is drawn first, then an image among those that have as many; so every image with k
-        objects or more is as likely as any other for k.
+        With count "equal" the number k of objects is sampled first, then an image with at least k objects. All images with k or
+        more objects are equally likely.
         """
-        most = self.data.max_objects
-        want = 1 + below(most, rng) if self.data.count == "equal" else 1
+        max_objects = self.data.max_objects
+        number = 1 + below(max_objects, rng) if self.data.count == "equal" else 1
         best: tuple[int, list[int]] | None = None
         for _ in range(TRIES):
             item = source.pick(rng)
@@ -184,60 +210,62 @@ class Stream:
                 continue
             if ids and (best is None or len(ids) > len(best[1])):
                 best = item, ids
-            if len(ids) >= want:
+            if len(ids) >= number:
                 best = item, ids
                 break
         if best is None:
             return None
         item, ids = best
-        return item, [ids[i] for i in some(want if self.data.count == "equal" else most, len(ids), rng)]
+        return item, [ids[i] for i in choose(number if self.data.count == "equal" else max_objects, len(ids), rng)]
 
     def fitting(self, objects: Objects) -> list[int]:
-        """The ids that are large enough."""
+        """Return the ids of the objects that are large enough (`Data.min_area`, `Data.min_side`)."""
         limits = self.data.min_area, self.data.min_side
         return [i for i, (area, side) in objects.items() if area >= limits[0] and side >= limits[1]]
 
     def _open_cutouts(self, root: Path) -> Cutouts:
         if not root.exists():
-            raise FileNotFoundError(f"{root} does not exist: want a folder of pictures with alpha, or of images and masks")
-        found = alpha_folder(root, self.shelf, self.data.size)
-        if found:
-            return found
-        one = replace(self.data, motion="none", labels="all", only=(), without=())
-        return from_source(open_root(root, one, 1, self.shelf), self.fitting)
+            raise FileNotFoundError(f"{root} does not exist: give a folder of images with alpha, or of images and masks")
+        cutouts = alpha_folder(root, self.cache, self.data.size)
+        if cutouts:
+            return cutouts
+        single_images = replace(self.data, motion="none", labels="all", only=(), without=())
+        return from_source(open_root(root, single_images, 1, self.cache), self.fitting)
 
-    def _pasted(self, source: Source, rng: torch.Generator) -> Clip:
-        """Cut-outs before an image of the root. Raises DamagedFileError."""
+    def _composed(self, source: Source, rng: torch.Generator) -> Clip:
+        """Compose a clip of cut-outs in front of an image of the root. Raises DamagedFileError."""
         background = source.background(source.pick(rng))
         count = 1 + below(self.data.max_pasted, rng)
         chosen = [self._cutout(rng) for _ in range(count)]
-        made = compose(background, chosen, self.data.size, self.frames, self.data.scene, rng)
-        number = max(1, int(made.owner[0].max()))
-        masks = (made.owner[:, None] == torch.arange(1, number + 1).view(-1, 1, 1)).float()
+        composed = compose(background, chosen, self.data.size, self.frames, self.data.scene, rng)
+        number = max(1, int(composed.owner[0].max()))
+        masks = (composed.owner[:, None] == torch.arange(1, number + 1).view(-1, 1, 1)).float()
         matrix, offset = tint(self.data.augment.colour, rng)
-        frames = torch.stack([coloured(frame, matrix, offset) for frame in made.frames])
+        frames = torch.stack([coloured(frame, matrix, offset) for frame in composed.frames])
         if chance(self.data.augment.flip, rng):
             frames, masks = frames.flip(-1), masks.flip(-1)
-        order = torch.tensor(some(number, number, rng))
+        order = torch.tensor(choose(number, number, rng))
         valid = torch.ones(self.frames, *self.data.size, dtype=torch.bool)
         return _clip(list(frames), list(masks[:, order]), list(valid), [True] * self.frames)
 
     def _cutout(self, rng: torch.Generator) -> Tensor:
         for _ in range(ROUNDS):
             try:
-                return self.cutouts[below(len(self.cutouts), rng)].draw(rng)
+                return self.cutouts[below(len(self.cutouts), rng)].sample(rng)
             except DamagedFileError:
                 continue
-        raise ValueError(f"no cut-out in {ROUNDS} draws from {', '.join(map(str, self.data.cutouts))}: want larger objects")
+        roots = ", ".join(map(str, self.data.cutouts))
+        raise ValueError(f"expected a cut-out from {roots}, got none in {ROUNDS} attempts: use larger objects or lower limits")
 
-    def _made(self, source: Source, taken: Taken, rng: torch.Generator) -> Clip:
+    def _augmented(self, raw: RawClip, rng: torch.Generator) -> Clip:
+        """Augment the images and masks of a clip."""
         ranges, size = self.data.augment, self.data.size
-        first = taken.planes[0]
+        first = raw.planes[0]
         assert first is not None
         objects = points_of(first)
-        image = taken.images[0]
+        image = raw.images[0]
         base = place((image.shape[1], image.shape[2]), size, objects, ranges.keep, rng)
-        if len(taken.images) > 1:
+        if len(raw.images) > 1:
             matrices = together(self.frames, base, size, objects, ranges, rng)
         elif self.data.motion == "none":
             matrices = [base] * self.frames
@@ -250,38 +278,45 @@ class Stream:
         masks: list[Tensor] = []
         valid: list[Tensor] = []
         for t, view in enumerate(matrices):
-            at = t if len(taken.images) > 1 else 0
-            if t and at == 0 and view is matrices[t - 1]:
-                for made in (frames, masks, valid):
-                    made.append(made[-1])
+            at = t if len(raw.images) > 1 else 0
+            if t and at == 0 and view is matrices[t - 1]:  # a copy of the frame before
+                for tensors in (frames, masks, valid):
+                    tensors.append(tensors[-1])
                 continue
-            shown = show(taken.images[at], taken.planes[at], taken.void[at], view, size)
+            shown = show(raw.images[at], raw.planes[at], raw.void[at], view, size)
             frames.append(on_ground(coloured(shown.image, matrix, offset), shown.inside))
-            masks.append(shown.planes if taken.planes[at] is not None else torch.zeros(len(first), *size))
+            masks.append(shown.planes if raw.planes[at] is not None else torch.zeros(len(first), *size))
             valid.append(shown.valid)
-        # copies of frame 0 carry its masks, whatever `labels` says of a video's other frames
-        labelled = [len(taken.images) == 1 or planes is not None for planes in taken.planes]
+        # copies of frame 0 are labelled like it, whatever the value of `labels` is
+        labelled = [len(raw.images) == 1 or planes is not None for planes in raw.planes]
         return _clip(frames, masks, valid, (labelled * self.frames)[: self.frames])
 
-    def _visited(self, clip: Clip, rng: torch.Generator) -> None:
-        """A cut-out passes, at most as large as the picture is high, and at most that far: from a later frame to the last, or
-        from the first to an earlier one. Of each object the first frame shows `Scene.visible` at least, else nothing passes."""
+    def _add_distractor(self, clip: Clip, rng: torch.Generator) -> None:
+        """Blend a moving cut-out over some frames, in place.
+
+        It is shown from a later frame to the last one, or from the first frame to an earlier one.
+        Its size and the distance that it moves are at most the height of the frame. The clip stays as it is if the first frame
+        would show less than `Scene.visible` of an object.
+        """
         ranges = replace(self.data.scene, objects=(self.data.scene.objects[0], 1.0), drift=1.0)
         begin, end = 1 + below(self.frames - 1, rng), self.frames
         if chance(0.5, rng):
             begin, end = 0, begin
         frames_TCHW = clip.frames_BTCHW[0].clone()
-        seen_THW = ~pass_before(frames_TCHW, self._cutout(rng), range(begin, end), ranges, rng)
+        visible_THW = ~add_distractor(frames_TCHW, self._cutout(rng), range(begin, end), ranges, rng)
         first_NHW = clip.masks_BTNHW[0, 0]
-        if bool(((first_NHW * seen_THW[0]).sum((1, 2)) < ranges.visible * first_NHW.sum((1, 2))).any()):
+        if bool(((first_NHW * visible_THW[0]).sum((1, 2)) < ranges.visible * first_NHW.sum((1, 2))).any()):
             return
         clip.frames_BTCHW[0] = frames_TCHW
-        clip.masks_BTNHW[0] *= seen_THW[:, None]
-        clip.valid_BTHW[0] |= ~seen_THW
+        clip.masks_BTNHW[0] *= visible_THW[:, None]
+        clip.valid_BTHW[0] |= ~visible_THW
 
-    def _interrupted(self, clip: Clip, source: Source, item: int, rng: torch.Generator) -> None:
-        """A run of frames, the first never among them and up to half of all, shows another item's picture, and no object.
-        Nothing happens where there is none: of one video alone."""
+    def _add_cut(self, clip: Clip, source: Source, item: int, rng: torch.Generator) -> None:
+        """Replace consecutive frames by the image of another item, without objects, in place.
+
+        At most half of the frames are replaced, never the first. The clip stays as it is if no other item is found, for example
+        if the data are one video.
+        """
         count = 1 + below(max(1, self.frames // 2), rng)
         begin = 1 + below(self.frames - count, rng)
         for _ in range(ROUNDS):
@@ -310,45 +345,74 @@ def _clip(frames: list[Tensor], masks: list[Tensor], valid: list[Tensor], labell
     return Clip(torch.stack(frames)[None], planes, torch.tensor([labelled]), objects, torch.stack(valid)[None])
 
 
-def open_sources(data: Data, frames: int, shelf: Shelf) -> list[Source]:
-    """Each root as a source of clips. Raises as `Stream`; a name to take must be in one of the roots."""
+def open_sources(data: Data, frames: int, cache: FileCache) -> list[Source]:
+    """Open every root as a source of clips.
+
+    Args:
+        data: the data sets and how clips are sampled from them.
+        frames: frames of a clip (T).
+        cache: file cache that reads images and masks.
+
+    Raises:
+        ValueError: "no horse in ROOT: correct --data.only"; the errors of `open_root`.
+    """
     gaps: Sequence[int | None] = data.gap or (None,) * len(data.root)
-    opened = [open_root(root, data, frames, shelf, gap) for root, gap in zip(data.root, gaps, strict=True)]
+    opened = [open_root(root, data, frames, cache, gap) for root, gap in zip(data.root, gaps, strict=True)]
     names = {name for source in opened for name in source.names()}
     names |= {Path(name).stem for name in names}
     if missing := [name for name in data.only if name not in names]:
-        raise ValueError(f"no {', '.join(missing)} in {', '.join(map(str, data.root))}: see --data.only")
+        roots = ", ".join(map(str, data.root))
+        raise ValueError(f"no {', '.join(missing)} in {roots}: correct --data.only")
     return opened
 
 
-def open_root(root: Path, data: Data, frames: int, shelf: Shelf, gap: int | None = None) -> Source:
-    """One root, by what is there: a COCO file, pairs of images and masks, else whatever `open_layout` understands."""
+def open_root(root: Path, data: Data, frames: int, cache: FileCache, gap: int | None = None) -> Source:
+    """Open one root: a COCO file, a folder of images and masks, or a folder that `open_layout` can read.
+
+    Args:
+        root: path of the root.
+        data: how clips are sampled.
+        frames: frames of a clip (T).
+        cache: file cache that reads images and masks.
+        gap: see `Videos`.
+
+    Raises:
+        FileNotFoundError: "ROOT does not exist: give a folder of images and masks or of videos, or a COCO JSON".
+        ValueError: "ROOT contains none of the requested images: see --data.only and --data.without"; the errors of `find_json`,
+            `open_coco`, `open_stills`, `open_layout` and `Videos`.
+    """
     if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: want a folder of images and masks or of videos, or a COCO JSON")
+        raise FileNotFoundError(f"{root} does not exist: give a folder of images and masks or of videos, or a COCO JSON")
     json = find_json(root)
     if json or ((root / "images").is_dir() and (root / "masks").is_dir() and not _in_folders(root / "images")):
         kind, stills = ("coco", open_coco(json)) if json else open_stills(root)
-        stills = [s for s in stills if _asked(data, s.name) and _asked(data, Path(s.name).stem)]
+        stills = [s for s in stills if _requested(data, s.name) and _requested(data, Path(s.name).stem)]
         if not stills:
-            raise ValueError(f"{root} has none of the images asked for: see --data.only and --data.without")
-        return Stills(root, kind, stills, shelf, data.size)
+            raise ValueError(f"{root} contains none of the requested images: see --data.only and --data.without")
+        return Stills(root, kind, stills, cache, data.size)
     layout = open_videos(root, data)
     single = data.motion != "video" or all(len(video.frames) == 1 for video in layout.videos)
-    return Videos(layout, shelf, data.size, 1 if single else frames, data.labels, gap, data.reverse, data.frame_order)
+    return Videos(layout, cache, data.size, 1 if single else frames, data.labels, gap, data.reverse, data.frame_order)
 
 
 def open_videos(root: Path, data: Data) -> Layout:
+    """Open a folder of videos, with the requested videos that have masks.
+
+    Raises:
+        ValueError: "ROOT contains none of the requested videos: see --data.only and --data.without"; the errors of
+            `open_layout`.
+    """
     kind, _ = recognise(root)
     split = data.split if kind != "folder" or (root / data.split).is_dir() else None
     layout = open_layout(root, kind, split, without=data.without)
-    videos = tuple(_annotated(video, data.annotated) for video in layout.videos if _asked(data, video.name) and video.masks)
+    videos = tuple(_annotated(video, data.annotated) for video in layout.videos if _requested(data, video.name) and video.masks)
     if not videos:
-        raise ValueError(f"{root} has none of the videos asked for: see --data.only and --data.without")
+        raise ValueError(f"{root} contains none of the requested videos: see --data.only and --data.without")
     return replace(layout, videos=videos)
 
 
 def _annotated(video: VideoFiles, which: Literal["all", "first", "middle"]) -> VideoFiles:
-    """The video with all of its masks, or with one alone."""
+    """Return the video with all of its masks, or with only one of them."""
     if which == "all":
         return video
     frames = [frame for frame in video.frames if frame in video.masks]
@@ -356,7 +420,7 @@ def _annotated(video: VideoFiles, which: Literal["all", "first", "middle"]) -> V
     return replace(video, masks={one: video.masks[one]})
 
 
-def _asked(data: Data, name: str) -> bool:
+def _requested(data: Data, name: str) -> bool:
     return (not data.only or name in data.only) and name not in data.without
 
 
@@ -365,28 +429,29 @@ def _in_folders(images: Path) -> bool:
 
 
 def _check(data: Data, frames: int, batch: int) -> None:
-    """Raises ValueError for what no stream can be made of."""
+    """Raise ValueError for settings that are out of range or contradict each other."""
     roots = len(data.root)
     if not roots:
-        raise ValueError("no data: want --data.root, folders of videos or of images with masks, or a COCO JSON")
-    for name, given in (("shares", data.share), ("gaps", data.gap), ("intervals", data.interval)):
-        if given and len(given) != roots:
-            raise ValueError(f"{len(given)} {name} for {roots} roots: want one each")
+        raise ValueError("no data: give --data.root, folders of videos or of images with masks, or a COCO JSON")
+    for name, values in (("share", data.share), ("gap", data.gap), ("interval", data.interval)):
+        if values and len(values) != roots:
+            raise ValueError(f"expected one {name} for each of {roots} roots, got {len(values)}")
     if data.share and (min(data.share) < 0 or not math.isfinite(sum(data.share)) or sum(data.share) <= 0):
-        raise ValueError(f"shares {data.share}: want numbers from 0 on, one above 0")
+        raise ValueError(f"expected shares of at least 0, one of them above 0, got {data.share}")
     for name, value in (("frames", frames), ("batch", batch), ("max_objects", data.max_objects), ("size", min(data.size))):
         if value < 1:
-            raise ValueError(f"{name} {value}: want 1 or more")
+            raise ValueError(f"expected {name} of at least 1, got {value}")
     if (data.jump or data.jump_at) and data.frame_order == "window":
-        raise ValueError("jumps of a clip that goes around: want --data.frame_order forward")
+        raise ValueError("expected frame_order forward for jumps, got window: give --data.frame-order forward")
     if len(data.jump) != len(data.jump_at) or list(data.jump_at) != sorted({0.0, *data.jump_at} if data.jump else ()):
-        raise ValueError(f"{len(data.jump)} jumps at {data.jump_at}: want a rising share of the steps for each, the first 0")
+        rising = f"expected a rising share of the steps for each of {len(data.jump)} jumps, the first 0"
+        raise ValueError(f"{rising}, got jump_at {data.jump_at}")
     if min((1, *data.jump, *data.interval)) < 1:
-        raise ValueError(f"jumps {data.jump}, intervals {data.interval}: want 1 or more")
+        raise ValueError(f"expected jumps and intervals of at least 1, got jump {data.jump}, interval {data.interval}")
     for name, share in (("paste", data.paste), ("distractor", data.distractor)):
         if share and not data.cutouts:
-            raise ValueError(f"{name} {share} without cut-outs: want --data.cutouts, folders of them")
+            raise ValueError(f"expected cut-outs for {name} {share}, got none: give --data.cutouts FOLDER")
     for name in ("paste", "distractor", "cut", "damaged", "reverse"):
         share = getattr(data, name)
         if not 0 <= share <= 1:
-            raise ValueError(f"{name} {share}: want a share in 0 .. 1")
+            raise ValueError(f"expected {name} between 0 and 1, got {share}")

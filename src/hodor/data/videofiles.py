@@ -1,4 +1,4 @@
-"""One video of a benchmark as a value: where its frames and masks lie, and how they are read. See hodor.data.layouts."""
+"""The files of one video: its frames, its masks and how they are read. See `hodor.data.layouts`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,21 @@ Picture = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoFiles:
-    """One video of a benchmark: where its frames and masks lie and how they are read.
+    """The frames and masks of one video.
 
-    frames: names in time order, as the masks are called ("00000"). images: one picture file a frame, or one video file whose
-    frames are `frames` in order. masks: frame -> its mask file, sparse allowed. given: the frames on which masks are handed to
-    a tracker -> the ids handed over there, None for every id not seen before; pixels of other ids, and zeros, say nothing
-    there. required: the frames that a benchmark wants written. single: any non-zero pixel is object 1 (DAVIS 2016); else
-    the pixel's value is the id and an 8-bit 255 is void, read as 0. categories: id -> its class's name, where known.
-    parts: id -> a folder of that object's masks, where each object has its own; any non-zero pixel is the object, and where
-    two overlap the higher id stands. `masks` then names one of the frame's files.
+    Attributes:
+        name: name of the video.
+        frames: names of the frames in time order, as the masks are named ("00000").
+        images: one image file for each frame, or one video file whose frames are `frames` in order.
+        masks: {frame: mask file}; frames without a mask are missing.
+        given: {frame: ids}, the frames whose masks a tracker is given, and the objects that it is given there; None stands for
+            every object that did not appear before. Other objects and background are not given on these frames.
+        required: frames for which the benchmark requires a prediction.
+        single: every non-zero pixel is object 1 (DAVIS 2016). Otherwise the value of a pixel is its id, and 255 in an 8-bit
+            file is void, which is read as 0.
+        categories: {id: name of the object's class}, where available.
+        parts: {id: folder}, if each object has a folder of masks of its own. Every non-zero pixel belongs to the object. Where
+            two objects overlap, the pixel belongs to the one with the higher id. `masks` then names one of the frame's files.
     """
 
     name: str
@@ -45,28 +51,35 @@ class VideoFiles:
     parts: Mapping[int, Path] = field(default_factory=dict)
 
     def pictures(self, indices: Sequence[int]) -> list[Picture]:
-        """-> the frames of these indices in the order asked for, uint8 RGB [H, W, 3].
+        """Read frames, uint8 RGB [H, W, 3], in the order of `indices`.
 
-        Of a video file the stretch from the lowest to the highest index is decoded. Raises IndexError outside the video, and
-        ValueError "FILE cannot be read as an image (...): replace it or take it out", "FILE ends before frame 80: ...".
+        A video file is decoded from the lowest to the highest index.
+
+        Args:
+            indices: indices of the frames, from 0.
+
+        Raises:
+            IndexError: "expected frames 0 to 79 of bear, got 80".
+            ValueError: "FILE cannot be read as an image (...): replace it or remove it"; "expected 80 frames in FILE, got at
+                most 79".
         """
         for i in indices:
             if not 0 <= i < len(self.frames):
-                raise IndexError(f"frame {i} of {self.name}: it has frames 0 to {len(self.frames) - 1}")
+                raise IndexError(f"expected frames 0 to {len(self.frames) - 1} of {self.name}, got {i}")
         if not isinstance(self.images, Path):
             return [_read_picture(self.images[i]) for i in indices]
         if not indices:
             return []
-        wanted, got = set(indices), dict[int, Picture]()
-        for frame in self._source.frames(min(wanted), max(wanted) + 1):
-            if frame.index in wanted:
-                got[frame.index] = frame.image
-        if short := sorted(wanted - got.keys()):
-            raise ValueError(f"{self.images} ends before frame {short[0]}: {len(self.frames)} frames are wanted of it")
-        return [got[i] for i in indices]
+        requested, images = set(indices), dict[int, Picture]()
+        for frame in self._source.frames(min(requested), max(requested) + 1):
+            if frame.index in requested:
+                images[frame.index] = frame.image
+        if missing := sorted(requested - images.keys()):
+            raise ValueError(f"expected {len(self.frames)} frames in {self.images}, got at most {missing[0]}")
+        return [images[i] for i in indices]
 
     def stream(self) -> Iterator[Picture]:
-        """-> every frame once, in order, one at a time; errors as `pictures`."""
+        """Yield every frame in order. Raises the errors of `pictures`."""
         if not isinstance(self.images, Path):
             yield from map(_read_picture, self.images)
             return
@@ -75,15 +88,20 @@ class VideoFiles:
             count += 1
             yield frame.image
         if count < len(self.frames):
-            raise ValueError(f"{self.images} ends before frame {count}: {len(self.frames)} frames are wanted of it")
+            raise ValueError(f"expected {len(self.frames)} frames in {self.images}, got {count}")
 
     def labels(self, frame: str) -> Labels:
-        """-> the mask of this frame, ids [H, W], uint8 (uint16 from 16-bit files), void as 0.
+        """Read the mask of a frame as labels [H, W], uint8 (uint16 from 16-bit files); void is 0.
 
-        Raises ValueError: "bear has no mask on frame 00003: masks are on 00000, 00005, ...", and as `masks.read_labels`.
+        Args:
+            frame: name of the frame.
+
+        Raises:
+            ValueError: "expected a frame of bear with a mask (00000, 00005, ...), got '00003'"; the errors of
+                `masks.read_labels`.
         """
         if frame not in self.masks:
-            raise ValueError(f"{self.name} has no mask on frame {frame}: masks are on {shown(self.masks)}")
+            raise ValueError(f"expected a frame of {self.name} with a mask ({shown(self.masks)}), got {frame!r}")
         if self.parts:
             return self._joined(frame)
         labels = read_labels(self.masks[frame])
@@ -94,25 +112,30 @@ class VideoFiles:
         return labels
 
     def planes(self, frame: str) -> dict[int, npt.NDArray[np.bool_]]:
-        """-> id -> where the object is, bool [H, W], overlaps kept where each object has its own masks; errors as `labels`."""
+        """Read the masks of a frame as {id: bool [H, W]}. Masks overlap if each object has mask files of its own.
+
+        Raises the errors of `labels`.
+        """
         labels = self.labels(frame)
         if not self.parts:
             return {i: labels == i for i in objects_in(labels)}
         return {i: read_labels(path) > 0 for i, path in self._part_files(frame).items()}
 
     def _part_files(self, frame: str) -> dict[int, Path]:
-        there = {i: folder / f"{frame}.png" for i, folder in sorted(self.parts.items())}
-        return {i: path for i, path in there.items() if path.is_file()}
+        """Return the existing mask files of a frame, {id: file}."""
+        paths = {i: folder / f"{frame}.png" for i, folder in sorted(self.parts.items())}
+        return {i: path for i, path in paths.items() if path.is_file()}
 
     def _joined(self, frame: str) -> Labels:
+        """Join the mask files of a frame into labels."""
         joined: Labels | None = None
         for i, path in self._part_files(frame).items():
             part = read_labels(path) > 0
             if joined is None:
                 joined = np.zeros(part.shape, label_dtype(max(self.parts)))
             if part.shape != joined.shape:
-                sizes = f"{part.shape[0]}x{part.shape[1]} pixels, another object's {joined.shape[0]}x{joined.shape[1]}"
-                raise ValueError(f"mask {path} is {sizes}: want one size")
+                sizes = f"{part.shape[0]}x{part.shape[1]} in {path} and {joined.shape[0]}x{joined.shape[1]} in another"
+                raise ValueError(f"expected one size for the masks of all objects, got {sizes}")
             joined[part] = i
         if joined is None:
             raise FileNotFoundError(f"mask {self.masks[frame]} does not exist")
@@ -120,16 +143,16 @@ class VideoFiles:
 
     @cached_property
     def _source(self) -> Source:
-        from hodor.frames import open_source  # PyAV only where a video file is read
+        from hodor.frames import open_source  # PyAV is imported only if a video file is read
 
         return open_source(self.images)
 
 
-def shown(names: Sequence[str] | Mapping[str, object], most: int = 6) -> str:
-    """The first few names, for messages: "a, b, ... (12 in all)"."""
+def shown(names: Sequence[str] | Mapping[str, object], max_names: int = 6) -> str:
+    """Format the first names for a message: "a, b, ... (12 in all)"; "none" if there are none."""
     listed = list(names)
-    text = ", ".join(listed[:most]) or "none"
-    return text if len(listed) <= most else f"{text}, ... ({len(listed)} in all)"
+    text = ", ".join(listed[:max_names]) or "none"
+    return text if len(listed) <= max_names else f"{text}, ... ({len(listed)} in all)"
 
 
 def _read_picture(path: Path) -> Picture:
@@ -139,4 +162,4 @@ def _read_picture(path: Path) -> Picture:
     except FileNotFoundError:
         raise FileNotFoundError(f"picture {path} does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): replace it or take it out") from None
+        raise ValueError(f"{path} cannot be read as an image ({error}): replace it or remove it") from None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hodor.data.clip import Clip
-from hodor.data.sampling import below, generator, some
+from hodor.data.sampling import below, choose, generator
 from hodor.models.base import Features, Memory, Network, Prediction
 from hodor.training.recipe import Back, MaskFeedback, Recipe, References
 
@@ -187,8 +187,8 @@ def _past(t: int, references: References, reads: int, rng: torch.Generator) -> t
     if t <= reads:
         return tuple(range(t))
     if references == "random":
-        return tuple(sorted(some(reads, t, rng)))
-    return (0, *sorted(1 + i for i in some(reads - 1, t - 1, rng)))
+        return tuple(sorted(choose(reads, t, rng)))
+    return (0, *sorted(1 + i for i in choose(reads - 1, t - 1, rng)))
 
 
 def one_shot(
