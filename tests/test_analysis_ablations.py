@@ -282,7 +282,7 @@ def test_the_command_trains_scores_and_prints_the_table(small_models: None, root
 def test_the_command_reports_what_is_missing(
     small_models: None, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"^nothing to score: want --held-out NAME \.\.\. of --root, or --test FOLDER$"):
+    with pytest.raises(ValueError, match=r"^nothing to score: give --held-out NAME \.\.\. of --root, or --test FOLDER$"):
         analyse.main(["ablations", "hodor-1", "--root", str(root)])
     monkeypatch.setitem(MODELS, "tiny-state", Preset(Recurrent, {}, 48))
     words = ["one-shot-4", "--root", str(root), "--held-out", "held", "--rows", "own-1", "--model", "tiny-state", "--list"]

@@ -1,4 +1,4 @@
-"""Figures of descriptors, of backgrounds and of what an empty first mask finds: `hodor analyse retrieval|descriptors|...`."""
+"""Figures of descriptors, background responses and masks from an empty first mask: `hodor analyse retrieval|...`."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_the_curve_is_the_best_precision_at_that_recall_or_more(seed: int) -> No
         others = np.arange(30) != row
         right = instance[others] == instance[row]
         precision, recall, _ = precision_recall_curve(right, -np.linalg.norm(vectors[others] - vectors[row], axis=1))
-        # at recall 0 the curve tells the precision at the first right one
-        want = [precision[recall >= max(level, 1 / right.sum()) - 1e-9].max() for level in np.linspace(0, 1, 101)]
-        np.testing.assert_allclose(curve, want)
+        # at recall 0 the curve has the precision at the first correct one
+        expected = [precision[recall >= max(level, 1 / right.sum()) - 1e-9].max() for level in np.linspace(0, 1, 101)]
+        np.testing.assert_allclose(curve, expected)
 
 
 def test_ranking_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_objects_far_apart_are_always_found_and_descriptors_without_order_give_c
     assert noise.average.mean() == pytest.approx(99 / 399, abs=0.02)
 
 
-def test_within_a_video_only_its_own_objects_compete_and_a_lone_object_asks_nothing() -> None:
+def test_within_a_video_only_its_own_objects_are_ranked_and_a_single_object_is_no_query() -> None:
     # video 1: objects 0 and 1, well apart; video 0: object 2 alone, right on top of object 0
     vectors = np.array([[0.5], [0.6], [0.0], [1.0], [50.0], [51.0]])
     instance, video = np.array([2, 2, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1, 1])
@@ -145,8 +145,8 @@ def test_within_a_video_only_its_own_objects_compete_and_a_lone_object_asks_noth
 @pytest.mark.parametrize(
     ("vectors", "instance", "message"),
     [
-        (np.zeros((4, 2)), np.zeros(3, int), "4 vectors, 3 instances: want one each"),
-        (np.array([[np.nan], [0]]), np.zeros(2, int), "vectors hold values that are not finite"),
+        (np.zeros((4, 2)), np.zeros(3, int), "expected one instance for each of 4 vectors, got 3"),
+        (np.array([[np.nan], [0]]), np.zeros(2, int), "expected finite vectors, got nan or infinity"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(vectors: Any, instance: Any, message: str) -> None:
@@ -154,7 +154,7 @@ def test_what_cannot_be_ranked_is_refused(vectors: Any, instance: Any, message: 
         retrieval.rank(vectors, instance)
 
 
-def test_measure_tells_every_object_apart(network: HODOR, layout: Layout) -> None:
+def test_measure_lists_every_object(network: HODOR, layout: Layout) -> None:
     described = descriptors.describe(network, layout.videos, frames=FRAMES)
     data = retrieval.measure(described)
     assert {o["name"]: o["descriptors"] for o in data["objects"]} == {"one 1": 6, "pair 2": 6, "pair 5": 4}
@@ -167,14 +167,14 @@ def test_measure_tells_every_object_apart(network: HODOR, layout: Layout) -> Non
 
 def test_one_object_alone_is_refused(network: HODOR, layout: Layout) -> None:
     described = descriptors.describe(network, [layout.video("one")], frames=3)
-    with pytest.raises(ValueError, match="one object, one 1: want at least two to tell apart"):
+    with pytest.raises(ValueError, match="expected at least two objects, got one, one 1"):
         retrieval.measure(described)
 
 
 # descriptors
 
 
-def test_a_descriptor_is_what_the_network_remembers_of_the_true_mask(network: HODOR, layout: Layout) -> None:
+def test_a_descriptor_is_the_memory_entry_of_the_ground_truth_mask(network: HODOR, layout: Layout) -> None:
     video = layout.video("pair")
     described = descriptors.describe(network, [layout.video("one"), video], frames=2)
     assert described.instances == ("one 1", "pair 2", "pair 5")
@@ -185,15 +185,15 @@ def test_a_descriptor_is_what_the_network_remembers_of_the_true_mask(network: HO
     labels = video.labels("00000")
     picture = torch.from_numpy(video.pictures([0])[0]).permute(2, 0, 1)[None] / 255
     planes = torch.from_numpy(np.stack([labels == 2, labels == 5]))[None].float()
-    known = torch.ones(1, 2, dtype=torch.bool)
-    want = network.remember(Memory((2, 5)), 0, network.encode(picture), planes, known, known).frames[0].per_object[0]
-    np.testing.assert_allclose(described.vectors[2:4], want, atol=1e-5)
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    expected = network.remember(Memory((2, 5)), 0, network.encode(picture), planes, valid, valid).frames[0].per_object[0]
+    np.testing.assert_allclose(described.vectors[2:4], expected, atol=1e-5)
 
 
 def test_a_network_without_descriptors_is_refused(layout: Layout) -> None:
     from hodor.models.base import Network
 
-    with pytest.raises(ValueError, match="network Network keeps no descriptors: want a HODOR"):
+    with pytest.raises(ValueError, match="expected a HODOR network, which has descriptors, got Network"):
         descriptors.describe(Network(), layout.videos)
 
 
@@ -233,9 +233,9 @@ def test_pca_is_scikit_learns() -> None:
 @pytest.mark.parametrize(
     ("count", "perplexity", "message"),
     [
-        (3, None, "3 descriptors: want at least 4 for a map"),
-        (20, 50, "perplexity 50: want above 0 and below 20, the number of descriptors"),
-        (20, 0, "perplexity 0: want above 0 and below 20"),
+        (3, None, "expected at least 4 descriptors for a map, got 3"),
+        (20, 50, "expected a perplexity above 0 and below 20, the number of descriptors, got 50"),
+        (20, 0, "expected a perplexity above 0 and below 20, the number of descriptors, got 0"),
     ],
 )
 def test_maps_that_cannot_be_made_are_refused(count: int, perplexity: float | None, message: str) -> None:
@@ -243,7 +243,7 @@ def test_maps_that_cannot_be_made_are_refused(count: int, perplexity: float | No
         descriptors.project(np.zeros((count, 2)), "tsne", perplexity=perplexity)
 
 
-def test_drift_tells_the_next_frame_from_any_other() -> None:
+def test_drift_separates_the_next_frame_from_other_frames() -> None:
     def described(vectors: list[float], instance: list[int]) -> descriptors.Described:
         rows = np.array(instance)
         return descriptors.Described(
@@ -288,30 +288,30 @@ def test_frames_after_the_reference_end_with_the_last_masked_one(count: int) -> 
     assert chosen[-1] == 6
 
 
-def test_the_walk_gives_the_trackers_own_masks(network: HODOR, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_follow_gives_the_masks_of_the_tracker(network: HODOR, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "BLOCK", 4)
     video = layout.video("pair")
     tracker = Tracker(network, history=2)
-    want = [tracker.track(video.pictures([0])[0], video.labels("00000"))]
-    want += [tracker.track(video.pictures([i])[0]) for i in range(1, FRAMES)]
-    seen = list(views.follow(Tracker(network, history=2), video, [2, 5], "tracked"))
-    assert [visit.index for visit in seen] == [2, 5]
-    for visit in seen:
-        assert np.array_equal(visit.tracked.labels, want[visit.index])
-        assert np.array_equal(visit.ground_truth, video.labels(video.frames[visit.index]))
-    assert len(np.unique(want[5])) > 1
+    expected = [tracker.track(video.pictures([0])[0], video.labels("00000"))]
+    expected += [tracker.track(video.pictures([i])[0]) for i in range(1, FRAMES)]
+    frames = list(views.follow(Tracker(network, history=2), video, [2, 5], "tracked"))
+    assert [frame.index for frame in frames] == [2, 5]
+    for frame in frames:
+        assert np.array_equal(frame.tracked.labels, expected[frame.index])
+        assert np.array_equal(frame.ground_truth, video.labels(video.frames[frame.index]))
+    assert len(np.unique(expected[5])) > 1
 
 
-def test_of_the_first_frame_alone_no_other_speaks(network: HODOR, layout: Layout) -> None:
+def test_with_first_only_the_first_frame_is_in_memory(network: HODOR, layout: Layout) -> None:
     video = layout.video("pair")
-    for visit in views.follow(Tracker(network), video, [2, 5], "first"):
-        assert list(visit.memory.frames) == [0]
-    alone = [next(views.follow(Tracker(network), video, [5], "first")).tracked.labels]
+    for frame in views.follow(Tracker(network), video, [2, 5], "first"):
+        assert list(frame.memory.frames) == [0]
+    one = next(views.follow(Tracker(network), video, [5], "first")).tracked.labels
     both = list(views.follow(Tracker(network), video, [2, 5], "first"))
-    assert np.array_equal(both[1].tracked.labels, alone[0])
+    assert np.array_equal(both[1].tracked.labels, one)
 
 
-def test_a_strong_response_takes_the_colour_and_a_weak_one_the_picture() -> None:
+def test_a_strong_response_shows_the_colour_and_a_weak_one_the_picture() -> None:
     picture = np.full((8, 8, 3), 100, np.uint8)
     response = np.zeros((8, 8), np.float32)
     response[:, 4:] = 1
@@ -364,12 +364,12 @@ def test_channels_are_named_after_the_grid(count: int, grid: int, names: str, cu
     assert (found[0], used, len(found)) == (names, cut, count)
 
 
-def test_numbers_tell_where_a_channel_answers() -> None:
+def test_numbers_state_where_a_channel_responds() -> None:
     ground_truth = np.zeros((60, 90), np.uint8)
     ground_truth[20:40, 30:60] = 4
     maps = np.zeros((11, 60, 90), np.float32)
     maps[1] = 0.2
-    maps[1, :20, :30] = 1  # cell 1, 1 answers in its own ninth, and a fifth elsewhere
+    maps[1, :20, :30] = 1  # cell 1, 1 responds in its own ninth, and with a fifth elsewhere
     maps[9, 45:, 65:] = 0.9  # cell 3, 3 only inside its ninth
     maps[3, :15, 65:] = 0.9  # and cell 1, 3
     maps[10, 20:40, 30:60] = 0.95
@@ -378,21 +378,21 @@ def test_numbers_tell_where_a_channel_answers() -> None:
     seen = background.Responses(
         "v", "f", picture, ground_truth, ground_truth, maps, background.channel_names(10, 3)[0], (4,), 3
     )
-    told = {c["channel"]: c for c in seen.numbers()["channels"]}
-    assert told["cell 3, 3"]["in_own_cell"] == told["cell 1, 3"]["in_own_cell"] == 1
-    assert told["cell 1, 1"]["in_own_cell"] == pytest.approx(600 / (600 + 0.2 * 4800))
-    assert told["cell 1, 1"]["cell_share"] == pytest.approx(1 / 9)
-    assert told["object 4"]["on_objects"] == pytest.approx(0.95)
-    assert told["object 4"]["wins"] == pytest.approx(600 / 5400)
-    assert told["catch-all"]["near_outlines"] > 0.1
-    assert told["catch-all"]["on_objects"] == told["catch-all"]["on_background"] == 0
-    assert "in_own_cell" not in told["catch-all"]
+    channels = {c["channel"]: c for c in seen.numbers()["channels"]}
+    assert channels["cell 3, 3"]["in_own_cell"] == channels["cell 1, 3"]["in_own_cell"] == 1
+    assert channels["cell 1, 1"]["in_own_cell"] == pytest.approx(600 / (600 + 0.2 * 4800))
+    assert channels["cell 1, 1"]["cell_share"] == pytest.approx(1 / 9)
+    assert channels["object 4"]["on_objects"] == pytest.approx(0.95)
+    assert channels["object 4"]["wins"] == pytest.approx(600 / 5400)
+    assert channels["catch-all"]["near_outlines"] > 0.1
+    assert channels["catch-all"]["on_objects"] == channels["catch-all"]["on_background"] == 0
+    assert "in_own_cell" not in channels["catch-all"]
 
 
 # coarse
 
 
-def test_the_truth_does_not_reach_a_network_that_is_given_nothing(network: HODOR, layout: Layout) -> None:
+def test_the_ground_truth_does_not_reach_a_network_that_is_given_an_empty_mask(network: HODOR, layout: Layout) -> None:
     video = layout.video("pair")
 
     class Elsewhere(VideoFiles):
@@ -407,16 +407,16 @@ def test_the_truth_does_not_reach_a_network_that_is_given_nothing(network: HODOR
         assert any(one.best_j != two.best_j for one, two in zip(found.frames, turned.frames, strict=True))
 
 
-def test_an_empty_mask_is_one_known_object_with_no_pixel(network: HODOR, layout: Layout) -> None:
+def test_an_empty_mask_is_one_valid_object_without_pixels(network: HODOR, layout: Layout) -> None:
     video = layout.video("one")
-    visit = next(views.follow(Tracker(network, hold_lost=False), video, [1], "first", empty=True))
-    entry = visit.memory.frames[0]
-    assert visit.memory.objects == (1,)
+    frame = next(views.follow(Tracker(network, hold_lost=False), video, [1], "first", empty=True))
+    entry = frame.memory.frames[0]
+    assert frame.memory.objects == (1,)
     assert bool(entry.valid_BN.all())
     picture = torch.from_numpy(video.pictures([0])[0]).permute(2, 0, 1)[None] / 255
-    known = torch.ones(1, 1, dtype=torch.bool)
-    want = network.remember(Memory((1,)), 0, network.encode(picture), torch.zeros(1, 1, *SIZE), known, known)
-    torch.testing.assert_close(entry.per_object, want.frames[0].per_object)
+    valid = torch.ones(1, 1, dtype=torch.bool)
+    expected = network.remember(Memory((1,)), 0, network.encode(picture), torch.zeros(1, 1, *SIZE), valid, valid)
+    torch.testing.assert_close(entry.per_object, expected.frames[0].per_object)
 
 
 @settings(deadline=None)
@@ -438,7 +438,7 @@ def test_jaccard_of_nothing_with_nothing_is_one() -> None:
     assert coarse.jaccard(np.ones((4, 4), bool), left) == 0.5
 
 
-def test_a_spot_in_the_middle_finds_what_is_in_the_middle() -> None:
+def test_a_spot_in_the_middle_scores_high_for_an_object_in_the_middle() -> None:
     true = np.zeros((30, 40), bool)
     true[13:17, 18:22] = True
     assert coarse.best_jaccard(coarse.middle(30, 40), true)[0] > 0.7
@@ -493,19 +493,19 @@ def test_the_numbers_of_a_map_belong_to_its_points(
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("retrieval", ["-o", "x.gif"], "figure x.gif: want a name that ends in .png or .svg"),
-        ("retrieval", ["--frames", "1"], "frames is 1, want at least 2"),
-        ("descriptors", ["--crop", "3"], "crop is 3, want at least 8"),
-        ("descriptors", ["--crops", "-1"], "crops is -1, want at least 0"),
+        ("retrieval", ["-o", "x.gif"], "expected a figure that ends in .png or .svg, got x.gif"),
+        ("retrieval", ["--frames", "1"], "expected frames of at least 2, got 1"),
+        ("descriptors", ["--crop", "3"], "expected crop of at least 8, got 3"),
+        ("descriptors", ["--crops", "-1"], "expected crops of at least 0, got -1"),
         (
             "background",
             ["--frames", "20"],
-            "20 rows do not fit one figure: want at most 12, with fewer --sequences or --frames",
+            "expected at most 12 rows in a figure, got 20: use fewer --sequences or --frames",
         ),
-        ("coarse", ["--sequences", "three"], "no sequence 'three'"),
+        ("coarse", ["--sequences", "three"], r"expected a sequence of .* \(one, pair\), got 'three'"),
     ],
 )
-def test_what_a_figure_cannot_be_drawn_from_is_told_in_one_line(
+def test_wrong_options_of_a_figure_are_refused_in_one_line(
     name: str, words: list[str], message: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

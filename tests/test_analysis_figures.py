@@ -1,4 +1,4 @@
-"""Figures of a network at work: `hodor analyse history|failures|sheet`, and what they share."""
+"""Figures of tracking results: `hodor analyse history|failures|sheet`, and their common functions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return open_layout(root)
 
 
-# What figures share ---------------------------------------------------------------------------------------------------
+# Common functions -----------------------------------------------------------------------------------------------------
 
 
 def test_a_page_is_written_as_png_and_svg_with_its_data_beside(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_figures_leave_matplotlibs_own_settings_as_they_were(tmp_path: Path) -> 
     assert (matplotlib.rcParams["font.size"], matplotlib.get_backend()) == before
 
 
-def test_a_suffix_or_an_extra_that_is_missing_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"^figure x.gif: want a name that ends in .png or .svg$"):
+def test_a_suffix_or_an_extra_that_is_missing_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"^expected a figure that ends in .png or .svg, got x.gif$"):
         plots.check(Path("x.gif"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^a figure needs matplotlib: pip install 'hodor-vos\[viz\]'$"):
@@ -125,10 +125,10 @@ def test_scores_of_a_followed_video_are_those_of_evaluate_on_its_masks(network: 
     scored = runs.scored(network, video)
     labels = {f.frame: f.labels for f in datasets.follow(network, video)}
     report = evaluate({"cows": labels}, {"cows": {frame: video.labels(frame) for frame in video.frames}})
-    told = scored.to_json()
+    scores = scored.to_json()
     assert set(scored.objects) == {1, 2}
-    assert told["J&F"] == pytest.approx(report.jf)
-    assert told["frames"] == 8
+    assert scores["J&F"] == pytest.approx(report.jf)
+    assert scores["frames"] == 8
     assert scored.fps > 0
 
 
@@ -137,9 +137,9 @@ def test_means_count_every_object_once() -> None:
     assert runs.means(rows) == pytest.approx({"J&F": 0.55, "J": 0.5, "F": 0.6})
 
 
-def test_a_moment_names_only_what_was_predicted(network: HODOR, tmp_path: Path) -> None:
+def test_a_frame_result_names_only_the_predicted_objects(network: HODOR, tmp_path: Path) -> None:
     video = open_layout(benchmarks.youtube(tmp_path), split="valid").videos[0]
-    predicted = {m.followed.frame: m.predicted for m in runs.moments(network, video)}
+    predicted = {result.followed.frame: result.predicted for result in runs.follow(network, video)}
     assert predicted == {"00000": (), "00005": (2,), "00010": (2,), "00015": (2, 5)}
 
 
@@ -152,7 +152,7 @@ def test_figures_name_their_weights_by_the_first_16_digits_of_the_hash() -> None
 # History --------------------------------------------------------------------------------------------------------------
 
 
-def test_history_is_measured_once_and_goes_on(
+def test_history_is_measured_once_and_resumed(
     network: HODOR, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "history.json"
@@ -179,7 +179,7 @@ def test_history_is_measured_once_and_goes_on(
     assert json.loads(out.read_text()) == data
     history.draw(data, tmp_path / "history.svg", mark=2, paper=True)
     drawn = (tmp_path / "history.svg").read_text()
-    for words in ("frames remembered", "each sequence", "DAVIS 2017 val", f"{100 * data['curve'][0]['J&F']:.1f}"):
+    for words in ("past frames in memory", "each sequence", "DAVIS 2017 val", f"{100 * data['curve'][0]['J&F']:.1f}"):
         assert words in drawn
 
 
@@ -198,48 +198,48 @@ def test_history_refuses_a_file_of_other_weights_or_other_kind(network: HODOR, l
     out = tmp_path / "history.json"
     history.measure(network, open_layout(layout.root, only=["swans"]), out, lengths=(1,))
     other = tiny.network(1).eval()
-    with pytest.raises(ValueError, match=r"holds another run \(model .* weights .* there, .* now\): give another --out"):
+    with pytest.raises(ValueError, match=r"contains another run \(model .* weights .* in the file, .* now\): give another --"):
         history.measure(other, layout, out)
-    with pytest.raises(ValueError, match=r"^history 0: want 1 frame or more$"):
+    with pytest.raises(ValueError, match=r"^expected history of at least 1 frame, got 0$"):
         history.measure(network, layout, out, lengths=(0, 1))
     out.write_text('{"format": "something"}')
-    with pytest.raises(ValueError, match=r"holds something else: give another --out, or remove it"):
+    with pytest.raises(ValueError, match=r"is not a file of this figure: give another --out, or remove it"):
         history.measure(network, layout, out)
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
-def test_watched_frames_carry_the_scores_labels_and_confidence_of_the_tracker(network: HODOR, layout: Layout) -> None:
+def test_records_have_the_scores_labels_and_confidence_of_the_tracker(network: HODOR, layout: Layout) -> None:
     video = layout.video("cows")
-    seen = failures.watch(network, video)
+    records = failures.follow(network, video)
     followed = {f.frame: f for f in datasets.follow(network, video)}
-    assert [s.frame for s in seen] == list(video.frames[1:])
-    for s in seen:
-        tracked = followed[s.frame].tracked
-        j, f = frame_scores(tracked.labels, video.labels(s.frame), (1, 2))
-        assert list(s.j.values()) == j.tolist()
-        assert list(s.f.values()) == f.tolist()
-        assert s.confidence == tracked.confidence
-        assert np.array_equal(s.labels(), tracked.labels)
+    assert [record.frame for record in records] == list(video.frames[1:])
+    for record in records:
+        tracked = followed[record.frame].tracked
+        j, f = frame_scores(tracked.labels, video.labels(record.frame), (1, 2))
+        assert list(record.j.values()) == j.tolist()
+        assert list(record.f.values()) == f.tolist()
+        assert record.confidence == tracked.confidence
+        assert np.array_equal(record.labels(), tracked.labels)
         soft = tracked.soft()
         planes = np.concatenate([1 - soft.sum(0, keepdims=True), soft])
-        assert np.abs(s.sure() / 255 - planes.max(0).clip(0, 1)).max() < 0.003
-        assert s.score == pytest.approx((j.mean() + f.mean()) / 2)
+        assert np.abs(record.label_confidence() / 255 - planes.max(0).clip(0, 1)).max() < 0.003
+        assert record.score == pytest.approx((j.mean() + f.mean()) / 2)
 
 
-def fake(index: int, score: float) -> failures.Seen:
-    return failures.Seen(str(index), index, {1: score}, {1: score}, {1: 0.5}, frozenset(), (1, 1), b"", False, b"")
+def fake(index: int, score: float) -> failures.FrameRecord:
+    return failures.FrameRecord(str(index), index, {1: score}, {1: score}, {1: 0.5}, frozenset(), (1, 1), b"", False, b"")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 12))
 def test_the_worst_frames_keep_their_distance_and_leave_no_worse_one_out(scores: list[float], count: int, gap: int) -> None:
-    seen = [fake(i, s) for i, s in enumerate(scores)]
-    chosen = failures.worst(seen, count, gap)
+    records = [fake(i, s) for i, s in enumerate(scores)]
+    chosen = failures.worst(records, count, gap)
     assert chosen[0].score == min(scores)
     assert [c.score for c in chosen] == sorted(c.score for c in chosen)
     assert all(abs(a.index - b.index) >= gap for a in chosen for b in chosen if a is not b)
-    free = [s for s in seen if all(abs(s.index - c.index) >= gap for c in chosen)]
+    free = [s for s in records if all(abs(s.index - c.index) >= gap for c in chosen)]
     assert len(chosen) == count or not free
 
 
@@ -251,16 +251,16 @@ def test_failures_come_worst_sequence_first(network: HODOR, layout: Layout, tmp_
     assert len(chosen) == 2
     failures.draw(chosen, data, tmp_path / "f.svg")
     drawn = (tmp_path / "f.svg").read_text()
-    for words in ("prediction", "ground_truth", "confidence", chosen[0][0].name, f"J {100 * chosen[0][1].j[1]:.0f}"):
+    for words in ("prediction", "ground truth", "confidence", chosen[0][0].name, f"J {100 * chosen[0][1].j[1]:.0f}"):
         assert words in drawn
     failures.draw_confidence(data, tmp_path / "c.svg")
     assert "rank correlation" in (tmp_path / "c.svg").read_text()
     assert json.loads((tmp_path / "c.json").read_text())["count"] + data["confidence"]["lost"]["count"] == 7 * 3
 
 
-def test_sequences_without_more_masks_have_nothing_to_judge(network: HODOR, tmp_path: Path) -> None:
+def test_sequences_without_further_masks_cannot_be_scored(network: HODOR, tmp_path: Path) -> None:
     hidden = open_layout(benchmarks.davis2017(tmp_path), split="test-dev")
-    with pytest.raises(ValueError, match=r"^no frame to judge: want sequences with true masks on more frames"):
+    with pytest.raises(ValueError, match=r"^expected sequences with ground-truth masks on frames other than the given"):
         failures.find(network, hidden)
 
 
@@ -268,66 +268,71 @@ def objects(pairs: list[tuple[float, float]], lost: bool = False) -> list[dict[s
     return [{"confidence": c, "J": j, "lost": lost} for c, j in pairs]
 
 
-def test_confidence_that_orders_as_j_tells_everything_and_the_reverse_nothing() -> None:
+def test_statistics_of_confidence_in_the_order_of_j_and_in_the_reverse_order() -> None:
     rising = [(i / 20, (i / 20) ** 2) for i in range(21)]
-    told = failures.tells(objects(rising))
-    assert told["rank"] == pytest.approx(1)
-    assert told["spots"] == 1
-    falling = failures.tells(objects([(c, 1 - j) for c, j in rising]))
+    statistics = failures.confidence_statistics(objects(rising))
+    assert statistics["rank"] == pytest.approx(1)
+    assert statistics["spots"] == 1
+    falling = failures.confidence_statistics(objects([(c, 1 - j) for c, j in rising]))
     assert falling["rank"] == pytest.approx(-1)
     assert falling["spots"] == 0
-    assert sum(row["count"] for row in told["bins"]) == 21
-    assert [row["J"] for row in told["bins"]] == sorted(row["J"] for row in told["bins"])
+    assert sum(row["count"] for row in statistics["bins"]) == 21
+    assert [row["J"] for row in statistics["bins"]] == sorted(row["J"] for row in statistics["bins"])
 
 
-def test_lost_objects_are_told_apart_from_the_curve() -> None:
-    told = failures.tells(objects([(0.9, 0.8), (0.8, 0.7)]) + objects([(0, 1), (0, 1), (0, 0)], lost=True))
-    assert told["count"] == 2
-    assert told["lost"] == {"count": 3, "gone": pytest.approx(2 / 3)}
-    assert math.isnan(told["spots"])
-    nothing = failures.tells([])
-    assert nothing["bins"] == []
-    assert math.isnan(nothing["rank"])
+def test_lost_objects_are_counted_separately() -> None:
+    statistics = failures.confidence_statistics(
+        objects([(0.9, 0.8), (0.8, 0.7)]) + objects([(0, 1), (0, 1), (0, 0)], lost=True)
+    )
+    assert statistics["count"] == 2
+    assert statistics["lost"] == {"count": 3, "gone": pytest.approx(2 / 3)}
+    assert math.isnan(statistics["spots"])
+    empty = failures.confidence_statistics([])
+    assert empty["bins"] == []
+    assert math.isnan(empty["rank"])
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=2, max_size=30), st.data())
 @settings(deadline=None, max_examples=40)
-def test_rank_correlation_and_chance_are_scipys_and_sklearns(sure: list[float], data: st.DataObject) -> None:
+def test_rank_correlation_and_auc_are_scipys_and_sklearns(confidence: list[float], data: st.DataObject) -> None:
     from scipy.stats import spearmanr
     from sklearn.metrics import roc_auc_score
 
-    j = data.draw(st.lists(st.sampled_from([0.0, 0.4, 0.6, 1.0]), min_size=len(sure), max_size=len(sure)))
-    told = failures.tells(objects(list(zip(sure, j, strict=True))))
-    if len(set(sure)) > 1 and len(set(j)) > 1:
-        assert told["rank"] == pytest.approx(spearmanr(sure, j).statistic)
-    found = [x >= failures.RIGHT for x in j]
+    j = data.draw(st.lists(st.sampled_from([0.0, 0.4, 0.6, 1.0]), min_size=len(confidence), max_size=len(confidence)))
+    statistics = failures.confidence_statistics(objects(list(zip(confidence, j, strict=True))))
+    if len(set(confidence)) > 1 and len(set(j)) > 1:
+        assert statistics["rank"] == pytest.approx(spearmanr(confidence, j).statistic)
+    found = [x >= failures.MIN_FOUND_J for x in j]
     if len(set(found)) == 2:
-        assert told["spots"] == pytest.approx(roc_auc_score(found, sure))
+        assert statistics["spots"] == pytest.approx(roc_auc_score(found, confidence))
 
 
-def test_calibration_is_sklearns_logistic_regression_and_mends_the_error() -> None:
+def test_calibration_is_sklearns_logistic_regression_and_reduces_the_error() -> None:
     from sklearn.linear_model import LogisticRegression
 
     random = np.random.default_rng(0)
-    sure = random.uniform(0.6, 0.999, 200)
-    j = (sure**4 + random.normal(0, 0.05, 200)).clip(0, 1)
-    told = failures.tells(objects(list(zip(sure, j, strict=True))))
-    x = np.log(sure / (1 - sure))[:, None]
-    theirs = LogisticRegression(C=1e9, tol=1e-9).fit(np.tile(x, (2, 1)), [1] * 200 + [0] * 200, np.concatenate([j, 1 - j]))
-    assert told["calibration"] == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), rel=1e-4)
+    confidence = random.uniform(0.6, 0.999, 200)
+    j = (confidence**4 + random.normal(0, 0.05, 200)).clip(0, 1)
+    before = failures.confidence_statistics(objects(list(zip(confidence, j, strict=True))))
+    x = np.log(confidence / (1 - confidence))[:, None]
+    reference = LogisticRegression(C=1e9, tol=1e-9).fit(
+        np.tile(x, (2, 1)), [1] * 200 + [0] * 200, np.concatenate([j, 1 - j])
+    )  # fmt: skip
+    assert before["calibration"] == pytest.approx((reference.coef_[0, 0], reference.intercept_[0]), rel=1e-4)
     network = Network()
-    network.calibration = told["calibration"]
-    mended = objects(list(zip(network.expected(torch.from_numpy(sure)).tolist(), j, strict=True)))
-    assert told["error"] > 0.15
-    assert failures.tells(mended)["error"] < 0.03
-    assert failures.tells(mended)["calibration"] == pytest.approx((1, 0), abs=1e-3)
-    again = failures.tells(mended, calibration=network.calibration)
+    network.calibration = before["calibration"]
+    calibrated = objects(list(zip(network.expected(torch.from_numpy(confidence)).tolist(), j, strict=True)))
+    after = failures.confidence_statistics(calibrated)
+    assert before["error"] > 0.15
+    assert after["error"] < 0.03
+    assert after["calibration"] == pytest.approx((1, 0), abs=1e-3)
+    again = failures.confidence_statistics(calibrated, calibration=network.calibration)
     assert again["calibration"] == pytest.approx(network.calibration, rel=1e-3)
-    assert failures.tells(objects([(0.9, 0.8), (0.9, 0.7)]))["calibration"] == (1, 0)
+    assert failures.confidence_statistics(objects([(0.9, 0.8), (0.9, 0.7)]))["calibration"] == (1, 0)
 
 
 @given(st.tuples(st.integers(8, 60), st.integers(8, 60)), st.data())
-def test_the_part_shown_holds_the_mask_and_lies_in_the_frame(size: tuple[int, int], data: st.DataObject) -> None:
+def test_the_part_shown_contains_the_mask_and_is_inside_the_frame(size: tuple[int, int], data: st.DataObject) -> None:
     mask = np.zeros(size, bool)
     y, x = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))
     mask[y : y + data.draw(st.integers(1, 60)), x : x + data.draw(st.integers(1, 60))] = True
@@ -342,7 +347,7 @@ def test_the_part_shown_holds_the_mask_and_lies_in_the_frame(size: tuple[int, in
 
 
 @given(st.integers(1, 60), st.integers(1, 12))
-def test_even_times_are_even_and_end_at_the_last_frame(count: int, columns: int) -> None:
+def test_chosen_frames_are_evenly_spaced_and_end_at_the_last_frame(count: int, columns: int) -> None:
     places = sheets.even(count, columns)
     assert places[-1] == count - 1
     assert len(places) == min(count, columns)
@@ -351,7 +356,7 @@ def test_even_times_are_even_and_end_at_the_last_frame(count: int, columns: int)
     assert steps.max() - steps.min() <= 1
 
 
-def test_a_row_shows_the_followed_labels_at_even_times(network: HODOR, layout: Layout) -> None:
+def test_a_row_shows_the_predicted_labels_of_evenly_spaced_frames(network: HODOR, layout: Layout) -> None:
     video = layout.video("cows")
     followed = {f.frame: f.labels for f in datasets.follow(network, video)}
     cells = sheets.row(network, video, 3)
@@ -375,7 +380,7 @@ def test_many_sequences_go_to_several_sheets(
     assert [row["sequence"] for row in rows] == ["swans"]
     assert [cell["frame"] for cell in rows[0]["frames"]] == ["00004", "00007"]
     assert Image.open(made[1]).size[0] == 10 * plots.DPI
-    with pytest.raises(ValueError, match=r"^0 frames a row: want 1 or more$"):
+    with pytest.raises(ValueError, match=r"^expected at least 1 predicted frame in a row, got 0$"):
         sheets.draw(network, layout, tmp_path / "x.png", columns=1, given=True)
 
 
@@ -384,12 +389,12 @@ def test_many_sequences_go_to_several_sheets(
 
 @pytest.fixture
 def boxed(network: HODOR, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command load the small network."""
+    """Make the command load the small network."""
     monkeypatch.setattr(weights, "ready", lambda *_, **__: network)
 
 
 @pytest.mark.usefixtures("boxed")
-def test_the_command_draws_each_figure_and_says_where(layout: Layout, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_draws_each_figure_and_prints_its_path(layout: Layout, tmp_path: Path, capsys: Any) -> None:
     to = ["--sequences", "swans", "--device", "cpu"]
     for words in (
         ["history", str(layout.root), "-o", str(tmp_path / "h.png"), "--lengths", "1", "2", *to],
@@ -406,19 +411,19 @@ def test_the_command_draws_each_figure_and_says_where(layout: Layout, tmp_path: 
 
 @pytest.mark.usefixtures("boxed")
 def test_the_command_refuses_in_one_line(layout: Layout, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^no figure 'sheets': want one of history, failures, sheet, ablations, "):
+    with pytest.raises(ValueError, match=r"^expected a figure \(history, failures, sheet, ablations, .*\), got 'sheets'$"):
         analyse.main(["sheets"])
     with pytest.raises(ValueError, match=r"ends in .png or .svg"):
         analyse.main(["sheet", str(layout.root), "-o", "x.pdf"])
-    with pytest.raises(ValueError, match=r"^--worst 0 --frames 2 --spacing 10: want 1 or more of each$"):
+    with pytest.raises(ValueError, match=r"^expected --worst, --frames and --spacing of at least 1, got 0, 2, 10$"):
         analyse.main(["failures", str(layout.root), "--worst", "0", "-o", str(tmp_path / "f.png")])
 
 
 def test_help_names_every_figure_and_every_figure_has_its_command(capsys: Any) -> None:
     assert analyse.main(["--help"]) == 0
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for name in analyse.FIGURES:
-        assert name in told
+        assert name in text
         with pytest.raises(SystemExit) as stop:
             analyse.main([name, "--help"])
         assert stop.value.code == 0

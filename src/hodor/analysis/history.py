@@ -1,4 +1,4 @@
-"""J&F and speed against how many past frames the network remembers (HODOR, Fig. 5; supplement, Fig. 1)."""
+"""J&F and speed against the number of past frames kept in memory (HODOR, Fig. 5; supplement, Fig. 1)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMAT = "hodor-history/1"
 LENGTHS = (1, 2, 3, 5, 7, 10)
 PAPER = {"J&F": {1: 0.743, 4: 0.772, 7: 0.775}, "fps": {1: 17.3, 10: 16.7}}
-"""What the paper's text says of its curves: HODOR-T on DAVIS 2017 val, on an RTX 3090."""
+"""Values of the curves that are stated in the paper's text: HODOR-T on DAVIS 2017 val, on an RTX 3090."""
 
 
 def measure(
@@ -30,17 +30,30 @@ def measure(
     size: int | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Follow every sequence with every history length; -> the data, kept in `out` (JSON) after each sequence and length.
+    """Track and score every sequence with every history length.
 
-    What `out` holds already is not measured again, so a stopped run goes on where it was. Sequence by sequence, length by
-    length: should the machine slow down meanwhile, it slows all lengths alike. Keys: `runs` (one a sequence and length:
-    J&F, J, F, fps, objects), `curve` (one a length, over `sequences`), `network`, `data`.
+    The data are written to `out` after each sequence and length. Results that `out` already contains are not measured again, so
+    an interrupted run can be resumed. All lengths of a sequence are measured before the next sequence, so that a change of the
+    machine's speed affects all lengths.
 
-    Raises ValueError: "history 0: want 1 frame or more", "history.json holds another run (weights 3f.. there, 9a.. now): give
-    another --out, or remove it".
+    Args:
+        network: the network.
+        layout: the data set.
+        out: JSON file of the data.
+        lengths: numbers of past frames kept in memory (T), each at least 1.
+        size: short side inside the network, in pixels. Default: the network's own.
+        progress: function that is called with the number of frames done and their total.
+
+    Returns:
+        `runs` (one for each sequence and length: J&F, J, F, fps, objects), `curve` (one for each length, over `sequences`),
+        `network` and `data`.
+
+    Raises:
+        ValueError: "expected history of at least 1 frame, got 0"; "history.json contains another run (weights 3f.. in the file,
+            9a.. now): give another --out, or remove it".
     """
     if wrong := [length for length in lengths if length < 1]:
-        raise ValueError(f"history {wrong[0]}: want 1 frame or more")
+        raise ValueError(f"expected history of at least 1 frame, got {wrong[0]}")
     lengths = sorted(set(lengths))
     about = {"network": runs.about(network, size), "data": layout.root.name}
     done = _earlier(out, about)
@@ -57,7 +70,14 @@ def measure(
 
 
 def draw(data: dict[str, Any], path: Path, *, mark: int | None = None, paper: bool = False) -> None:
-    """The two curves, a panel each, as PNG or SVG. mark: a length to point out. paper: the paper's numbers as well."""
+    """Draw J&F and frames per second against the history length.
+
+    Args:
+        data: the data from `measure`.
+        path: the figure, PNG or SVG.
+        mark: a length to mark with a line.
+        paper: also draw the values stated in the paper.
+    """
     curve, names = data["curve"], data["sequences"]
     shown = [run for run in data["runs"] if run["sequence"] in names and run["length"] in {row["length"] for row in curve}]
     several, x = len(names) > 1, [row["length"] for row in curve]
@@ -75,9 +95,9 @@ def draw(data: dict[str, Any], path: Path, *, mark: int | None = None, paper: bo
         speed.set_ylim(0, 1.25 * max(row["fps"] for row in curve))
         if paper:
             _add_paper(quality, speed)
-        for axis, title in ((quality, "J&F, per cent"), (speed, "frames a second")):
+        for axis, title in ((quality, "J&F, per cent"), (speed, "frames per second")):
             axis.set_title(title)
-            axis.set_xlabel("frames remembered")
+            axis.set_xlabel("past frames in memory")
             axis.set_xticks(x)
             if mark in x:
                 axis.axvline(mark, color="#888888", linewidth=0.8, linestyle=":")
@@ -97,6 +117,7 @@ def draw(data: dict[str, Any], path: Path, *, mark: int | None = None, paper: bo
 
 
 def _add_paper(quality: Axes, speed: Axes) -> None:
+    """Draw the values stated in the paper."""
     for axis, rows, share, what in ((quality, PAPER["J&F"], 100, "J&F"), (speed, PAPER["fps"], 1, "speed")):
         axis.plot(
             list(rows), [share * y for y in rows.values()], "D", color="#555555", markerfacecolor="white",
@@ -108,26 +129,27 @@ def _add_paper(quality: Axes, speed: Axes) -> None:
 
 
 def _earlier(out: Path, about: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """{(sequence, length): its run} of what the file holds."""
+    """Return the runs that the file contains, {(sequence, length): run}; empty if it does not exist."""
     if not out.is_file():
         return {}
     try:
         data = json.loads(out.read_text())
-        theirs = {key: data[key] for key in about}
+        stored = {key: data[key] for key in about}
         same_format = data["format"] == FORMAT
-        kept = {(run["sequence"], run["length"]): run for run in data["runs"]}
+        earlier = {(run["sequence"], run["length"]): run for run in data["runs"]}
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{out} holds something else: give another --out, or remove it") from None
-    there, now = ({**a["network"], "data": a["data"]} for a in (theirs, about))
-    differs = ", ".join(f"{key} {there.get(key)} there, {now[key]} now" for key in now if there.get(key) != now[key])
+        raise ValueError(f"{out} is not a file of this figure: give another --out, or remove it") from None
+    before, now = ({**a["network"], "data": a["data"]} for a in (stored, about))
+    differs = ", ".join(f"{key} {before.get(key)} in the file, {now[key]} now" for key in now if before.get(key) != now[key])
     if differs or not same_format:
-        raise ValueError(f"{out} holds another run ({differs or 'another format'}): give another --out, or remove it")
-    return kept
+        raise ValueError(f"{out} contains another run ({differs or 'another format'}): give another --out, or remove it")
+    return earlier
 
 
 def _data(
     about: dict[str, Any], done: dict[tuple[str, int], dict[str, Any]], layout: Layout, lengths: Sequence[int]
 ) -> dict[str, Any]:
+    """Return the data of the figure. The curve has the lengths for which all sequences are done."""
     names = [video.name for video in layout.videos]
     curve = []
     for length in lengths:

@@ -1,4 +1,4 @@
-"""One look for every figure, drawn without a display; the numbers go beside each picture as JSON.
+"""Common style and helpers of the figures. They are drawn without a display; their data are written beside them as JSON.
 
 with plots.page(Path("history.png"), data, (6.4, 3.6)) as figure:      # writes history.png and history.json
     axis = figure.subplots()
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Colours of curves, in this order: the Okabe-Ito set, which colour-blind readers tell apart."""
+"""Colours of curves, in this order: the Okabe-Ito set, which colour-blind readers can distinguish."""
 
 OBJECTS = (
     "#ff3b30", "#35d04f", "#ffd60a", "#1e90ff", "#ff5fd2", "#2ee6d6", "#ff9500", "#b26bff", "#c8ff3d", "#ffffff",
 )  # fmt: skip
-"""Colours of objects over pictures, brighter than the palette of mask files, whose dark ones are lost on dark ground."""
+"""Colours of objects over pictures. They are brighter than the palette of mask files, so that they are visible on dark
+areas."""
 
 STYLE: Mapping[str, Any] = {
     "font.size": 9,
@@ -47,42 +48,53 @@ STYLE: Mapping[str, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "savefig.facecolor": "white",
-    "svg.hashsalt": "hodor",  # the same figure is the same file
-    "svg.fonttype": "none",  # words stay words, to be found and edited
+    "svg.hashsalt": "hodor",  # equal figures give equal files
+    "svg.fonttype": "none",  # text stays text, so that it can be searched and edited
 }
 DPI = 150
 
 
 def check(path: Path) -> None:
-    """Look whether a figure can be drawn to this file, before minutes of work.
+    """Check that a figure can be written to this file. Call it before the computation, which can take minutes.
 
-    Raises ValueError: "figure x.gif: want a name that ends in .png or .svg", "a figure needs matplotlib: pip install
-    'hodor-vos[viz]'".
+    Raises:
+        ValueError: "expected a figure that ends in .png or .svg, got x.gif"; "a figure needs matplotlib: pip install
+            'hodor-vos[viz]'".
     """
     if path.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"figure {path}: want a name that ends in .png or .svg")
+        raise ValueError(f"expected a figure that ends in .png or .svg, got {path}")
     need("matplotlib", "a figure")
 
 
 def need(module: str, what: str) -> None:
-    """Raises ValueError where a module of the extra `viz` is missing: "a figure needs matplotlib: pip install
-    'hodor-vos[viz]'"."""
+    """Check that a module of the extra `viz` is installed.
+
+    Raises:
+        ValueError: "a figure needs matplotlib: pip install 'hodor-vos[viz]'".
+    """
     if importlib.util.find_spec(module) is None:
         shown = {"sklearn": "scikit-learn"}.get(module, module)
         raise ValueError(f"{what} needs {shown}: pip install 'hodor-vos[viz]'")
 
 
 def data_path(path: Path) -> Path:
-    """Where the numbers of a figure stand: beside it, with the suffix .json."""
+    """Return the path of a figure's data: the name of the figure with the suffix .json."""
     return path.with_suffix(".json")
 
 
 @contextmanager
 def page(path: Path, data: Mapping[str, Any] | None, size: tuple[float, float]) -> Iterator[Figure]:
-    """An empty figure to draw on, of `size` (width, height) in inches; written when the block ends well.
+    """Context manager that gives an empty figure and writes it at the end of the block, unless an exception is raised.
 
-    PNG or SVG by the suffix of `path`, and `data` beside it as JSON (None: no JSON); each whole or not at all. Raises as
-    `check`.
+    No partial file is left if writing fails.
+
+    Args:
+        path: the figure; its suffix selects PNG or SVG.
+        data: data that are written beside it as JSON; None for no JSON.
+        size: width and height, in inches.
+
+    Raises:
+        ValueError: see `check`.
     """
     check(path)
     import matplotlib
@@ -109,10 +121,16 @@ def strips(
     heads: Sequence[str] = (),
     width: float = 10.0,
 ) -> Iterator[list[list[Axes]]]:
-    """Rows of pictures without a gap in their lines: -> axes by row and column, to be filled in the block; written as `page`.
+    """Context manager that gives axes for rows of pictures without gaps, by row and column. The figure is written as in `page`.
 
-    titles: one a row, above it, long ones wrapped. aspects: height / width of each row's pictures. heads: a word above each
-    column. width: of the whole, in inches.
+    Args:
+        path: the figure, PNG or SVG.
+        data: data that are written beside it as JSON.
+        titles: title of each row; long ones are wrapped.
+        aspects: height / width of the pictures of each row.
+        columns: pictures in a row.
+        heads: titles of the columns. Default: none.
+        width: width of the figure, in inches.
     """
     lines = [textwrap.wrap(title, int(13.5 * width)) or [""] for title in titles]
     above = [0.07 + 0.165 * len(few) for few in lines]
@@ -136,13 +154,17 @@ def strips(
 
 
 def write_data(path: Path, data: Mapping[str, Any]) -> None:
-    """Data as strict JSON, whole or not at all: numpy's numbers and arrays become plain, nan and infinity null."""
+    """Write data as strict JSON. NumPy values become lists and numbers, nan and infinity become null.
+
+    No partial file is left if writing fails.
+    """
     text = json.dumps(_plain(data), indent=1, allow_nan=False) + "\n"
     with written_whole(path) as out:
         out.write(text.encode())
 
 
 def _plain(value: Any) -> Any:
+    """Convert a value to types that JSON can represent."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -155,13 +177,13 @@ def _plain(value: Any) -> Any:
 
 
 def picture(axis: Axes, image: NDArray[Any], **options: Any) -> None:
-    """An image [H, W, 3] uint8, or a map [H, W] with imshow's options, without ticks, grid or frame."""
+    """Draw an image, uint8 [H, W, 3], or a map [H, W] with options of `imshow`, without ticks, grid and frame."""
     axis.imshow(image, **options)
     bare(axis)
 
 
 def bare(axis: Axes) -> None:
-    """Take ticks, grid and frame away."""
+    """Remove ticks, grid and frame."""
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(False)
@@ -170,26 +192,26 @@ def bare(axis: Axes) -> None:
 
 
 def object_colour(i: int) -> str:
-    """The colour of an object's id over pictures; after ten they come again."""
+    """Return the colour of an object's id over pictures. The colours repeat after ten ids."""
     return OBJECTS[(i - 1) % len(OBJECTS)]
 
 
 def tinted(image: NDArray[np.uint8], labels: NDArray[Any], opacity: float = 0.4) -> NDArray[np.uint8]:
-    """A copy of image [H, W, 3] with every object of labels [H, W] tinted in its `object_colour`."""
+    """Return a copy of image [H, W, 3] in which every object of labels [H, W] is tinted with its `object_colour`."""
     from matplotlib.colors import to_rgb
 
     out = image.copy()
     for i in np.unique(labels[labels != 0]).tolist():
-        here = labels == i
+        mask = labels == i
         colour = 255 * np.array(to_rgb(object_colour(i)))
-        out[here] = np.rint((1 - opacity) * image[here] + opacity * colour).astype(np.uint8)
+        out[mask] = np.rint((1 - opacity) * image[mask] + opacity * colour).astype(np.uint8)
     return out
 
 
 def outline(axis: Axes, mask: NDArray[Any], colour: Any, width: float = 1.4, style: str = "solid") -> None:
-    """The outline of a mask [H, W], drawn over a picture of the same size; an empty or full mask has none.
+    """Draw the outline of a mask [H, W] over a picture of the same size. An empty or full mask has no outline.
 
-    A line of one colour with a thin dark rim, so that it is seen on any ground.
+    The line has a thin dark rim, so that it is visible on every background.
     """
     from matplotlib import patheffects
 

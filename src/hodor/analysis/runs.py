@@ -1,4 +1,4 @@
-"""Follow the objects of a benchmark's video and score them, in memory: what the figures and the ablations share."""
+"""Tracking and scoring of a video in memory, used by the figures and the ablations."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """One video, followed and scored by the rule of DAVIS 2017.
+    """The scores of one video, by the rule of DAVIS 2017.
 
-    objects: of each supervised object the means of J and F over its frames, in [0, 1]. frames: frames that were followed. fps:
-    frames a second, of the median frame once the memory is full; waiting for the picture is in it, scoring is not.
+    Attributes:
+        name: name of the video.
+        objects: means of J and F over the frames of each scored object, {id: (J, F)}, in [0, 1].
+        frames: number of frames that were tracked.
+        fps: frames per second, from the median time of a frame after the memory is full. It includes waiting for the image and
+            excludes scoring.
     """
 
     name: str
@@ -30,7 +34,7 @@ class Scored:
     fps: float
 
     def to_json(self) -> dict[str, Any]:
-        """sequence, frames, fps, J&F, J, F, and `objects` {id: {J, F}} (means, in [0, 1])."""
+        """Return sequence, frames, fps, J&F, J, F and `objects` {id: {J, F}} (means, in [0, 1])."""
         objects = {str(i): {"J": j, "F": f} for i, (j, f) in self.objects.items()}
         return {
             "sequence": self.name,
@@ -42,60 +46,86 @@ class Scored:
 
 
 def scored(network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None) -> Scored:
-    """Follow the video's objects from its given masks and score what came out against all its masks.
+    """Track the objects of a video from its given masks and score the predictions against all its masks.
 
-    Raises ValueError: "sequence: 1 true masks, want 3 or more to have one to judge".
+    Args:
+        network: the network.
+        video: the video.
+        history: number of past frames kept in memory (T). Default: the network's own.
+        size: short side inside the network, in pixels. Default: the network's own.
+
+    Raises:
+        ValueError: "expected at least 3 ground-truth masks of bear, got 1: the first and the last one are not scored".
     """
     from hodor.evaluate import evaluate
     from hodor.evaluation import datasets
 
-    wanted = set(video.masks)
-    if len(wanted) < 3:
-        raise ValueError(f"{video.name}: {len(wanted)} true masks, want 3 or more to have one to judge")
+    labelled = set(video.masks)
+    if len(labelled) < 3:
+        expected = f"expected at least 3 ground-truth masks of {video.name}, got {len(labelled)}"
+        raise ValueError(f"{expected}: the first and the last one are not scored")
     labels: dict[str, np.ndarray] = {}
     seconds: list[float] = []
     began = time.perf_counter()
     for followed in datasets.follow(network, video, history=history, size=size):
         seconds.append(time.perf_counter() - began)
-        if followed.frame in wanted:
+        if followed.frame in labelled:
             labels[followed.frame] = followed.labels
         began = time.perf_counter()
-    ground_truth = {frame: video.labels(frame) for frame in video.frames if frame in wanted}
-    (told,) = evaluate({video.name: labels}, {video.name: ground_truth}).to_json()["sequences"]
-    objects = {item["object"]: (item["summary"]["J"], item["summary"]["F"]) for item in told["objects"]}
+    ground_truth = {frame: video.labels(frame) for frame in video.frames if frame in labelled}
+    (scores,) = evaluate({video.name: labels}, {video.name: ground_truth}).to_json()["sequences"]
+    objects = {item["object"]: (item["summary"]["J"], item["summary"]["F"]) for item in scores["objects"]}
     full = seconds[(network.history if history is None else history) + 1 :] or seconds[1:] or seconds
     return Scored(video.name, objects, len(seconds), 1 / float(np.median(full)))
 
 
-class Moment(NamedTuple):
-    """A followed frame: its place in the video, from 0; what the tracker says; and the ids that it predicted here, without
-    those that were handed over on this very frame."""
+class FrameResult(NamedTuple):
+    """The tracking result of a frame.
 
-    place: int
+    Attributes:
+        index: index of the frame in the video.
+        followed: the result of `datasets.follow`.
+        predicted: objects that were predicted, without those whose masks are given on this frame.
+    """
+
+    index: int
     followed: Followed
     predicted: tuple[int, ...]
 
 
-def moments(network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None) -> Iterator[Moment]:
-    """Follow a video, frame by frame; see `datasets.follow`."""
+def follow(
+    network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None
+) -> Iterator[FrameResult]:
+    """Track a video and yield the result of every frame.
+
+    Args:
+        network: the network.
+        video: the video.
+        history: number of past frames kept in memory (T). Default: the network's own.
+        size: short side inside the network, in pixels. Default: the network's own.
+    """
     from hodor.evaluation import datasets
 
     before: set[int] = set()
-    for place, followed in enumerate(datasets.follow(network, video, history=history, size=size)):
+    for index, followed in enumerate(datasets.follow(network, video, history=history, size=size)):
         objects = followed.tracked.objects
-        yield Moment(place, followed, tuple(i for i in objects if i in before))
+        yield FrameResult(index, followed, tuple(i for i in objects if i in before))
         before.update(objects)
 
 
 def means(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """J&F, J and F over all objects of all sequences, each object counting once (the DAVIS rule), from `Scored.to_json`."""
+    """Return the means of J&F, J and F over all objects of all sequences. Each object counts once (the rule of DAVIS).
+
+    Args:
+        runs: values of `Scored.to_json`.
+    """
     rows = [(item["J"], item["F"]) for run in runs for item in run["objects"].values()]
     j, f = (statistics.fmean(column) for column in zip(*rows, strict=True))
     return {"J&F": (j + f) / 2, "J": j, "F": f}
 
 
 def about(network: Network, size: int | None) -> dict[str, Any]:
-    """What a figure's numbers depend on besides the videos: the network, its weights, how it ran."""
+    """Return what the data of a figure depend on besides the videos: network, weights, size, precision and device."""
     from hodor.models.weights import weights_hash
 
     first = next(network.parameters())

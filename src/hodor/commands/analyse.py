@@ -1,4 +1,4 @@
-"""`hodor analyse FIGURE`: the papers' figures and ablation tables, from any weights and any folder of videos with masks."""
+"""`hodor analyse FIGURE`: figures and ablation tables of the papers, for any weights and any folder of videos with masks."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from hodor.data.layouts import Layout
 
 FIGURES = {
-    "history": ("analyse", "History", "J&F and speed against how many past frames are remembered"),
-    "failures": ("analyse", "Failures", "the worst frames, and whether confidence tells them"),
-    "sheet": ("analyse", "Sheet", "a row a sequence, frames at even times, objects drawn over"),
+    "history": ("analyse", "History", "J&F and speed against the number of past frames in memory"),
+    "failures": ("analyse", "Failures", "the worst frames, and J against confidence"),
+    "sheet": ("analyse", "Sheet", "evenly spaced frames of each sequence with the predicted objects"),
     "ablations": ("analyse", "Ablations", "train and score the rows of a paper's ablation table"),
-    "retrieval": ("descriptors", "Retrieval", "how well an object's descriptors find each other"),
+    "retrieval": ("descriptors", "Retrieval", "re-identification of objects by their descriptors"),
     "descriptors": ("descriptors", "Descriptors", "maps of the descriptors of all objects"),
-    "background": ("descriptors", "Background", "where each background descriptor finds itself"),
-    "coarse": ("descriptors", "Coarse", "coarse masks from an empty first mask"),
+    "background": ("descriptors", "Background", "responses of the background descriptors"),
+    "coarse": ("descriptors", "Coarse", "masks predicted from an empty first mask"),
 }
 
 
 def _layout(root: Path, videos: Videos) -> "Layout":
+    """Open the data set and print its notes."""
     from hodor.data.layouts import open_layout
 
     layout = open_layout(root, videos.kind, videos.split, videos.sequences or None)
@@ -40,19 +41,19 @@ def _layout(root: Path, videos: Videos) -> "Layout":
 
 @dataclass(frozen=True)
 class History:
-    """Draw J&F and frames a second against how many past frames the network remembers.
+    """Draw J&F and frames per second against the number of past frames kept in memory.
 
-    A stopped run goes on where it was: what the JSON file beside the figure holds is not measured again.
+    An interrupted run is resumed: results in the JSON file beside the figure are not measured again.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("history.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     lengths: tuple[int, ...] = (1, 2, 3, 5, 7, 10)
-    """Frames remembered."""
+    """Numbers of past frames kept in memory."""
     paper: bool = False
-    """Also mark what the paper's text says of its curves."""
+    """Also draw the values stated in the paper."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
@@ -73,28 +74,28 @@ class History:
             )
         history.draw(data, self.out, mark=self.network.history or network.history, paper=self.paper)
         for row in data["curve"]:
-            info(f"{row['length']} remembered: J&F {100 * row['J&F']:.1f}, {row['fps']:.1f} frames/s")
+            info(f"{row['length']} frames in memory: J&F {100 * row['J&F']:.1f}, {row['fps']:.1f} frames/s")
         info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
 @dataclass(frozen=True)
 class Failures:
-    """Draw the worst frames of the worst sequences: picture, prediction, ground truth, confidence; and J against confidence.
+    """Draw the worst frames of the worst sequences (image, prediction, ground truth, confidence), and J against confidence.
 
     The second figure is named after the first: failures-confidence.png.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("failures.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     worst: int = 4
-    """Sequences to show, the worst first."""
+    """Number of sequences, the worst first."""
     frames: int = 2
-    """Frames of each."""
+    """Frames of each sequence."""
     spacing: int = 10
-    """Least distance of two frames of one sequence: neighbours fail alike."""
+    """Smallest distance between two frames of one sequence, in frames; neighbouring frames fail in the same way."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
@@ -103,9 +104,10 @@ class Failures:
 
         plots.check(self.out)
         if min(self.worst, self.frames, self.spacing) < 1:
-            raise ValueError(f"--worst {self.worst} --frames {self.frames} --spacing {self.spacing}: want 1 or more of each")
+            got = f"{self.worst}, {self.frames}, {self.spacing}"
+            raise ValueError(f"expected --worst, --frames and --spacing of at least 1, got {got}")
         layout = _layout(self.dataset, self.videos)
-        with progress("following") as moved:
+        with progress("tracking") as moved:
             chosen, data = failures.find(
                 self.network.load(),
                 layout,
@@ -127,19 +129,19 @@ class Failures:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Draw a sheet to look at: a row a sequence, frames at even times, the objects drawn over.
+    """Draw one row for each sequence, with evenly spaced frames and the predicted objects.
 
-    More than eight sequences go to further pictures: sheet-2.png, sheet-3.png.
+    A file has up to eight sequences. The next ones are in sheet-2.png, sheet-3.png.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("sheet.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     frames: int = 5
-    """Frames a row."""
+    """Frames in a row."""
     given: bool = False
-    """Let each row begin with the first frame and the mask that was given."""
+    """Begin each row with the first frame and its given mask."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
@@ -148,8 +150,8 @@ class Sheet:
 
         plots.check(self.out)
         layout = _layout(self.dataset, self.videos)
-        with progress("following") as moved:
-            made = sheets.draw(
+        with progress("tracking") as moved:
+            paths = sheets.draw(
                 self.network.load(),
                 layout,
                 self.out,
@@ -159,57 +161,59 @@ class Sheet:
                 size=self.network.size,
                 progress=moved,
             )
-        info(f"-> {', '.join(map(str, made))}")
+        info(f"-> {', '.join(map(str, paths))}")
         return 0
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """Train and score the rows of a paper's ablation table on your data, and print ours beside the paper's numbers.
+    """Train and score the rows of a paper's ablation table on your data, and print the scores beside the paper's.
 
-    A stopped run goes on: finished rows are passed over, an unfinished one is resumed.
+    An interrupted run is resumed: finished rows are skipped, an unfinished row continues from its last checkpoint.
     """
 
     table: Positional[Literal["hodor-1", "hodor-3", "one-shot-1", "one-shot-3", "one-shot-4"]]
-    """hodor-1: training data; hodor-3: architecture; one-shot-3: pretraining; one-shot-4: ways back."""
+    """hodor-1: training data; hodor-3: architecture; one-shot-1: one label against all; one-shot-3: pretraining; one-shot-4:
+    return path."""
     root: tuple[Path, ...]
-    """Videos with masks to train on: folders."""
+    """Folders of videos with masks, for training."""
     held_out: tuple[str, ...] = ()
-    """Sequences to score, left out of training. Default: all of --test."""
+    """Sequences that are scored and left out of training. Default: all of --test."""
     test: Path | None = None
-    """Folder of the sequences to score. Default: the first of --root."""
+    """Folder of the sequences that are scored. Default: the first of --root."""
     stills: tuple[Path, ...] = ()
-    """Images with masks, for the rows trained on images. Default: single frames of the videos."""
+    """Images with masks, for the rows that are trained on images. Default: single frames of the videos."""
     rows: tuple[str, ...] = ()
-    """Only these rows, and those that they start from. Default: all."""
+    """Only these rows, and the rows that they start from. Default: all."""
     seeds: tuple[int, ...] = (0,)
-    """Runs of each row; the table shows mean and standard deviation."""
+    """Seeds; every row is trained once with each. The table shows mean and standard deviation."""
     steps: int = 2000
-    """Steps of training of each row."""
+    """Training steps of each row."""
     batch: int = 4
-    """Clips a step."""
+    """Clips of a step."""
     lr: float | None = None
     """Learning rate. Default: the recipe's."""
     after_steps: int | None = None
-    """Steps of rows that start from another row. Default: as in the paper, 8 % of the others' where it fine-tunes."""
+    """Steps of rows that start from another row. Default: as in the paper, 8 % of the others' steps if the row is
+    fine-tuned."""
     after_lr: float | None = None
-    """Learning rate of rows that start from another row. Default: as in the paper, a tenth where it fine-tunes."""
+    """Learning rate of rows that start from another row. Default: as in the paper, a tenth if the row is fine-tuned."""
     set: tuple[str, ...] = ()
     """Other fields of every row's recipe, as FIELD=VALUE: data.size=[256,448] precision=bfloat16."""
     backbone: Path | None = None
-    """A public checkpoint of the backbone to begin from."""
+    """Public checkpoint that initialises the backbone."""
     model: str = "hodor-lite"
-    """The network of the rows that name none; if it is a lite one, the others take the lite presets of theirs."""
+    """Network of the rows that name none. If it is a lite preset, rows of other networks use their lite presets."""
     history: int | None = None
-    """Frames remembered while scoring. Default: the network's own, 7 for HODOR."""
+    """Past frames kept in memory while scoring. Default: the network's own, 7 for HODOR."""
     size: int | None = None
-    """Short side inside while scoring. Default: the model's."""
+    """Short side inside the network while scoring, in pixels. Default: the model's."""
     device: str = "auto"
-    """auto takes a GPU if there is one, else the CPU."""
+    """auto uses a GPU if there is one, else the CPU."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("ablations")
-    """Folder of the runs; the table goes to OUT/TABLE/table.md and table.json."""
+    """Folder of the runs. The table is written to OUT/TABLE/table.md and table.json."""
     show: Annotated[bool, arg(name="list")] = False
-    """Train nothing: say what would be run, and print the table as far as it is finished."""
+    """Train nothing: list the runs and their states, and print the finished part of the table."""
 
     def run(self) -> int:
         import logging
@@ -222,19 +226,19 @@ class Ablations:
 
         table = TABLES[self.table]
         setup = self._setup()
-        rows, cannot = runs.needed(table, self.rows, self.model)
-        for key, what in cannot.items():
-            info(f"row {key} needs {what}: passed over")
+        rows, unavailable = runs.needed(table, self.rows, self.model)
+        for key, what in unavailable.items():
+            info(f"row {key} needs {what}: skipped")
         if self.show:
             self._list(table, setup, [row.key for row in rows])
         else:
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
             runs.run(table, setup, rows)
-        told = results.results(table, setup)
-        if any(result.ours for result in told):
-            Console().print(results.printed(table, setup, told))
+        finished = results.results(table, setup)
+        if any(result.ours for result in finished):
+            Console().print(results.printed(table, setup, finished))
         if not self.show:
-            info(f"-> {results.save(table, setup, told)}")
+            info(f"-> {results.save(table, setup, finished)}")
         return 0
 
     def _setup(self) -> "Setup":
@@ -244,11 +248,11 @@ class Ablations:
         from hodor.train import Recipe
 
         if not self.root:
-            raise ValueError("no data: want --root FOLDER of videos with masks")
+            raise ValueError("no data: give --root FOLDER of videos with masks")
         if not self.held_out and self.test is None:
-            raise ValueError("nothing to score: want --held-out NAME ... of --root, or --test FOLDER")
+            raise ValueError("nothing to score: give --held-out NAME ... of --root, or --test FOLDER")
         if self.model not in weights.MODELS:
-            raise ValueError(f"no model {self.model!r}: want {', '.join(weights.MODELS)}")
+            raise ValueError(f"expected a model name ({', '.join(weights.MODELS)}), got {self.model!r}")
         base = Recipe(model=self.model, steps=self.steps, batch=self.batch, backbone=self.backbone, pictures_every=0)
         if self.lr is not None:
             base = replace(base, lr=self.lr)
@@ -285,10 +289,10 @@ class Ablations:
 
 
 def _field(given: str) -> tuple[str, Any]:
-    """ "data.size=[256,448]" -> its name and value; what is no number, list or true/false is a word."""
-    name, is_there, text = given.partition("=")
-    if not is_there:
-        raise ValueError(f"--set {given}: want FIELD=VALUE")
+    """Split "data.size=[256,448]" into name and value. A value that is not JSON is a string."""
+    name, separator, text = given.partition("=")
+    if not separator:
+        raise ValueError(f"expected --set FIELD=VALUE, got --set {given}")
     try:
         value = json.loads(text)
     except ValueError:
@@ -297,12 +301,13 @@ def _field(given: str) -> tuple[str, Any]:
 
 
 def main(argv: list[str]) -> int:
+    """Run `hodor analyse` with these arguments and return the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hodor analyse FIGURE ...\n")
         print("\n".join(f"  {name:<12} {text}" for name, (_, _, text) in FIGURES.items()))
         print("\n`hodor analyse FIGURE --help` lists a figure's options.")
         return 0
     if argv[0] not in FIGURES:
-        raise ValueError(f"no figure {argv[0]!r}: want one of {', '.join(FIGURES)}")
+        raise ValueError(f"expected a figure ({', '.join(FIGURES)}), got {argv[0]!r}")
     module, name, _ = FIGURES[argv[0]]
     return parse(getattr(import_module(f"hodor.commands.{module}"), name), f"analyse {argv[0]}", argv[1:])

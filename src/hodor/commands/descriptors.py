@@ -1,4 +1,4 @@
-"""`hodor analyse retrieval`, `descriptors`, `background`, `coarse`: figures of what a network keeps of objects."""
+"""`hodor analyse retrieval`, `descriptors`, `background`, `coarse`: figures of the descriptors that a network keeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,65 +14,66 @@ from hodor.data.benchmarks import KindOrAuto
 if TYPE_CHECKING:
     from hodor.data.layouts import VideoFiles
 
-MOST_ROWS = 12
+MAX_ROWS = 12
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which network looks at the videos. It computes in float32."""
+    """The network of a figure. It computes in float32."""
 
     model: str = "hodor-lite"
-    """A model whose weights are in the box."""
+    """A model with bundled weights."""
     checkpoint: Path | None = None
     """A .safetensors file to use instead."""
     device: str = "auto"
-    """auto takes a GPU if there is one, else the CPU."""
+    """auto uses a GPU if there is one, else the CPU."""
     size: int | None = None
     """Short side inside the network, in pixels. Default: the model's."""
 
     def load(self) -> Any:
+        """Load the network."""
         return Network(self.model, self.checkpoint, self.device, "float32").load()
 
-    def told(self) -> dict[str, Any]:
-        """What a figure's data say of it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries of the figure's data that describe the network."""
         return {"weights": str(self.checkpoint or self.model), "size": self.size}
 
 
 @dataclass(frozen=True)
 class Videos:
-    """Which videos with masks."""
+    """The videos of a figure. They must have masks."""
 
     sequences: tuple[str, ...] = ()
-    """Only these; default: see the command."""
+    """Only these sequences. Default: see the command."""
     kind: KindOrAuto = "auto"
-    """How the folder is laid out; auto tells by what is there."""
+    """Format of the folder. auto recognises it by its files."""
     split: str | None = None
-    """Which split; default: val where there is one."""
+    """Split of the data set. Default: val if there is one."""
 
-    def open(self, root: Path, most: int | None = None) -> "Sequence[VideoFiles]":
-        """The videos asked for, or all, of which `most` are taken; what was passed over is said."""
+    def open(self, root: Path, max_videos: int | None = None) -> "Sequence[VideoFiles]":
+        """Return the requested videos, or the first `max_videos` of all. Notes of the data set are printed."""
         from hodor.data.layouts import open_layout
 
         layout = open_layout(root, self.kind, self.split, self.sequences or None)
         for note in layout.notes:
             info(note)
-        if most is None or self.sequences or len(layout.videos) <= most:
+        if max_videos is None or self.sequences or len(layout.videos) <= max_videos:
             return layout.videos
-        info(f"{most} of {len(layout.videos)} sequences are drawn: choose with --sequences")
-        return layout.videos[:most]
+        info(f"{max_videos} of {len(layout.videos)} sequences are drawn: choose with --sequences")
+        return layout.videos[:max_videos]
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Draw how well an object's descriptors find each other among those of all objects: a precision-recall curve.
+    """Draw precision-recall curves of re-identification: each descriptor ranks all others by Euclidean distance.
 
-    Descriptors come from true masks; those of other frames are ranked by Euclidean distance.
+    Descriptors are computed from ground-truth masks. Those of the same object are correct.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("retrieval.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     frames: int = 24
     """Frames of each video, evenly spaced."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
@@ -84,20 +85,20 @@ class Retrieval:
         plots.check(self.out)
         _at_least(self.frames, 2, "frames")
         videos = self.videos.open(self.dataset)
-        with progress("describing") as moved:
+        with progress("computing descriptors") as moved:
             described = descriptors.describe(
                 self.weights.load(), videos, frames=self.frames, size=self.weights.size, progress=moved
             )
-        data = {"figure": "retrieval", **self.weights.told(), "frames": self.frames, **retrieval.measure(described)}
+        data = {"figure": "retrieval", **self.weights.to_json(), "frames": self.frames, **retrieval.measure(described)}
         retrieval.draw(self.out, data)
         for key, name in (("all_videos", "among all videos"), ("same_video", "within its video"))[: data["videos"]]:
-            if data[key] is None:
+            result = data[key]
+            if result is None:
                 info(f"{name}: no video has two objects")
             else:
-                found = data[key]
                 info(
-                    f"{name}: average precision {found['average_precision']:.3f}, chance {found['chance']:.3f}, "
-                    f"{found['queries']} queries"
+                    f"{name}: average precision {result['average_precision']:.3f}, chance {result['chance']:.3f}, "
+                    f"{result['queries']} queries"
                 )
         info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
@@ -105,25 +106,25 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Draw maps of the descriptors of all objects, t-SNE and PCA, with the objects' cut-outs at their points.
+    """Draw maps of the descriptors of all objects, t-SNE and PCA, with cut-outs of the objects at their points.
 
-    A line follows each object from frame to frame; a ring marks its first.
+    A line connects the frames of each object; a ring marks its first frame.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("descriptors.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     frames: int = 24
     """Frames of each video, evenly spaced."""
     maps: tuple[Literal["tsne", "pca"], ...] = ("tsne", "pca")
     """The maps, side by side."""
     perplexity: float | None = None
-    """Of t-SNE; default: 30, or a third of the descriptors where they are few."""
+    """Perplexity of t-SNE. Default: 30, or a third of the number of descriptors if that is smaller."""
     seed: int = 0
-    """Of t-SNE; equal seeds give equal maps, others show what is chance in a map."""
+    """Seed of t-SNE. Equal seeds give equal maps; other seeds show which structures are random."""
     crops: int = 120
-    """Most cut-outs to paste, over all objects; 0 for none."""
+    """Largest number of cut-outs on a map, over all objects; 0 for none."""
     crop: int = 72
     """Longest side of a cut-out, in pixels."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
@@ -140,7 +141,7 @@ class Descriptors:
         _at_least(self.crops, 0, "crops")
         _at_least(self.crop, 8, "crop")
         videos = self.videos.open(self.dataset)
-        with progress("describing") as moved:
+        with progress("computing descriptors") as moved:
             described = descriptors.describe(
                 self.weights.load(),
                 videos,
@@ -149,36 +150,36 @@ class Descriptors:
                 crop=self.crop if self.crops else 0,
                 progress=moved,
             )
-        made = descriptors.maps(described, tuple(dict.fromkeys(self.maps)), perplexity=self.perplexity, seed=self.seed)
-        data = {"figure": "descriptors", **self.weights.told(), "frames": self.frames, **made}
+        maps = descriptors.maps(described, tuple(dict.fromkeys(self.maps)), perplexity=self.perplexity, seed=self.seed)
+        data = {"figure": "descriptors", **self.weights.to_json(), "frames": self.frames, **maps}
         descriptors.draw(self.out, described, data, self.crops)
-        told = ", ".join(f"{name.replace('_', ' ')} {d:.2f}" for name, d in data["distances"].items() if d is not None)
-        info(f"mean distance of descriptors: {told}")
+        distances = ", ".join(f"{name.replace('_', ' ')} {d:.2f}" for name, d in data["distances"].items() if d is not None)
+        info(f"mean distance of descriptors: {distances}")
         info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
 @dataclass(frozen=True)
 class Background:
-    """Draw where each background descriptor answers: the catch-all, the cells of the grid, and the objects, as heat maps.
+    """Draw heat maps of the responses of the background descriptors (catch-all, cells of the grid) and of the objects.
 
     One sequence is drawn unless --sequences names several.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("background.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     frames: int = 2
-    """Frames of each sequence, evenly spaced after the one whose mask is given."""
+    """Frames of each sequence, evenly spaced after the frame whose mask is given."""
     response: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: each pixel's shares of all channels, which sum to one. sigmoid: each channel's logit alone."""
+    """softmax: softmax over all channels of a pixel. sigmoid: sigmoid of each channel's logit."""
     remembers: Literal["tracked", "first"] = "tracked"
-    """tracked: the memory is that of tracking up to the frame. first: the first mask's frame alone speaks."""
+    """tracked: the memory of tracking up to the frame. first: only the frame of the first mask is kept in memory."""
     objects: int = 6
-    """Most objects drawn."""
+    """Largest number of objects drawn."""
     history: int = 7
-    """How many past frames the network remembers."""
+    """Number of past frames kept in memory."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
     weights: OmitArgPrefixes[Weights] = field(default_factory=Weights)
 
@@ -192,10 +193,10 @@ class Background:
         _fits(len(videos) * self.frames)
         network = self.weights.load()
         with progress("segmenting") as moved:
-            seen = [
-                one
+            responses = [
+                frame
                 for video in videos
-                for one in background.respond(
+                for frame in background.respond(
                     network,
                     video,
                     frames=self.frames,
@@ -206,29 +207,31 @@ class Background:
                     progress=moved,
                 )
             ]
-        data = {"figure": "background", **self.weights.told(), "response": self.response, "remembers": self.remembers}
-        background.draw(self.out, seen, {**data, "frames": [one.numbers() for one in seen]}, self.objects)
+        data = {"figure": "background", **self.weights.to_json(), "response": self.response, "remembers": self.remembers}
+        background.draw(self.out, responses, {**data, "frames": [frame.numbers() for frame in responses]}, self.objects)
         info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
 @dataclass(frozen=True)
 class Coarse:
-    """Draw the masks that a network finds when its first mask is empty: soft masks beside the ground truth, with J.
+    """Draw the soft masks that a network predicts from an empty first mask, the ground truth, and J.
 
-    The empty mask is one object; the ground truth is all objects together. Four sequences are drawn unless --sequences names them.
+    The empty mask is one object; the ground truth is all objects together. Four sequences are drawn unless --sequences names
+    others.
     """
 
     dataset: Positional[Path]
-    """A benchmark's folder, or any folder of videos and their masks."""
+    """Folder of a benchmark, or any folder of videos and masks."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("coarse.png")
-    """The figure, PNG or SVG; its numbers stand beside it, in a file with the suffix .json."""
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
     frames: int = 5
-    """Frames of each sequence, evenly spaced after the one whose mask is taken to be empty."""
+    """Frames of each sequence, evenly spaced after the frame with the empty mask."""
     remembers: Literal["tracked", "first"] = "tracked"
-    """tracked: what is found is remembered, as in tracking. first: the empty mask's frame alone speaks."""
+    """tracked: predicted masks enter the memory, as in tracking. first: only the frame with the empty mask is kept in
+    memory."""
     history: int = 7
-    """How many past frames the network remembers."""
+    """Number of past frames kept in memory."""
     videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
     weights: OmitArgPrefixes[Weights] = field(default_factory=Weights)
 
@@ -253,24 +256,24 @@ class Coarse:
                 )
                 for video in videos
             ]
-        data = {"figure": "coarse", **self.weights.told(), "remembers": self.remembers, **coarse.measure(rows)}
+        data = {"figure": "coarse", **self.weights.to_json(), "remembers": self.remembers, **coarse.measure(rows)}
         coarse.draw(self.out, rows, data)
         mean = data["mean"]
         info(
             f"J {mean['j']:.3f}, at the best threshold of each frame {mean['best_j']:.3f}, "
-            f"of a spot in the middle {mean['centre_j']:.3f}"
+            f"of a spot in the middle of the picture {mean['centre_j']:.3f}"
         )
         info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 
-def _at_least(value: int, least: int, name: str) -> None:
-    """Raises ValueError: "frames is 0, want at least 1"."""
-    if value < least:
-        raise ValueError(f"{name} is {value}, want at least {least}")
+def _at_least(value: int, minimum: int, name: str) -> None:
+    """Raise ValueError: "expected frames of at least 1, got 0"."""
+    if value < minimum:
+        raise ValueError(f"expected {name} of at least {minimum}, got {value}")
 
 
 def _fits(rows: int) -> None:
-    """Raises ValueError: "40 rows do not fit one figure: want at most 12, with fewer --sequences or --frames"."""
-    if rows > MOST_ROWS:
-        raise ValueError(f"{rows} rows do not fit one figure: want at most {MOST_ROWS}, with fewer --sequences or --frames")
+    """Raise ValueError: "expected at most 12 rows in a figure, got 40: use fewer --sequences or --frames"."""
+    if rows > MAX_ROWS:
+        raise ValueError(f"expected at most {MAX_ROWS} rows in a figure, got {rows}: use fewer --sequences or --frames")

@@ -45,7 +45,7 @@ class Videos:
         labels: "all": every frame of a clip has a mask, and distances count the frames that have one. "first": only the mask of
             the first frame is read, and distances count all frames.
         gap: largest distance of the other frames from the first (window), or largest jump (forward). Default: the value of the
-            format (GAPS), or JUMP.
+            format (hodor.data.benchmarks), or JUMP.
         reverse: share of clips that run backwards, for labels "all".
         frame_order: "window" or "forward".
 
