@@ -379,7 +379,7 @@ def test_a_step_that_cannot_fit_is_refused_before_it_starts(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data": Data()}, r"no data: want --data\.root, .*"),
+        ({"data": Data()}, r"no data: give --data\.root, .*"),
         ({"batch": 3, "accumulate": 2}, r"expected a batch that is a multiple of 2 \(1 processes x 2 parts\), got 3"),
         ({"validation": Validation(every=5)}, r"validation\.every is 5, but validation\.root is not given: .*"),
     ],

@@ -83,12 +83,12 @@ class FrameResult(NamedTuple):
     """The tracking result of a frame.
 
     Attributes:
-        index: index of the frame in the video.
+        position: index of the frame in the video.
         followed: the result of `datasets.follow`.
         predicted: objects that were predicted, without those whose masks are given on this frame.
     """
 
-    index: int
+    position: int
     followed: Followed
     predicted: tuple[int, ...]
 
