@@ -85,9 +85,9 @@ def open_layout(
 
     Raises:
         FileNotFoundError: "ROOT is not a folder: give the root folder of a data set".
-        ValueError: "expected a data set format (auto, davis2016, ...), got 'davis'"; "expected a sequence of ROOT (...), got 'cow'";
-            "expected a split of ROOT (train, val), got 'test'"; all problems of the requested sequences in one line, "ROOT,
-            read as davis2017: bear has no mask on its first frame 00000; ...".
+        ValueError: "expected a data set format (auto, davis2016, ...), got 'davis'"; "expected a sequence of ROOT (...), got
+            'cow'"; "expected a split of ROOT (train, val), got 'test'"; all problems of the requested sequences in one line,
+            "ROOT, read as davis2017: bear has no mask on its first frame 00000; ...".
     """
     root = Path(root)
     if kind != "auto":
