@@ -14,7 +14,7 @@ from hodor.data.benchmark_folders import davis2017
 from hodor.data.benchmarks import BENCHMARKS, Benchmark, Kind, KindOrAuto, Submission, recognise
 from hodor.data.layouts import open_layout
 from hodor.data.stream import Data, Stream
-from hodor.evaluation.datasets import check_truth
+from hodor.evaluation.datasets import check_ground_truth
 from hodor.evaluation.submit import check
 from hodor.scoring.profiles import PROFILES, ProfileName
 
@@ -74,6 +74,6 @@ def test_a_new_format_is_run_and_scored(root: Path, tmp_path: Path) -> None:
 def test_a_new_format_is_submitted(root: Path, tmp_path: Path) -> None:
     layout = open_layout(root, split="test-dev")
     with pytest.raises(ValueError, match="has masks only where they are given"):
-        check_truth(layout)
+        check_ground_truth(layout)
     (tmp_path / "masks").mkdir()
     assert check(layout, tmp_path / "masks") == ["sequences missing: secret"]

@@ -26,7 +26,7 @@ from hodor.data.benchmarks import BENCHMARKS
 from hodor.data.layouts import Layout, VideoFiles, open_layout
 from hodor.evaluate import evaluate
 from hodor.evaluation import datasets
-from hodor.evaluation.datasets import Masks, check_truth, follow, segment_dataset, written
+from hodor.evaluation.datasets import Masks, check_ground_truth, follow, segment_dataset, written
 from hodor.masks import objects_in, read_labels
 from hodor.models import weights
 from hodor.models.base import Network
@@ -243,9 +243,9 @@ def test_the_ground_truth_of_a_layout_is_read_as_its_format_requires(tmp_path: P
 
 def test_a_split_without_ground_truth_is_refused_before_the_run(tmp_path: Path) -> None:
     root = benchmarks.davis2017(tmp_path)
-    check_truth(open_layout(root, split="val"))
+    check_ground_truth(open_layout(root, split="val"))
     with pytest.raises(ValueError, match=r"test-dev, has masks only where they are given \(secret\)"):
-        check_truth(open_layout(root, split="test-dev"))
+        check_ground_truth(open_layout(root, split="test-dev"))
 
 
 @pytest.mark.skipif(not GIRLS.is_dir(), reason="schoolgirls of DAVIS 2017 is not here")

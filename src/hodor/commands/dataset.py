@@ -133,12 +133,12 @@ class EvaluateDataset(DatasetRun):
     def run(self) -> int:
         from hodor.data.benchmarks import benchmark
         from hodor.evaluate import evaluate
-        from hodor.evaluation.datasets import SCORES, Masks, check_truth, written
+        from hodor.evaluation.datasets import SCORES, Masks, check_ground_truth, written
         from hodor.scoring import result_files
         from hodor.scoring.reports import print_report
 
         layout = self.open()
-        check_truth(layout)
+        check_ground_truth(layout)
         run = self.follow(layout)
         if run.interrupted:
             return 130

@@ -316,7 +316,7 @@ def written(layout: Layout, out: Path) -> Masks:
     return Masks(replace(layout, root=out, videos=tuple(videos)))
 
 
-def check_truth(layout: Layout) -> None:
+def check_ground_truth(layout: Layout) -> None:
     """Check that a split has ground truth to score against.
 
     Raises:

@@ -214,8 +214,8 @@ def _notes(
         if own is not None and not left_out and abs(own - mean) > 1e-6:
             notes.append(f"{name}: the profile's average is {own:.4f}; the mean over objects is {mean:.4f}")
         if one.ground_truth != scores[0].ground_truth:
-            truth = one.ground_truth or "an unnamed ground truth"
-            notes.append(f"{name} was scored against {truth}, {names[0]} against {scores[0].ground_truth}")
+            used = one.ground_truth or "an unnamed ground truth"
+            notes.append(f"{name} was scored against {used}, {names[0]} against {scores[0].ground_truth}")
     return tuple(notes)
 
 

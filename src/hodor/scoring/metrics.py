@@ -84,8 +84,8 @@ def jaccard(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | No
     Raises:
         ValueError: "expected prediction of 4x6 pixels, the size of the ground truth, got 4x5".
     """
-    mask, true_mask = _pair(prediction, ground_truth, void)
-    return float(_ratio(np.count_nonzero(mask & true_mask), np.count_nonzero(mask | true_mask)))
+    mask, reference = _pair(prediction, ground_truth, void)
+    return float(_ratio(np.count_nonzero(mask & reference), np.count_nonzero(mask | reference)))
 
 
 def boundary_f(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None = None, bound: float = BOUND) -> float:
@@ -109,8 +109,8 @@ def boundary_f(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike |
     Raises:
         ValueError: for sizes, as `jaccard`; "expected bound of at least 0, got -1".
     """
-    mask, true_mask = _pair(prediction, ground_truth, void)
-    return _f_of_masks(mask, true_mask, disk(_radius(mask.shape, bound), mask.shape))
+    mask, reference = _pair(prediction, ground_truth, void)
+    return _f_of_masks(mask, reference, disk(_radius(mask.shape, bound), mask.shape))
 
 
 def boundary(mask: ArrayLike) -> Bools:
@@ -226,8 +226,8 @@ def mose_j(prediction: ArrayLike, ground_truth: ArrayLike) -> float:
 
     Source: the released scorer of MOSEv2 (tools/metricsv2.py).
     """
-    mask, true_mask = _pair(prediction, ground_truth, None)
-    return float((np.count_nonzero(mask & true_mask) + 1) / (np.count_nonzero(mask | true_mask) + 1))
+    mask, reference = _pair(prediction, ground_truth, None)
+    return float((np.count_nonzero(mask & reference) + 1) / (np.count_nonzero(mask | reference) + 1))
 
 
 def mose_f(prediction: ArrayLike, ground_truth: ArrayLike) -> tuple[float, float]:
@@ -248,13 +248,13 @@ def mose_f(prediction: ArrayLike, ground_truth: ArrayLike) -> tuple[float, float
 
     Source: the released scorer of MOSEv2 (tools/metricsv2.py).
     """
-    mask, true_mask = _pair(prediction, ground_truth, None)
+    mask, reference = _pair(prediction, ground_truth, None)
     limit = BOUND * float(np.linalg.norm(mask.shape))
-    radius = min(limit, math.ceil(0.1 * math.sqrt(np.count_nonzero(true_mask)))) if true_mask.any() else limit
-    new = _f_of_masks(mask, true_mask, skewed_disk(radius))
+    radius = min(limit, math.ceil(0.1 * math.sqrt(np.count_nonzero(reference)))) if reference.any() else limit
+    new = _f_of_masks(mask, reference, skewed_disk(radius))
     if radius == limit:
         return new, new
-    return new, _f_of_masks(mask, true_mask, disk(math.ceil(limit), mask.shape))
+    return new, _f_of_masks(mask, reference, disk(math.ceil(limit), mask.shape))
 
 
 def statistics(scores: ArrayLike, compat: bool = False) -> Statistics:
@@ -313,13 +313,13 @@ def _same_size(prediction: Labels, ground_truth: Labels, name: str = "prediction
 
 def _pair(prediction: ArrayLike, ground_truth: ArrayLike, void: ArrayLike | None) -> tuple[Bools, Bools]:
     """Return the two masks without the void pixels, after a check of their sizes."""
-    mask, true_mask = _mask(prediction, "prediction"), _mask(ground_truth, "ground truth")
-    _same_size(mask, true_mask)
+    mask, reference = _mask(prediction, "prediction"), _mask(ground_truth, "ground truth")
+    _same_size(mask, reference)
     if void is None:
-        return mask, true_mask
+        return mask, reference
     keep = ~_mask(void, "void")
-    _same_size(keep, true_mask, "void")
-    return mask & keep, true_mask & keep
+    _same_size(keep, reference, "void")
+    return mask & keep, reference & keep
 
 
 def _ratio(inside: Any, either: Any) -> NDArray[np.float64]:
@@ -365,11 +365,11 @@ def _box(prediction: Labels, ground_truth: Labels) -> tuple[slice, slice] | None
     return slice(max(int(rows[0]) - 1, 0), int(rows[-1]) + 2), slice(left, right)
 
 
-def _f_of_masks(mask: Bools, true_mask: Bools, reach: Reach) -> float:
-    box = _box(mask, true_mask)
+def _f_of_masks(mask: Bools, reference: Bools, reach: Reach) -> float:
+    box = _box(mask, reference)
     if box is None:
         return 1.0
-    return float(_j_and_f(layers_of(mask[box], [1]), layers_of(true_mask[box], [1]), mask[box].shape[1], reach)[1, 0])
+    return float(_j_and_f(layers_of(mask[box], [1]), layers_of(reference[box], [1]), mask[box].shape[1], reach)[1, 0])
 
 
 def _j_and_f(found: Words, target: Words, width: int, reach: Reach) -> NDArray[np.float64]:

@@ -103,8 +103,8 @@ def explained(budget: Budget, device: torch.device, parts: int, checkpoint: bool
             raise
         had = "" if free is None else f" (free before {gib(free)}, a step was estimated at {gib(budget.need)})"
         # the estimate was too low if it fitted: scale the memory so that the advice is lower than what failed
-        room = min(free or budget.need, budget.need) * 4 // 5
-        raise ValueError(f"out of memory on {device}{had}: {budget.advice(room, parts, checkpoint)}") from error
+        usable = min(free or budget.need, budget.need) * 4 // 5
+        raise ValueError(f"out of memory on {device}{had}: {budget.advice(usable, parts, checkpoint)}") from error
 
 
 def ran_out(error: BaseException) -> bool:

@@ -182,21 +182,21 @@ def _most_similar(labels: Labels, mask: Mask) -> Mask:
     return max(found, key=lambda one: (one & mask).sum() / (one | mask).sum(), default=np.zeros(labels.shape, bool))
 
 
-def _panels(truth: tuple[Labels, Mask], found: tuple[Labels, Mask], picture: Picture | None) -> Panels:
+def _panels(target: tuple[Labels, Mask], found: tuple[Labels, Mask], picture: Picture | None) -> Panels:
     from PIL import Image
 
     from hodor.masks import fit_labels
 
-    size = truth[0].shape
+    size = target[0].shape
     found = fit_labels(found[0], size).astype(found[0].dtype), fit_labels(found[1].astype(np.uint8), size) > 0
     image = Image.new("RGB", size[::-1], (128, 128, 128))
     if picture is not None:
         image = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
-    missed, false, pixels = truth[1] & ~found[1], found[1] & ~truth[1], int(truth[1].sum())
+    missed, false, pixels = target[1] & ~found[1], found[1] & ~target[1], int(target[1].sum())
     return Panels(
-        _tinted(image, truth[0]),
+        _tinted(image, target[0]),
         _tinted(image, found[0]),
-        _errors(image, truth[1], found[1]),
+        _errors(image, target[1], found[1]),
         int(missed.sum()) / pixels if pixels else None,
         int(false.sum()) / pixels if pixels else None,
     )
@@ -214,19 +214,19 @@ def _tinted(image: "Image.Image", labels: Labels) -> str:
     return _uri(overlay(small, fit_labels(labels, size[::-1])))
 
 
-def _errors(image: "Image.Image", truth: Mask, found: Mask) -> str:
+def _errors(image: "Image.Image", target: Mask, found: Mask) -> str:
     """Return the object's surroundings, dark and grey: missed pixels blue, false ones orange, the true outline white."""
     from PIL import Image
 
     from hodor.masks import fit_labels
 
-    box = _near(truth | found)
+    box = _near(target | found)
     crop = image.crop(box)
     size = _small(crop.size)
     resized = crop.resize(size, Image.Resampling.BILINEAR, reducing_gap=2).convert("L").convert("RGB")
     small = np.asarray(resized).astype(np.float64) * 0.6
     rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
-    true, seen = (fit_labels(mask[rows, columns].astype(np.uint8), size[::-1]) > 0 for mask in (truth, found))
+    true, seen = (fit_labels(mask[rows, columns].astype(np.uint8), size[::-1]) > 0 for mask in (target, found))
     for mask, colour in ((true & ~seen, MISSED), (seen & ~true, FALSE)):
         small[mask] = 0.25 * small[mask] + 0.75 * np.array(colour)
     small[true & seen] = 0.7 * small[true & seen] + 0.3 * 255
