@@ -200,6 +200,26 @@ def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor
     assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
 
 
+def test_segment_follows_with_the_tracking_options(
+    tmp_path: Path, tiny: list[object], hodor: Hodor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hodor import tracking
+
+    made = []
+    begin = tracking.Tracker.__init__
+
+    def recorded(self: tracking.Tracker, *arguments: object, **options: object) -> None:
+        begin(self, *arguments, **options)  # type: ignore[arg-type]
+        made.append((self.pin_first, self.hold_lost))
+
+    monkeypatch.setattr(tracking.Tracker, "__init__", recorded)
+    source, first = stills(tmp_path / "in", ["a.png", "b.png"]), mask_file(tmp_path / "m.png")
+    for options, expected in (((), (True, True)), (("--no-pin-first", "--no-hold-lost"), (False, False))):
+        made.clear()
+        assert hodor("segment", source, "--mask", first, *tiny, *options, "-o", tmp_path / f"out{len(options)}")[0] == 0
+        assert set(made) == {expected}
+
+
 def test_a_coco_file_of_several_pictures_is_read_by_image(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
     box = {"id": 1, "category_id": 1, "segmentation": [[4, 4, 40, 4, 40, 30, 4, 30]], "iscrowd": 0}
     images = [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -34,10 +35,18 @@ Masks = dict[int, np.ndarray]
 
 
 def run(
-    source: Any, masks: Masks, folder: Path, seed: int = 0, outputs: dict[str, Any] | None = None, **options: Any
+    source: Any,
+    masks: Masks,
+    folder: Path,
+    seed: int = 0,
+    outputs: dict[str, Any] | None = None,
+    tracking: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Summary:
+    followed = copy.copy(network(seed))  # tests share the network
+    followed.set_tracking(**(tracking or {}))
     with open_source(source) as opened:
-        return segment(opened, masks, network(seed), Outputs(folder, **(outputs or {})), **options)
+        return segment(opened, masks, followed, Outputs(folder, **(outputs or {})), **options)
 
 
 def command(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, list[str]]:
@@ -409,6 +418,8 @@ def changed(**changes: Any) -> Callable[[Path, Path], Summary]:
     [
         (changed(history=5), r"holds another run \(its history was 7, now 5\): start again without resume"),
         (changed(size=48), r"its size was None, now 48"),
+        (changed(tracking={"pin_first": False}), r"its pin_first was True, now False"),
+        (changed(tracking={"hold_lost": False}), r"its hold_lost was True, now False"),
         (changed(masks={0: mask(1)}), r"its mask was frame 0 \w{8}, now frame 0 \w{8}"),
         (changed(masks={0: mask(), 9: mask(9)}), r"its mask was frame 0 \w{8}, now frame 0 \w{8}, frame 9 \w{8}"),
         (changed(seed=1), r"its network was \w{16}, now \w{16}"),

@@ -154,6 +154,8 @@ class _Job:
             "source": source.name,
             "frame size": list(source.size),
             "history": history,
+            "pin_first": network.pin_first,
+            "hold_lost": network.hold_lost,
             "size": size,
             "backward": backward,
             "mask": ", ".join(f"frame {i} {hashlib.sha256(m.tobytes()).hexdigest()[:8]}" for i, m in sorted(masks.items())),

@@ -64,8 +64,6 @@ class DatasetRun:
                 self.out,
                 history=self.network.history,
                 size=self.network.size,
-                pin_first=self.network.pin_first,
-                hold_lost=self.network.hold_lost,
                 resume=self.resume,
                 weights=self.network.checkpoint or self.network.model,
                 command=self.command,

@@ -24,15 +24,18 @@ class Network:
     history: int | None = None
     """Number of past frames kept in memory (T). Default: the network's own, 7 for xmem-lite and hodor-lite."""
     pin_first: DisallowNone[bool | None] = None
-    """Keep the first frame of every object in memory, beyond the history. Default: the tracker's own."""
+    """Keep the first frame of every object in memory, beyond the history. Default: the network's own."""
     hold_lost: DisallowNone[bool | None] = None
     """Do not write an object to memory on frames where it is lost. Default: the network's own."""
 
     def load(self) -> Any:
-        """Return the network, ready to run on its device."""
+        """Return the network, ready to run on its device, with the tracking options that were given."""
         from hodor.models import weights
 
-        return weights.ready(self.checkpoint or self.model, device=self.device, dtype=self.dtype)
+        network = weights.ready(self.checkpoint or self.model, device=self.device, dtype=self.dtype)
+        options = {"pin_first": self.pin_first, "hold_lost": self.hold_lost}
+        network.set_tracking(**{name: value for name, value in options.items() if value is not None})
+        return network
 
 
 def parse(command: type[Any], name: str, argv: list[str]) -> int:

@@ -87,7 +87,7 @@ def follow(
     Raises:
         ValueError: "bear, frame 00000: expected labels of 480x854 pixels, ...", with the message of `Tracker.step`.
     """
-    tracker = Tracker(network, history=history, size=size, **_given(pin_first=pin_first, hold_lost=hold_lost))
+    tracker = Tracker(network, history=history, size=size, pin_first=pin_first, hold_lost=hold_lost)
     seen: set[int] = set()
     with contextlib.closing(prefetch(_with_masks(video))) as items:
         for frame, picture, mask in items:
@@ -101,11 +101,6 @@ def follow(
             if labels is not None:
                 seen.update(objects_in(labels))
             yield Followed(frame, tracked.labels, tracked, spent)
-
-
-def _given(**options: bool | None) -> dict[str, Any]:
-    """Return the options that are not None: the others keep the tracker's default."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _with_masks(video: VideoFiles) -> Iterator[tuple[str, np.ndarray, Labels | None]]:
@@ -231,7 +226,7 @@ def segment_dataset(
         ValueError: "OUT holds another run (its size was 352, now 480): give another folder, or run again without resume"; "OUT
             holds other things (cow): give an empty folder"; what `follow` raises.
     """
-    tracker = Tracker(network, history=history, **_given(pin_first=pin_first, hold_lost=hold_lost))  # fills in the defaults
+    tracker = Tracker(network, history=history, pin_first=pin_first, hold_lost=hold_lost)  # fills in the defaults
     settings = {"history": tracker.history, "size": size, "pin_first": tracker.pin_first, "hold_lost": tracker.hold_lost}
     run = Run(_about(layout, network, settings, weights, command))
     _prepare(run, layout, out, resume)

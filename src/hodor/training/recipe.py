@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hodor.data.layouts import Kind
+from hodor.data.benchmarks import KindOrAuto
 from hodor.data.stream import Data
 
 Scheme = Literal["still", "chain", "dense", "cyclic", "released", "propagate", "one-shot", "empty-reference"]
@@ -92,7 +92,7 @@ class Validation:
 
     every: int = 0
     root: Path | None = None
-    kind: Kind | Literal["auto"] = "auto"
+    kind: KindOrAuto = "auto"
     split: str | None = None
     sequences: tuple[str, ...] = ()
     size: int | None = None
