@@ -32,7 +32,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from hodor import benchmark, train
-from hodor.data.stream import Data
+from hodor.data.settings import Data
 from hodor.masks import write_labels
 from hodor.models import weights
 from hodor.training import budget

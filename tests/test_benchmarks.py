@@ -13,7 +13,8 @@ from hodor.commands import evaluate as command
 from hodor.data.benchmark_folders import davis2017
 from hodor.data.benchmarks import BENCHMARKS, Benchmark, Kind, KindOrAuto, Submission, recognise
 from hodor.data.layouts import open_layout
-from hodor.data.stream import Data, Stream
+from hodor.data.settings import Data
+from hodor.data.stream import Stream
 from hodor.evaluation.datasets import check_ground_truth
 from hodor.evaluation.submit import check
 from hodor.scoring.profiles import PROFILES, ProfileName

@@ -18,7 +18,7 @@ import torch
 import training
 from training import lines, same, small, state
 
-from hodor.data.stream import Data
+from hodor.data.settings import Data
 from hodor.train import Recipe, Validation, run
 from hodor.training import checkpoints
 from hodor.training.checkpoints import Average, clear, differences, plain, read, save

@@ -129,7 +129,7 @@ def test_no_common_id_is_a_problem(out: Path, ground_truth: Path) -> None:
 def test_colour_masks_are_a_problem(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video()), store(out / "walk", [np.stack([labels] * 3, axis=2) for labels in video()])
     (line,) = problems(out, ground_truth)
-    assert line.startswith(f"walk: mask {out / 'walk' / '00001.png'} ")
+    assert line.startswith(f"walk: mask {out / 'walk' / '00001.png'}: expected ids in a palette or grey PNG, got RGB")
     assert line.endswith("(and 3 more)")
 
 

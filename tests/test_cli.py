@@ -471,8 +471,8 @@ def test_train_runs_from_end_to_end_and_its_weights_track(davis: Path, tmp_path:
     ("arguments", "line"),
     [
         (["lit"], "expected the name of a recipe, got 'lit': "),
-        (["hodor-lite"], "no data: want --data.root, folders of videos"),
-        (["hodor-lite", "--data.root", "gone"], "gone does not exist: want a folder of images and masks"),
+        (["hodor-lite"], "no data: give --data.root, folders of videos"),
+        (["hodor-lite", "--data.root", "gone"], "gone does not exist: give a folder of images and masks"),
         (["hodor-lite", "--device", "toaster"], "device 'toaster' cannot be used"),
     ],
 )

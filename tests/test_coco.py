@@ -13,7 +13,8 @@ from PIL import Image
 
 from hodor.data.augment import PLAIN
 from hodor.data.coco import find_json, open_coco
-from hodor.data.stream import Data, Stream
+from hodor.data.settings import Data
+from hodor.data.stream import Stream
 
 masks = pytest.importorskip("pycocotools.mask")
 HEIGHT, WIDTH = 48, 64

@@ -16,7 +16,8 @@ from test_stream import FREE, SIZE, damage, write_pairs, write_video
 from hodor.commands import data as command
 from hodor.data.augment import PLAIN
 from hodor.data.check import draw, examine, preview, report_lines, sheet
-from hodor.data.stream import Data, Stream
+from hodor.data.settings import Data
+from hodor.data.stream import Stream
 from hodor.training import recipes
 
 ALL = Data(min_area=1, min_side=1)

@@ -15,9 +15,10 @@ from PIL import Image
 from test_stream import write_pairs
 
 from hodor.data.augment import PLAIN
-from hodor.data.paste import SMALLEST, Composed, Scene, Trajectory, compose
+from hodor.data.paste import SMALLEST, Composed, Trajectory, compose
 from hodor.data.sampling import generator
-from hodor.data.stream import Data, Stream
+from hodor.data.settings import Data, Scene
+from hodor.data.stream import Stream
 
 SIZE = (64, 96)
 

@@ -625,7 +625,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "an unknown model": (with_mask(good, "--model", "hodor-x"), "no file hodor-x"),
     "an absent checkpoint": (with_mask(good, "--checkpoint", "gone.safetensors"), "no file gone.safetensors"),
     "a checkpoint of text": (lambda f: [*with_mask(good)(f), "--checkpoint", text(f)], "is not a safetensors file"),
-    "no history": (with_mask(good, "--history", "0"), "history is 0, want at least 1"),
+    "no history": (with_mask(good, "--history", "0"), "expected history of at least 1 frame, got 0"),
     "no size": (with_mask(good, "--size", "0"), "expected a short side of at least 1, got 0"),
     "a cutout of nothing": (with_mask(good, "--cutout", "9"), "expected objects of the masks to cut out (1, 2), got 9"),
     "a file for a folder": (with_mask(good, "-o", __file__), f"{__file__}"),

@@ -18,12 +18,12 @@ import tiny
 import torch
 from PIL import Image
 
-from hodor.data import stills, videos
+from hodor.data import settings, stills, videos
 from hodor.data.augment import PLAIN, Augment
 from hodor.data.benchmarks import BENCHMARKS
 from hodor.data.clip import Clip, collate
-from hodor.data.paste import Scene
-from hodor.data.stream import Data, Stream
+from hodor.data.settings import Data, Scene
+from hodor.data.stream import Stream
 from hodor.masks import write_labels
 
 SIZE = (48, 64)
@@ -503,7 +503,7 @@ def test_names_choose_videos_and_images(tmp_path: Path) -> None:
         write_video(tmp_path, name, 4)
     names = lambda **given: stream(tmp_path, **given).sources[0].names()  # noqa: E731
     assert names() == ["bmx-bumps", "cow", "goat"]
-    assert names(without=videos.HELD_OUT) == ["cow", "goat"]
+    assert names(without=settings.HELD_OUT) == ["cow", "goat"]
     assert names(only=("cow",)) == ["cow"]
     with pytest.raises(ValueError, match=r"^no horse in .*: correct --data\.only$"):
         names(only=("cow", "horse"))

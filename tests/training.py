@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from recurrent import Recurrent
 
-from hodor.data.stream import Data
+from hodor.data.settings import Data
 from hodor.masks import write_labels
 from hodor.models import weights
 from hodor.models.backbones import BACKBONES, EfficientNetLite

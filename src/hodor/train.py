@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from hodor.data.clip import Clip
-from hodor.data.stream import Data, Stream
+from hodor.data.settings import Data
+from hodor.data.stream import Stream
 from hodor.data.videofiles import VideoFiles
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint

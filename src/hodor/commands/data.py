@@ -59,7 +59,7 @@ class Check:
 
     def run(self) -> int:
         from hodor.data.check import examine, report_lines, sheet
-        from hodor.data.stream import Data
+        from hodor.data.settings import Data
 
         if not self.roots:
             raise ValueError("no data set: give hodor data check ROOT ...")
@@ -115,7 +115,7 @@ def _preview(argv: list[str]) -> int:
 
 def _previewer(recipe: Any) -> type[Any]:
     """Return the command with the values of a recipe as its defaults."""
-    from hodor.data.stream import Data
+    from hodor.data.settings import Data
 
     @dataclass(frozen=True)
     class Preview:

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from hodor.data.file_cache import DamagedFileError, FileCache
-from hodor.data.stream import Data, Stream, open_root
+from hodor.data.settings import Data
+from hodor.data.stream import Stream, open_root
 from hodor.data.videos import Videos
 from hodor.masks import palette
 

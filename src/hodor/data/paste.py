@@ -21,38 +21,13 @@ from torch import Tensor
 from hodor.data.augment import Matrix, Size, window
 from hodor.data.file_cache import DamagedFileError, FileCache, Objects
 from hodor.data.sampling import below, chance, uniform, within
+from hodor.data.settings import Scene
 from hodor.data.stills import SUFFIXES, Source
 
 SCENES = 5
 """Scenes that are sampled until frame 0 of one shows enough of an object."""
 SMALLEST = 0.002
 """Smallest visible area of an object in frame 0, as a share of the canvas."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Ranges of a composed clip, over its whole length. Sizes and distances are shares of the canvas' height."""
-
-    objects: tuple[float, float] = (0.15, 0.6)
-    """Smallest and largest size of an object in frame 0: the square root of the area of its box."""
-    drift: float = 0.5
-    """Largest distance between the first and the last position of an object, along each axis."""
-    bend: float = 0.1
-    """Largest deviation of the path from a straight line, along each axis."""
-    turn: float = 30.0
-    """Largest rotation of an object over the clip, in degrees."""
-    zoom: float = 0.25
-    """Largest relative change of an object's size over the clip."""
-    tilt: float = 20.0
-    """Largest rotation of an object in frame 0, in degrees."""
-    camera_drift: float = 0.1
-    """Largest distance between the first and the last position of the camera, along each axis."""
-    camera_turn: float = 4.0
-    """Largest rotation of the camera over the clip, in degrees."""
-    camera_zoom: float = 0.1
-    """Largest relative change of the camera's zoom over the clip."""
-    visible: float = 0.3
-    """An object of which frame 0 shows less than this share is left out."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,6 @@ from hodor.data.sampling import below, chance, choose
 from hodor.data.stills import RawClip, StoredMask, join_masks, planes_of, read_mask, store_mask
 from hodor.data.videofiles import VideoFiles
 
-HELD_OUT = ("bmx-bumps", "dance-jump", "drift-turn", "horsejump-low", "scooter-gray")
-"""The five DAVIS 2016 train sequences that are left out of the training of every run whose score is reported."""
-
 JUMP = 5
 """Default of the largest jump between consecutive frames of a clip, for `frame_order` "forward"."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hodor.data.benchmarks import KindOrAuto
-from hodor.data.stream import Data
+from hodor.data.settings import Data
 
 Scheme = Literal["still", "chain", "dense", "cyclic", "released", "propagate", "one-shot", "empty-reference"]
 """The training schemes; each is a function of `training.plans`."""

@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from hodor.data.augment import PLAIN, Augment, Colour, Move
-from hodor.data.stream import Data
-from hodor.data.videos import HELD_OUT
+from hodor.data.settings import HELD_OUT, Data
 from hodor.training.recipe import Bootstrap, Points, Recipe
 
 PAPER = Recipe(
