@@ -400,18 +400,19 @@ def test_the_command_draws_each_figure_and_prints_its_path(layout: Layout, tmp_p
         ["history", str(layout.root), "-o", str(tmp_path / "h.png"), "--lengths", "1", "2", *to],
         ["failures", str(layout.root), "-o", str(tmp_path / "f.png"), *to],
         ["sheet", str(layout.root), "-o", str(tmp_path / "s.png"), "--frames", "3", *to],
+        ["drift", str(layout.root), "-o", str(tmp_path / "d.png"), *to],
     ):
         assert analyse.main(words) == 0
         assert str(tmp_path) in capsys.readouterr().err
     made = {p.name for p in tmp_path.iterdir()}
-    figures = {"h", "f", "f-confidence", "s"}
+    figures = {"h", "f", "f-confidence", "s", "d"}
     assert made == {f"{name}{suffix}" for name in figures for suffix in (".png", ".json")}
     assert all(Image.open(tmp_path / f"{name}.png").size[0] > 400 for name in figures)
 
 
 @pytest.mark.usefixtures("boxed")
 def test_the_command_refuses_in_one_line(layout: Layout, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^expected a figure \(history, failures, sheet, ablations, .*\), got 'sheets'$"):
+    with pytest.raises(ValueError, match=r"^expected a figure \(history, failures, drift, sheet, .*\), got 'sheets'$"):
         analyse.main(["sheets"])
     with pytest.raises(ValueError, match=r"ends in .png or .svg"):
         analyse.main(["sheet", str(layout.root), "-o", "x.pdf"])

@@ -94,7 +94,12 @@ class FrameResult(NamedTuple):
 
 
 def follow(
-    network: Network, video: VideoFiles, *, history: int | None = None, size: int | None = None
+    network: Network,
+    video: VideoFiles,
+    *,
+    history: int | None = None,
+    size: int | None = None,
+    oracle: bool = False,
 ) -> Iterator[FrameResult]:
     """Track a video and yield the result of every frame.
 
@@ -103,11 +108,12 @@ def follow(
         video: the video.
         history: number of past frames kept in memory (T). Default: the network's own.
         size: short side inside the network, in pixels. Default: the network's own.
+        oracle: store the ground-truth masks instead of the predictions, see `datasets.follow`.
     """
     from hodor.evaluation import datasets
 
     before: set[int] = set()
-    for index, followed in enumerate(datasets.follow(network, video, history=history, size=size)):
+    for index, followed in enumerate(datasets.follow(network, video, history=history, size=size, oracle=oracle)):
         objects = followed.tracked.objects
         yield FrameResult(index, followed, tuple(i for i in objects if i in before))
         before.update(objects)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FIGURES = {
     "history": ("analyse", "History", "J&F and speed against the number of past frames in memory"),
     "failures": ("analyse", "Failures", "the worst frames, and J against confidence"),
+    "drift": ("analyse", "Drift", "J&F with own and with ground-truth masks in memory, and J over the video"),
     "sheet": ("analyse", "Sheet", "evenly spaced frames of each sequence with the predicted objects"),
     "ablations": ("analyse", "Ablations", "train and score the rows of a paper's ablation table"),
     "retrieval": ("descriptors", "Retrieval", "re-identification of objects by their descriptors"),
@@ -124,6 +125,38 @@ class Failures:
         for sequence in data["sequences"][: self.worst]:
             info(f"{sequence['sequence']}: J&F {100 * sequence['J&F']:.1f} over {len(sequence['frames'])} frames")
         info(f"-> {self.out}, {second}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Measure how much a network loses because it stores its own predictions: every video is tracked twice, with its own masks
+    in memory and with the ground-truth masks. The difference in J&F is the memory-oracle gap.
+
+    Draws J over the length of the videos and the areas of missing and false pixels, near the outline and far from it. The data
+    set needs a mask on every frame.
+    """
+
+    dataset: Positional[Path]
+    """Folder of a benchmark, or any folder of videos and masks."""
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("drift.png")
+    """The figure, PNG or SVG. Its data are written beside it, in a file with the suffix .json."""
+    videos: OmitArgPrefixes[Videos] = field(default_factory=Videos)
+    network: OmitArgPrefixes[Network] = field(default_factory=Network)
+
+    def run(self) -> int:
+        from hodor.analysis import drift, plots
+
+        plots.check(self.out)
+        layout = _layout(self.dataset, self.videos)
+        with progress("tracking") as moved:
+            data = drift.find(self.network.load(), layout, history=self.network.history, size=self.network.size, progress=moved)
+        drift.draw(data, self.out)
+        rows = [*data["sequences"], {"sequence": "mean", **data["mean"]}] if len(data["sequences"]) > 1 else data["sequences"]
+        for row in rows:
+            own, oracle = (100 * row[name]["J&F"] for name in ("own", "oracle"))
+            info(f"{row['sequence']}: J&F {own:.1f}, with ground truth in memory {oracle:.1f}, gap {100 * row['gap']:.1f}")
+        info(f"-> {self.out}, {plots.data_path(self.out)}")
         return 0
 
 

@@ -65,6 +65,7 @@ def follow(
     size: int | None = None,
     pin_first: bool | None = None,
     hold_lost: bool | None = None,
+    oracle: bool = False,
 ) -> Iterator[Followed]:
     """Track the objects of one video, frame by frame.
 
@@ -80,18 +81,25 @@ def follow(
         size: short side inside the network, in pixels. Default: the network's own.
         pin_first: whether the first frame stays in memory. Default: the tracker's own.
         hold_lost: whether memory entries are withheld while an object is lost. Default: the network's own.
+        oracle: store the ground-truth masks instead of the predictions. A frame is predicted before its mask is stored, and
+            the same frames are stored as without it, but none on which the object has no pixel.
 
     Yields:
         One `Followed` for every frame, in order.
 
     Raises:
-        ValueError: "bear, frame 00000: expected labels of 480x854 pixels, ...", with the message of `Tracker.step`.
+        ValueError: "bear, frame 00000: expected labels of 480x854 pixels, ...", with the message of `Tracker.step`; "expected a
+            mask on every frame of bear for the oracle, got 1 of 82".
     """
+    if oracle and len(video.masks) < len(video.frames):
+        got = f"{len(video.masks)} of {len(video.frames)}"
+        raise ValueError(f"expected a mask on every frame of {video.name} for the oracle, got {got}")
     tracker = Tracker(network, history=history, size=size, pin_first=pin_first, hold_lost=hold_lost)
     seen: set[int] = set()
     with contextlib.closing(prefetch(_with_masks(video))) as items:
         for frame, picture, mask in items:
             labels = None if mask is None else _new(mask, video.given[frame], seen)
+            before = tracker.memory
             began = time.perf_counter()
             try:
                 tracked = tracker.step(picture, labels)
@@ -101,6 +109,11 @@ def follow(
             if labels is not None:
                 seen.update(objects_in(labels))
             yield Followed(frame, tracked.labels, tracked, spent)
+            if oracle and labels is None and before.objects and tracker.index - 1 in tracker.memory.frames:
+                ground_truth = video.labels(frame)
+                ground_truth = np.where(np.isin(ground_truth, before.objects), ground_truth, ground_truth.dtype.type(0))
+                tracker.memory, tracker.index = before, tracker.index - 1
+                tracker.step(picture, ground_truth, before.objects)
 
 
 def _with_masks(video: VideoFiles) -> Iterator[tuple[str, np.ndarray, Labels | None]]:
