@@ -25,6 +25,7 @@ from hodor.data.clip import Clip
 from hodor.data.settings import Data
 from hodor.data.stream import Stream
 from hodor.data.videofiles import VideoFiles
+from hodor.data.videos import Videos
 from hodor.models import weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
@@ -35,6 +36,7 @@ from hodor.training.losses import Losses, compute_loss, options_of
 from hodor.training.optimisation import optimiser_of, rate_of
 from hodor.training.plans import plan_of
 from hodor.training.recipe import FREE, Recipe, Scheme, Validation
+from hodor.training.replay import Replay, Sample, rollout_from
 
 __all__ = ["FREE", "Data", "Recipe", "Scheme", "Validation", "plan_of", "rate_of", "run"]
 
@@ -53,20 +55,26 @@ class Play(nn.Module):
         super().__init__()
         self.network, self.recipe = network, recipe
 
-    def forward(self, clip: Clip, step: int, first: int = 0) -> tuple[Losses, list[plans.Supervised]]:
-        """Run the step's plan on some clips of its batch.
+    def forward(
+        self, clip: Clip, step: int, first: int = 0, start: Sample | None = None
+    ) -> tuple[Losses, list[plans.Supervised]]:
+        """Run the step's plan on some clips of its batch, or continue a tracked video.
 
         Args:
             clip: the clips.
             step: the training step, from 0.
             first: index in the batch of the first of these clips. Default: 0.
+            start: the memory at which the clip begins. Default: None, the clip begins at its ground-truth masks.
 
         Returns:
             The loss, and the supervised predictions.
         """
         device = clip.frames_BTCHW.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            supervised = plans.rollout(self.network, clip, plan_of(self.recipe, step))
+            if start is None:
+                supervised = plans.rollout(self.network, clip, plan_of(self.recipe, step))
+            else:
+                supervised = rollout_from(self.network, clip, start.memory, start.index)
         options = options_of(self.recipe, step, first, len(clip.frames_BTCHW))
         return compute_loss(supervised, self.recipe.loss, options), supervised
 
@@ -147,6 +155,7 @@ def _run(
     trained = [p for p in network.parameters() if p.requires_grad]
     scales = journal.scales(network)
     network.train()
+    replay = _replay(recipe, average.network, stream, parts)
 
     def save(done: int) -> None:
         about = checkpoints.plain(recipe, names_only=True)
@@ -172,12 +181,16 @@ def _run(
             terms: list[journal.Terms] = []
             for part in range(len(parts)):
                 clips.append(next(batches)[1])
-                plans.check_labels(plan_of(recipe, step), clips[-1])
+                start = replay.next(step, parts[part].start) if replay else None
+                if start:
+                    clips[-1] = start.clip
+                else:
+                    plans.check_labels(plan_of(recipe, step), clips[-1])
                 torch.manual_seed(_dropout_seed(recipe.seed, step, rank, part))
                 # gradients are exchanged between processes after the last part only
                 with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):
                     clip = clips[-1].to(device)
-                    losses, supervised = player(clip, step, parts[part].start)
+                    losses, supervised = player(clip, step, parts[part].start, start)
                     (losses.total / len(parts)).backward()
                 terms.append(journal.Terms.of(losses, supervised[-1], clip))
             norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
@@ -227,6 +240,21 @@ def _processes(device: torch.device) -> tuple[Any, torch.device]:
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # set by torchrun; a single process places everything itself
     accelerator = Accelerator(cpu=alone or device.type == "cpu", kwargs_handlers=[ddp])
     return accelerator, device if alone else accelerator.device
+
+
+def _replay(recipe: Recipe, average: Network, stream: Stream, parts: Sequence[range]) -> Replay | None:
+    """The memories of tracked training videos, or None if the recipe uses none.
+
+    Raises ValueError: "expected one clip a part for replay.share, got 4: set --accumulate to the number of clips a process";
+    as `Replay`.
+    """
+    if not recipe.replay.share:
+        return None
+    if len(parts[0]) != 1:
+        advice = "set --accumulate to the number of clips a process"
+        raise ValueError(f"expected one clip a part for replay.share, got {len(parts[0])}: {advice}")
+    videos = [video for source in stream.sources if isinstance(source, Videos) for video in source.layout.videos]
+    return Replay(average, videos, recipe.replay, seed=recipe.seed, reverse=recipe.data.reverse)
 
 
 def _distributed(accelerator: Any, play: nn.Module) -> nn.Module:

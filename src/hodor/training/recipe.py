@@ -100,6 +100,25 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class ReplaySettings:
+    """Training that begins at memories of tracked training videos, see `training.replay`. Needs one clip a part (`accumulate`).
+
+    Attributes:
+        share: share of the clips that begin at such a memory, in [0, 1]; 0 uses none. Default: 0.
+        size: short side of these videos inside the network, in pixels. Default: 256.
+        frames: frames of such a clip. Default: 4.
+        advance: frames that are tracked for each of these clips, to refresh the memories. Default: 3.
+        capacity: number of memories kept. Default: 64.
+    """
+
+    share: float = 0.0
+    size: int = 256
+    frames: int = 4
+    advance: int = 3
+    capacity: int = 64
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that the weights of a run depend on, as plain values. docs/training.md lists the fields."""
 
@@ -133,6 +152,8 @@ class Recipe:
     """For one-shot: the mask at the start of the return path, as predicted (soft) or rounded (hard)."""
     present: bool = False
     """For one-shot: leave out objects that have no pixel in the prediction on the last frame."""
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    """Clips that begin at the memory of a tracked training video instead of at a ground-truth mask."""
     loss: Loss = "released"
     """The loss: see `training.losses`."""
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
