@@ -10,7 +10,8 @@ docs/one-shot.md lists how the one-shot training paper was read where it leaves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -306,7 +307,7 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Supervis
     memory = Memory(objects=tuple(range(1, valid_BN.shape[1] + 1)))
     opening = _until_restart(plan)
     if opening:
-        with torch.set_grad_enabled(any(step.grad for step in opening) and torch.is_grad_enabled()):
+        with _gradient(any(step.grad for step in opening)):
             memory = network.remember(memory, 0, images[0], clip.masks_BTNHW[:, 0], valid_BN, valid_BN)
     traceable = {0: valid_BN & visible[0]}
     given = {0}
@@ -314,7 +315,7 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Supervis
     began: Tensor | None = None
     supervised = []
     for number, step in enumerate(plan):
-        with torch.set_grad_enabled(step.grad and torch.is_grad_enabled()):
+        with _gradient(step.grad):
             if step.blank:
                 soft |= {s: torch.zeros_like(clip.masks_BTNHW[:, s]) for s in step.sources}
                 traceable |= dict.fromkeys(step.sources, valid_BN)
@@ -352,6 +353,19 @@ def rollout(network: Network, clip: Clip, plan: Sequence[Step]) -> list[Supervis
     return supervised
 
 
+@contextmanager
+def _gradient(enabled: bool) -> Iterator[None]:
+    """Record gradients only if `enabled`, and if the caller does.
+
+    torch 2.6 reuses weights that autocast has cast without gradient in a later part with gradient, which then does not train
+    them (torch 2.13 does not). So the cache of autocast is emptied between the two.
+    """
+    with torch.set_grad_enabled(enabled and torch.is_grad_enabled()):
+        yield
+    if not enabled:
+        torch.clear_autocast_cache()
+
+
 def _encode(network: Network, clip: Clip, plan: Sequence[Step]) -> dict[int, Features]:
     """Encode the frames that the plan names, those that no gradient can reach without a graph."""
     every = range(clip.frames_BTCHW.shape[1])
@@ -365,7 +379,7 @@ def _encode(network: Network, clip: Clip, plan: Sequence[Step]) -> dict[int, Fea
     found: dict[int, Features] = {}
     for group, grad in (([t for t in named if t in reached], True), ([t for t in named if t not in reached], False)):
         if group:
-            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            with _gradient(grad):
                 frames = clip.frames_BTCHW[:, group].transpose(0, 1).flatten(0, 1)
                 found |= dict(zip(group, network.encode(frames).split(len(group)), strict=True))
     return found
