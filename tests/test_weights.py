@@ -630,3 +630,10 @@ def test_half_weights_take_half_the_room_and_come_back_as_float32(tmp_path: Path
     for key, value in loaded.state_dict().items():
         assert value.dtype == network.state_dict()[key].dtype
         torch.testing.assert_close(value, network.state_dict()[key], rtol=1e-3, atol=1e-6)
+
+
+def test_the_still_image_weights_of_the_repository_are_those_of_the_default_network() -> None:
+    stills = weights.load(Path(__file__).parents[1] / "weights" / "xmem-lite-stills.safetensors")
+    bundled = weights.load("xmem-lite")
+    assert (stills.name, stills.settings, stills.size, stills.history) == ("xmem-lite", bundled.settings, 416, 7)
+    assert stills.calibration == (1.0, 0.0)
