@@ -15,7 +15,8 @@ from golden_rules import GOLDEN, PHASES, fill, frames, keys, masks
 
 from hodor.data.clip import Clip
 from hodor.models import released, weights
-from hodor.models.base import Entry, Features, Memory, Network, Prediction
+from hodor.models.base import Entry, Memory, Network
+from hodor.models.prediction import Features, Prediction
 from hodor.tracking import Tracker
 
 # the README's tolerances: features (relative to the largest value), logits, probabilities, share of label pixels

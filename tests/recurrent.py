@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hodor.models.backbones import EfficientNetLite
-from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction, pad_to_multiple
+from hodor.models.base import Entry, Memory, Network, pad_to_multiple
+from hodor.models.prediction import UNKNOWN, Features, Prediction
 
 WIDTH = 8
 

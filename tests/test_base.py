@@ -15,16 +15,8 @@ from torch import Tensor
 
 from hodor.data.clip import Clip
 from hodor.models import base
-from hodor.models.base import (
-    UNKNOWN,
-    Entry,
-    Features,
-    Memory,
-    Prediction,
-    dense_labels,
-    pad_to_multiple,
-    sparse_labels,
-)
+from hodor.models.base import Entry, Memory, pad_to_multiple
+from hodor.models.prediction import UNKNOWN, Features, Prediction, dense_labels, sparse_labels
 
 
 def entry(seed: int, count: int, valid: str = "", given: str = "") -> Entry:

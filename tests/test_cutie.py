@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from hodor.data.clip import Clip
 from hodor.models import released, weights
-from hodor.models.base import UNKNOWN, Memory
+from hodor.models.base import Memory
 from hodor.models.cutie import Cutie
 from hodor.models.cutie_transformer import Attention, foreground, others
+from hodor.models.prediction import UNKNOWN
 from hodor.tracking import Tracker
 from hodor.training.losses import compute_loss
 from hodor.training.plans import Step, one_shot, propagate, rollout

@@ -19,7 +19,8 @@ from hodor.analysis import drift
 from hodor.data.layouts import Layout, open_layout
 from hodor.evaluation import datasets
 from hodor.masks import write_labels
-from hodor.models.base import Entry, Features, Memory, Network, Prediction, pad_to_multiple
+from hodor.models.base import Entry, Memory, Network, pad_to_multiple
+from hodor.models.prediction import Features, Prediction
 from hodor.scoring.metrics import jaccard
 
 

@@ -15,8 +15,9 @@ from golden_rules import GOLDEN, fill, frames, keys, masks
 
 from hodor.data.clip import Clip
 from hodor.models import released, weights
-from hodor.models.base import Features, Memory, Prediction
+from hodor.models.base import Memory
 from hodor.models.hodor import HODOR, background_cells, pool_hard
+from hodor.models.prediction import Features, Prediction
 from hodor.tracking import Tracker
 from hodor.training.losses import compute_loss
 from hodor.training.plans import released as released_plan

@@ -9,8 +9,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from hodor.models.base import UNKNOWN, Features, Memory, Prediction
+from hodor.models.base import Memory
 from hodor.models.hodor import HODOR, background_cells, pool_hard, pool_soft
+from hodor.models.prediction import UNKNOWN, Features, Prediction
 from hodor.training.losses import compute_loss
 from hodor.training.plans import chain, dense, rollout
 

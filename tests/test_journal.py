@@ -15,7 +15,7 @@ from accelerate import tracking
 from PIL import Image
 
 from hodor.masks import palette
-from hodor.models.base import Prediction
+from hodor.models.prediction import Prediction
 from hodor.training.journal import (
     Journal,
     Pace,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.models.base import UNKNOWN, Prediction
+from hodor.models.prediction import UNKNOWN, Prediction
 from hodor.training.losses import LOSSES, LossOptions, compute_loss, joint_dice, object_dice
 from hodor.training.plans import Supervised
 from hodor.training.recipe import Bootstrap, Loss, Points

@@ -15,7 +15,8 @@ from test_plans import Watcher, orders
 from training import lines, small, state
 
 from hodor.data.stream import Stream
-from hodor.models.base import Features, Memory, Network, Prediction
+from hodor.models.base import Memory, Network
+from hodor.models.prediction import Features, Prediction
 from hodor.models.weights import MODELS
 from hodor.train import Recipe, plan_of, run
 from hodor.training.journal import return_path

@@ -18,7 +18,8 @@ import torch
 
 from hodor import cli
 from hodor.models import weights
-from hodor.models.base import Features, Memory, Network
+from hodor.models.base import Memory, Network
+from hodor.models.prediction import Features
 from hodor.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from hodor.models.base import Features, Memory, Network, Prediction
+from hodor.models.base import Memory, Network
+from hodor.models.prediction import Features, Prediction
 from hodor.tracking import Tracker
 from hodor.training.losses import compute_loss
 from hodor.training.plans import Plan, Step, chain, cyclic, dense, released, rollout, still

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hodor.models.base import Features, Memory, Prediction
+from hodor.models.base import Memory
 from hodor.models.hodor import HODOR
+from hodor.models.prediction import Features, Prediction
 from hodor.tracking import Tracked, Tracker
 from hodor.training.losses import compute_loss
 from hodor.training.plans import dense, rollout

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.masks import fit_size, label_dtype, objects_in, to_planes, written_whole
-from hodor.models.base import Entry, Features, Memory, Network, Prediction
+from hodor.models.base import Entry, Memory, Network
+from hodor.models.prediction import Features, Prediction
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from hodor.analysis import plots
 from hodor.analysis.views import Picture, Remembers, after_reference, follow, heat, shrunk
 from hodor.masks import Labels, fit_labels
-from hodor.models.base import Network, Prediction
+from hodor.models.base import Network
+from hodor.models.prediction import Prediction
 from hodor.tracking import Tracker
 from hodor.video.render import outline, overlay
 

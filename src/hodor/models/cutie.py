@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from hodor.models import long_term as lasting
 from hodor.models import matching
-from hodor.models.base import UNKNOWN, Entry, Features, Memory, Prediction
+from hodor.models.base import Entry, Memory
 from hodor.models.cutie_transformer import Fuser, ObjectTransformer, PixelFuser, Summarizer, add_frame, others
 from hodor.models.layers import double, recompute
 from hodor.models.memory_blocks import (
@@ -37,6 +37,7 @@ from hodor.models.memory_blocks import (
     pad_around,
     rows,
 )
+from hodor.models.prediction import UNKNOWN, Features, Prediction
 from hodor.models.resnet import ResNet
 
 RELEASED: tuple[tuple[str, str | None], ...] = (

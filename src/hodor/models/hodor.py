@@ -27,8 +27,9 @@ from hodor.models.attention import (
     split_heads,
 )
 from hodor.models.backbones import BACKBONES
-from hodor.models.base import UNKNOWN, Entry, Features, Memory, Network, Prediction, pad_to_multiple
+from hodor.models.base import Entry, Memory, Network, pad_to_multiple
 from hodor.models.layers import Linear, double, recompute
+from hodor.models.prediction import UNKNOWN, Features, Prediction
 from hodor.models.pyramid import FPN
 from hodor.models.readout import background_cells, dot_max, pool_hard, pool_soft
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hodor.models.base import UNKNOWN
+from hodor.models.prediction import UNKNOWN
 
 
 def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:

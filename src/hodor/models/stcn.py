@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.base import Entry, Features, Memory, Prediction
+from hodor.models.base import Entry, Memory
 from hodor.models.layers import recompute
 from hodor.models.matching import aggregate, recall, tokens
 from hodor.models.memory_blocks import KeyProjection, PixelMemory, ResBlock, Up, ValueEncoder, pad_around, rows, some
+from hodor.models.prediction import Features, Prediction
 
 FUSER_RULES: tuple[tuple[str, str | None], ...] = (
     (r"value_encoder\.fuser\.block([12])\.downsample\.(.*)", r"values.fuser.block\1.skip.\2"),

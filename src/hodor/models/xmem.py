@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hodor.models.base import Entry, Features, Memory, Prediction
+from hodor.models.base import Entry, Memory
 from hodor.models.layers import recompute
 from hodor.models.long_term import KEYS, MAX_PROTOTYPES, PROTOTYPES, count, keep
 from hodor.models.matching import aggregate, recall, tokens
@@ -36,6 +36,7 @@ from hodor.models.memory_blocks import (
     rows,
     some,
 )
+from hodor.models.prediction import Features, Prediction
 from hodor.models.stcn import FUSER_RULES
 
 RELEASED: tuple[tuple[str, str | None], ...] = (

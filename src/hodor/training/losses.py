@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.data.sampling import generator
-from hodor.models.base import Prediction, leader_of
+from hodor.models.prediction import Prediction, leader_of
 from hodor.training.plans import Supervised
 from hodor.training.recipe import Loss, Points, Recipe
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hodor.data.clip import Clip
 from hodor.data.sampling import below, choose, generator
-from hodor.models.base import Features, Memory, Network, Prediction
+from hodor.models.base import Memory, Network
+from hodor.models.prediction import Features, Prediction
 from hodor.training.recipe import Back, MaskFeedback, Recipe, References
 
 STREAM_OF_PLANS = (0, 0, 1)
