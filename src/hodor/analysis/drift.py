@@ -202,11 +202,12 @@ def draw(data: dict[str, Any], path: Path) -> None:
         ):
             errors.bar(places + offset, [100 * mean[name]["errors"][e] for e in ERRORS], 0.4, color=colour, label=label)
         errors.set_xticks(places, [e.replace("_", ",\n") for e in ERRORS])
-        errors.set_title(f"wrong pixels, per cent of the ground truth (near: within {NEAR} px)")
+        errors.set_title(f"wrong pixels, per cent (near: within {NEAR} px)")
         errors.legend(fontsize=7.5)
         about = data["network"]
+        what = f"{len(sequences)} videos of {data['data']}" if len(sequences) > 1 else sequences[0]["sequence"]
         figure.suptitle(
-            f"{about['model']}, short side {about['size']}; {len(sequences)} videos of {data['data']}: "
+            f"{about['model']}, short side {about['size']}; {what}: "
             f"J&F {100 * mean['own']['J&F']:.1f}, with ground truth stored {100 * mean['oracle']['J&F']:.1f}",
             fontsize=9,
         )
