@@ -13,7 +13,7 @@ LAYERS = {
     **dict.fromkeys(["tracking", "training.plans", "training.losses", "training.recipe"], 2),
     **dict.fromkeys(["segment", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),
     **dict.fromkeys(["training.recipes", "ablations"], 4),
-    **dict.fromkeys(["cli", "commands"], 5),
+    **dict.fromkeys(["cli", "commands", "train_pack"], 5),
 }
 """Module or package -> layer; the longest name that fits counts."""
 

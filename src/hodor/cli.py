@@ -22,7 +22,7 @@ COMMANDS = {
     "analyse": "make the papers' figures and ablation tables for any weights and videos",
     "benchmark": "measure frames a second, milliseconds by stage and peak memory",
     "train": "train a network by a named recipe",
-    "data": "check a data set for training, and preview training clips",
+    "data": "check a data set for training, preview training clips, pack data sets",
     "convert": "convert the authors' checkpoint to a .safetensors file",
 }
 

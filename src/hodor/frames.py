@@ -83,6 +83,12 @@ def open_source(spec: str | os.PathLike[str] | int | Iterable[Any]) -> Source:
 
 
 def _video(url: str, name: str, text: str) -> Source:
-    from hodor.video.ffmpeg import Video
+    try:
+        from hodor.video.ffmpeg import Video
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        from hodor.video.opencv import OpenCvVideo
 
+        return OpenCvVideo(text, name)
     return Video(url, name, text)

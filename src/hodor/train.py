@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -137,7 +138,10 @@ def _run(
     plans.check_recurrent(recipe, network)
     play = Play(network, recipe)
     data = recipe.data
-    need = budget.estimate(network, lambda clip: play(clip, 0)[0].total, recipe.frames, data.planes, data.size, len(parts[0]))
+    probed = min(recipe.frames, budget.FRAMES) if recipe.scheme == "propagate" else recipe.frames
+    probe = Play(network, replace(recipe, frames=probed))
+    need = budget.estimate(network, lambda clip: probe(clip, 0)[0].total, probed, data.planes, data.size, len(parts[0]))
+    need = replace(need, clip=round(need.clip * recipe.frames / probed))
     for name in need.idle:  # parameters without gradient must not decay, nor must other processes wait for them
         network.get_parameter(name).requires_grad_(False)
     budget.check(need, device, recipe.accumulate, recipe.checkpoint)
@@ -169,7 +173,10 @@ def _run(
         config = checkpoints.plain(recipe, names_only=True)
         notes = journal.Journal(out if first_process else None, first, recipe.steps, log_to, config)
         stack.callback(notes.close)
-        loader = Loader(stream.batch, parts, first, recipe.steps, recipe.workers, pin=device.type == "cuda")
+        if recipe.worker_kind == "process" and recipe.workers:
+            stream.warm(recipe.workers)
+        pin = device.type == "cuda"
+        loader = Loader(stream.batch, parts, first, recipe.steps, recipe.workers, pin, recipe.worker_kind)
         batches, pace = iter(stack.enter_context(loader)), journal.Pace()
         for step in range(first, recipe.steps):
             last_step = step + 1 == recipe.steps
@@ -231,15 +238,28 @@ def _run(
 
 def _processes(device: torch.device) -> tuple[Any, torch.device]:
     """The Accelerator, and the device of this process: the given one, or with several processes each its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # set by torchrun
+        return _SingleProcess(), device
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError:
-        raise ValueError("expected package accelerate for training: pip install 'hodor-vos[train]'") from None
+        raise ValueError("expected package accelerate for several processes: pip install 'hodor-vos[train]'") from None
     # batch norms use stored statistics, so there are no buffers to broadcast
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # set by torchrun; a single process places everything itself
-    accelerator = Accelerator(cpu=alone or device.type == "cpu", kwargs_handlers=[ddp])
-    return accelerator, device if alone else accelerator.device
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp])
+    return accelerator, accelerator.device
+
+
+class _SingleProcess:
+    """What a run uses of an Accelerator, for one process."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def wait_for_everyone(self) -> None:
+        return
 
 
 def _replay(recipe: Recipe, average: Network, stream: Stream, parts: Sequence[range]) -> Replay | None:

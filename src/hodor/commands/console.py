@@ -51,14 +51,15 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def progress(what: str, unit: str = "frames") -> Iterator[Callable[[int, int | None], None]]:
     """Show progress: a bar with the time left on a terminal, elsewhere at most one line in ten seconds.
 
     Args:
         what: the activity, such as "segmenting".
+        unit: what is counted. Default: "frames".
 
     Yields:
-        A function to call with the number of frames so far and the number of all frames, None if unknown.
+        A function to call with the number so far and the number of all, None if unknown.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -76,6 +77,6 @@ def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
         now = time.monotonic()
         if now - last >= 10:
             last = now
-            info(f"{what}: {count} of {total or 'unknown'} frames, {count / (now - began):.1f} frames/s")
+            info(f"{what}: {count} of {total or 'unknown'} {unit}, {count / (now - began):.1f} {unit}/s")
 
     yield line

@@ -59,17 +59,19 @@ class Clip:
         return self.masks_BTNHW.flatten(3).any(-1) | ~self.labelled_BT[..., None]
 
     def to(self, device: torch.device) -> Clip:
-        """Return the clip on a device."""
-        return Clip(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        """Return the clip on a device, with masks in the type of the frames."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
+        return Clip(**{**moved, "masks_BTNHW": moved["masks_BTNHW"].to(self.frames_BTCHW.dtype)})
 
 
-def collate(clips: Sequence[Clip]) -> Clip:
+def collate(clips: Sequence[Clip], planes: int = 0) -> Clip:
     """Concatenate clips along the batch, padded to the largest number of objects.
 
     Args:
         clips: clips with the same T, H and W.
+        planes: smallest number of planes of the result. Default: 0.
     """
-    max_objects = max(c.objects_BN.shape[1] for c in clips)
+    max_objects = max(planes, *(c.objects_BN.shape[1] for c in clips))
 
     def pad(x: Tensor, dim: int) -> Tensor:
         shape = list(x.shape)

@@ -83,6 +83,9 @@ class Data:
     """Smallest area of an object in the first frame of a clip, in pixels of the file."""
     min_side: int = 20
     """Smallest width and height of an object in the first frame of a clip, in pixels of the file."""
+    pad_objects: bool = False
+    """Give every batch as many object planes as a clip can have, instead of as many as its clips have. All steps then have one
+    shape, which a GPU runs faster: cuDNN prepares its kernels for every new shape, which takes seconds."""
     size: tuple[int, int] = (256, 448)
     """Height and width of the clips."""
     reverse: float = 0.0

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +77,8 @@ class Stream:
             step: training step, from 0.
             indices: clips of the batch to return. Default: all.
         """
-        return collate([self.clip(step, index) for index in (range(self.batch_size) if indices is None else indices)])
+        clips = [self.clip(step, index) for index in (range(self.batch_size) if indices is None else indices)]
+        return collate(clips, self.data.planes if self.data.pad_objects else 0)
 
     def clip(self, step: int, index: int) -> Clip:
         """Return clip `index` of a step, B = 1.
@@ -105,6 +109,23 @@ class Stream:
             return clip
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
         raise ValueError(f"expected an object of {limits}, got none in {ROUNDS} attempts: use larger objects or lower limits")
+
+    def warm(self, threads: int) -> None:
+        """Read all images and masks into the cache, up to its limit. Forked processes then share them.
+
+        Args:
+            threads: number of threads that read.
+        """
+
+        def read(source: Source, item: int) -> None:
+            with suppress(DamagedFileError):
+                source.objects(item)
+                source.background(item)
+                source.read(item, (), generator(self.seed, 0, item))
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="warm") as pool:
+            for source in self.sources:
+                list(pool.map(partial(read, source), range(len(source))))
 
     def jump(self, step: int, root: int) -> int | None:
         """Return the largest jump at a step, in images of root number `root`; None if `Data.jump` is empty."""

@@ -151,6 +151,10 @@ def estimate(
     return Budget(fixed, round(meter.peak * scale), clips, idle)
 
 
+FRAMES = 5
+"""Frames of the clip that is measured for longer clips of the scheme "propagate", whose memory grows with their frames."""
+
+
 class Meter(TorchDispatchMode):
     """Count the bytes of the tensors made while it is active: `now` those alive, `peak` their maximum."""
 

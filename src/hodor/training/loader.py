@@ -1,13 +1,19 @@
-"""Clips of a run in their order, prepared ahead by threads; the time that the training loop waits for them is measured."""
+"""Clips of a run in their order, prepared ahead by threads or processes; the time that the training loop waits is measured."""
 
 from __future__ import annotations
 
+import gc
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from hodor.data.clip import Clip
 
@@ -18,38 +24,53 @@ Make = Callable[[int, range], Clip]
 class Loader:
     """Iterate over (step, part of its batch), all parts of a step before the next step's.
 
-    An error in `make` is raised where its part is asked for. Leaving the `with` block stops the threads: parts that were begun
+    An error in `make` is raised where its part is asked for. Leaving the `with` block stops the workers: parts that were begun
     are finished, the others are discarded. The attribute `waited` is the time that the caller waited, in seconds.
 
     Args:
-        make: makes a part; it must depend on its arguments alone, so that neither threads nor resuming change the clips.
+        make: makes a part; it must depend on its arguments alone, so that neither workers nor resuming change the clips.
         parts: indices of the clips of this process in each batch, one range a part.
         first: first step.
         last: step before which the iteration ends.
-        threads: number of threads; 0 makes the parts in the caller's thread. At most `threads` + 1 parts are finished or
-            being made at once, which bounds the memory. Default: 2.
+        workers: number of threads or processes; 0 makes the parts in the caller's thread. At most `workers` + 1 parts (of
+            processes 2 `workers`) are finished or being made at once, which bounds the memory. Default: 2.
         pin: put tensors into page-locked memory, from which they are copied to a GPU while it computes. Default: False.
+        kind: "thread", or "process": forked copies of this process. They share the memory that `make` has filled before the
+            fork, and each uses one core. Default: "thread".
     """
 
-    def __init__(self, make: Make, parts: Sequence[range], first: int, last: int, threads: int = 2, pin: bool = False) -> None:
-        self.make, self.parts, self.first, self.last, self.pin = make, tuple(parts), first, last, pin
+    def __init__(
+        self,
+        make: Make,
+        parts: Sequence[range],
+        first: int,
+        last: int,
+        workers: int = 2,
+        pin: bool = False,
+        kind: Literal["thread", "process"] = "thread",
+    ) -> None:
+        self.make, self.todo, self.pin = make, [(step, part) for step in range(first, last) for part in parts], pin
         self.waited = 0.0
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="loader") if threads else None
-        self.ahead = threads + 1
+        self.workers = workers
+        self.forked = kind == "process" and workers > 0
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="loader") if workers and not self.forked else None
+        self._iterator: Iterator[dict[str, Tensor]] | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Clip]]:
-        todo = ((step, part) for step in range(self.first, self.last) for part in self.parts)
+        if self.forked:
+            yield from self._from_processes()
+            return
         if self.pool is None:
-            for step, part in todo:
+            for step, part in self.todo:
                 began = time.perf_counter()
                 clip = self._make(step, part)
                 self.waited += time.perf_counter() - began
                 yield step, clip
             return
         begun: deque[tuple[int, Future[Clip]]] = deque()
-        for step, part in todo:
+        for step, part in self.todo:
             begun.append((step, self.pool.submit(self._make, step, part)))
-            if len(begun) >= self.ahead:
+            if len(begun) > self.workers:
                 yield self._next(begun)
         while begun:
             yield self._next(begun)
@@ -65,12 +86,54 @@ class Loader:
         clip = self.make(step, part)
         return Clip(**{name: tensor.pin_memory() for name, tensor in vars(clip).items()}) if self.pin else clip
 
+    def _from_processes(self) -> Iterator[tuple[int, Clip]]:
+        # garbage such as PyAV's contexts, which own threads, must not be collected in the copies: that would never end
+        gc.collect()
+        gc.freeze()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*worker processes in total", UserWarning)  # the user chose their number
+            loader = DataLoader(
+                _Parts(self.make, self.todo),
+                batch_size=None,
+                num_workers=self.workers,
+                pin_memory=self.pin,
+                multiprocessing_context="fork",
+                collate_fn=_as_it_is,
+            )
+            self._iterator = iter(loader)
+        gc.unfreeze()
+        for step, _ in self.todo:
+            began = time.perf_counter()
+            tensors = next(self._iterator)
+            self.waited += time.perf_counter() - began
+            yield step, Clip(**tensors)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._iterator = None  # a DataLoader stops its processes when its iterator is deleted
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Parts(Dataset[dict[str, Tensor]]):
+    """The parts of all steps by number, as tensors by name. Masks are bool, a quarter of the bytes to hand over."""
+
+    def __init__(self, make: Make, todo: Sequence[tuple[int, range]]) -> None:
+        self.make, self.todo = make, todo
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        torch.set_num_threads(1)
+        clip = self.make(*self.todo[index])
+        return {**vars(clip), "masks_BTNHW": clip.masks_BTNHW > 0}
+
+
+def _as_it_is(part: Any) -> Any:
+    return part
 
 
 def shares(batch: int, accumulate: int, rank: int, processes: int) -> list[range]:

@@ -188,6 +188,8 @@ def _past(t: int, references: References, reads: int, rng: torch.Generator) -> t
         return tuple(sorted({0, t - 1}))
     if t <= reads:
         return tuple(range(t))
+    if references == "recent":
+        return (0, *range(t - reads + 1, t))
     if references == "random":
         return tuple(sorted(choose(reads, t, rng)))
     return (0, *sorted(1 + i for i in choose(reads - 1, t - 1, rng)))

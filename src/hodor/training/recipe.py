@@ -23,9 +23,9 @@ MaskFeedback = Literal["soft", "detached", "hard"]
 """How a predicted mask enters the memory in training: "soft" with gradients through it (HODOR's paper), "detached" without
 (HODOR's released code), "hard" rounded to 0 or 1 and without."""
 
-References = Literal["previous", "first-random", "random"]
+References = Literal["previous", "first-random", "random", "recent"]
 """Past frames that a step reads: "previous", frame 0 and the frame before (STCN); "first-random", frame 0 and random others
-(XMem); "random", any past frames (Cutie)."""
+(XMem); "random", any past frames (Cutie); "recent", frame 0 and the most recent others, as a tracker keeps them."""
 
 Back = Literal["two", "all", "one"]
 """Return path of one-shot training: through one random frame between, through every frame, or in one step."""
@@ -142,7 +142,7 @@ class Recipe:
     scheme (soft for cyclic, propagate and return paths, detached for the others)."""
     references: References = "first-random"
     """For propagate, one-shot and empty-reference: the past frames that a step reads. previous: frame 0 and the frame before
-    (STCN). first-random: frame 0 and random others (XMem). random: any (Cutie)."""
+    (STCN). first-random: frame 0 and random others (XMem). random: any (Cutie). recent: frame 0 and the most recent others."""
     reads: int = 3
     """For the same schemes: the maximum number of past frames that a step reads; "previous" reads at most two."""
     back: Back = "two"
@@ -202,7 +202,10 @@ class Recipe:
     checkpoint: bool = False
     """Activation checkpointing: recompute activations in the backward pass instead of keeping them."""
     workers: int = 2
-    """Threads of each process that prepare clips ahead; 0 prepares them in the training loop."""
+    """Threads or processes (`worker_kind`) of each process that prepare clips ahead; 0 prepares them in the training loop."""
+    worker_kind: Literal["thread", "process"] = "thread"
+    """thread: workers share one cache. process: workers are forked after the cache was filled, which they share; this is faster
+    with many cores. The clips are the same."""
     seed: int = 0
     """Seed of weights, clips and dropout."""
     save_every: int = 100
@@ -213,6 +216,17 @@ class Recipe:
     """Scores on held-out videos during training; the best weights are kept."""
 
 
-FREE = ("accumulate", "checkpoint", "workers", "save_every", "pictures_every", "validation", "data.cache", "backbone", "init")
+FREE = (
+    "accumulate",
+    "checkpoint",
+    "workers",
+    "worker_kind",
+    "save_every",
+    "pictures_every",
+    "validation",
+    "data.cache",
+    "backbone",
+    "init",
+)
 """Fields that may change when a run resumes: none of them changes the computed numbers, except for rounding. With schedule
 "steps", whose past does not depend on its end, `steps` may change too."""
