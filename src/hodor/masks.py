@@ -18,7 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hodor.video.pictures import DECODE_ERRORS, UnusablePictureError, require_single
 
 Labels = npt.NDArray[np.integer[Any]]
 VOID = 255  # the ignore label of DAVIS and PASCAL ("void"); therefore never an id in 8 bits
@@ -220,12 +222,13 @@ def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
         path: the file.
 
     Returns:
-        The picture, and the factor by which Pillow multiplied the values of a 2-bit (85) or 4-bit (17) grey PNG to fill
-        0..255; 1 for other files.
+        The picture, upright, and the factor by which Pillow multiplied the values of a 2-bit (85) or 4-bit (17) grey PNG to
+        fill 0..255; 1 for other files.
 
     Raises:
         FileNotFoundError: "mask x.png does not exist".
-        ValueError: "mask x.png cannot be read as a picture: ...", "mask x is a folder: give one picture file".
+        ValueError: "mask x.png cannot be read as a picture: ...", "mask x is a folder: give one picture file",
+            "mask x.tif: expected one picture, got 8: ...".
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"mask {path} does not exist")
@@ -235,12 +238,16 @@ def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
+        require_single(picture)
         tiles: list[Any] = getattr(picture, "tile", [])  # gone after load()
         step = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]), 1) if tiles else 1
         picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+    except UnusablePictureError as error:
+        raise ValueError(f"mask {path}: {error}") from None
     except UnidentifiedImageError:
         raise ValueError(f"mask {path} cannot be read as a picture: not a known picture format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise ValueError(f"mask {path} cannot be read as a picture: {str(error) or 'damaged'}") from None
     return picture, step
 

@@ -27,6 +27,7 @@ from hodor.outputs.background import BackgroundWriter
 from hodor.outputs.selection import Outputs as Outputs
 from hodor.outputs.writers import Result
 from hodor.tracking import Tracker
+from hodor.video.content import content_hash
 from hodor.video.source import Frame, Source, prefetch
 
 MAX_PENDING = 6
@@ -81,6 +82,7 @@ def segment(
     size: int | None = None,
     backward: bool = True,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Progress = lambda count, total: None,
 ) -> Summary:
     """Follow the objects of the given masks through a source and write the results.
@@ -98,6 +100,8 @@ def segment(
         backward: run the backward pass. Without it, frames before the first mask are empty.
         resume: continue a killed run of the same source, masks, network and settings. Where there is no such run, or it
             was complete, all frames are computed from the start and `Summary.notes` states it.
+        overwrite: remove the results of an earlier run from the folder before the first frame. Without it and without
+            `resume`, a folder with masks is refused.
         progress: called after each frame with the number of frames so far and the number of all frames, None if
             unknown.
 
@@ -107,15 +111,18 @@ def segment(
     Raises:
         ValueError: "expected at least one mask, got none: ...", "mask for frame 90, but clip has frames 0 to 79: ...",
             "mask for frame 90, but clip ended at frame 79: ..." where this is only known at the end, "expected objects
-            of the masks to cut out (1, 2), got 9", "OUT holds another run (its history was 7, now 5): start again
-            without resume".
+            of the masks to cut out (1, 2), got 9", "OUT holds another run (its history was 7, now 5): give another
+            folder, or start again with overwrite instead of resume", "expected a folder without masks, got 60 masks of an
+            earlier run in OUT/masks: ...".
     """
     if not masks:
         raise ValueError("expected at least one mask, got none: give labels by frame index")
+    if resume and overwrite:
+        raise ValueError("expected resume or overwrite, got both: resume keeps the earlier results, overwrite removes them")
     job = _Job(source, dict(masks), network, outputs, history, size, backward)
     began = time.monotonic()
     try:
-        job.run(resume, progress)
+        job.run(resume, overwrite, progress)
     except KeyboardInterrupt:
         job.summary.interrupted = True
     job.summary.seconds = round(time.monotonic() - began, 3)
@@ -152,6 +159,7 @@ class _Job:
         self._check()
         self.job = {
             "source": source.name,
+            "content": content_hash(source),
             "frame size": list(source.size),
             "history": history,
             "pin_first": network.pin_first,
@@ -190,11 +198,18 @@ class _Job:
     def _new_tracker(self) -> Tracker:
         return Tracker(self.network, history=self.history, size=self.size)
 
-    def run(self, resume: bool, progress: Progress) -> None:
+    def run(self, resume: bool, overwrite: bool, progress: Progress) -> None:
         """Run the backward pass, then the forward pass; each result is passed to the writers when it is computed."""
         phase = self._restore_progress() if resume else ""
+        masks = [] if phase else self.outputs.masks.glob("*.png")
+        earlier = {path.stem for path in masks if not path.name.startswith(".")}
+        if earlier and not overwrite:
+            self._check_earlier(earlier, resume)
         if phase == "":
             self.state.unlink(missing_ok=True)
+        if overwrite:
+            self.outputs.clear()
+            earlier = set()
         keep = {self.source.name_of(i) for i in self.resumed} if phase else None
         with contextlib.ExitStack() as open_writers:
             records = [open_writers.enter_context(w) for w in self.outputs.records(keep, self.source.name)]
@@ -213,14 +228,32 @@ class _Job:
             ):
                 for result in self._track_forward(phase == "forward", record_writer):
                     stream_writer.write(result)
+                    earlier.discard(result.name)
                     if result.index not in self.counted:
                         self._count(result, progress)
             # A run killed while its long files are assembled can still be resumed: the state is removed after that.
             for writer in [*streams, *records]:
                 writer.close(finished=False)
             self.state.unlink(missing_ok=True)
+        if earlier:
+            left = f"{len(earlier)} masks of an earlier run ({min(earlier)}, ...)"
+            self.summary.notes.append(f"{self.outputs.masks} also holds {left}: remove them")
         if self.outputs.prores and not self.outputs.soft:
             shutil.rmtree(self.outputs.soft_folder, ignore_errors=True)
+
+    def _check_earlier(self, earlier: set[str], resume: bool) -> None:
+        """Raise if results of an earlier run would be lost, or would lie beside those of this run."""
+        folder, count = self.outputs.masks, None if self.source.estimated else self.source.count
+        if not resume:
+            raise ValueError(
+                f"expected a folder without masks, got {len(earlier)} masks of an earlier run in {folder}: "
+                "give another folder, use overwrite to replace them, or resume to continue a run that was killed"
+            )
+        if count is not None and (strange := earlier - {self.source.name_of(i) for i in range(count)}):
+            raise ValueError(
+                f"expected masks of {self.source.name} in {folder}, got {len(strange)} of another run ({min(strange)}, ...): "
+                "give another folder, or use overwrite to replace them"
+            )
 
     def _track_backward(self, restored: bool, record_writer: BackgroundWriter) -> Iterator[Result]:
         """Yield the results from the first mask back to frame 0; the mask's own frame is part of the forward pass."""
@@ -328,7 +361,8 @@ class _Job:
             before = note["job"].get(key)
             if before != now:
                 raise ValueError(
-                    f"{self.outputs.folder} holds another run (its {key} was {before}, now {now}): start again without resume"
+                    f"{self.outputs.folder} holds another run (its {key} was {before}, now {now}): "
+                    "give another folder, or start again with overwrite instead of resume"
                 )
         index, phase = int(note["index"]), str(note["phase"])
         self.resumed = range(index, self.first) if phase == "backward" else range(0 if self.backward else self.first, index)
@@ -336,7 +370,8 @@ class _Job:
         missing = {self.source.name_of(i) for i in self.resumed} - writers.completed(self.outputs.masks)
         if missing:
             raise ValueError(
-                f"{self.outputs.masks} lacks {len(missing)} finished masks ({min(missing)}, ...): start again without resume"
+                f"{self.outputs.masks} lacks {len(missing)} finished masks ({min(missing)}, ...): "
+                "start again with overwrite instead of resume"
             )
         return phase
 

@@ -34,6 +34,8 @@ class Segment:
     """From the first mask: to both ends of the video, or only forward; frames before it are then empty."""
     resume: bool = False
     """Continue a run that was killed; it ends with the same files."""
+    overwrite: bool = False
+    """Remove the results of an earlier run from OUT first; without it, an OUT that holds masks is refused."""
     json: Path | None = None
     """Write a summary of the run to this file; - prints it."""
     image: str | None = None
@@ -48,7 +50,7 @@ class Segment:
 
         if not self.mask:
             raise ValueError("expected at least one mask, got none: give --mask FILE, or --mask FILE@FRAME for a later frame")
-        with frames.open_source(self.source) as source:
+        with frames.open_source(self.source, [_file_and_frame(given)[0] for given in self.mask]) as source:
             masks = {}
             for given in self.mask:
                 file, index = _file_and_frame(given)
@@ -72,6 +74,7 @@ class Segment:
                     size=self.network.size,
                     backward=self.direction == "both",
                     resume=self.resume,
+                    overwrite=self.overwrite,
                     progress=report,
                 )
         write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json()})

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hodor.data.search import (
     VALID,
@@ -27,6 +26,7 @@ from hodor.data.videofiles import VideoFiles, shown
 from hodor.mask_files.png import read_labels
 from hodor.masks import VOID
 from hodor.names import natural_key
+from hodor.video.pictures import picture_size
 
 SAMPLED = 12
 """Masks that are read to find out whether the masks of a folder contain only 0 and 255."""
@@ -269,8 +269,7 @@ def _is_video(found: Mapping[str, Path]) -> bool:
         return False
     sizes = set()
     for path in list(found.values())[:: max(1, len(found) // SAMPLED)]:
-        with Image.open(path) as picture:
-            sizes.add(picture.size)
+        sizes.add(picture_size(path))
     return len(sizes) == 1
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import struct
+import re
 import threading
-import warnings
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hodor.masks import VOID, fit_labels
+from hodor.video.pictures import DECODE_ERRORS, Levels, opened, to_rgb, upright_size
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +27,7 @@ WIDE_VOID = -1
 """Value of void in labels of more than 8 bits, in which 255 is an object."""
 
 
-DECODE_ERRORS = (
-    OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
-"""Exceptions that decoders raise for damaged files."""
+_warned: set[tuple[Path, str]] = set()
 
 
 class DamagedFileError(ValueError):
@@ -124,7 +120,7 @@ def cover_size(image_size: Size, clip_size: Size) -> Size:
     return max(1, round(image_size[0] * scale)), max(1, round(image_size[1] * scale))
 
 
-def read_picture(path: Path, mask_size: Size | None, clip_size: Size) -> Picture:
+def read_picture(path: Path, mask_size: Size | None, clip_size: Size, levels: Levels | None = None) -> Picture:
     """Read an image as RGB uint8 [h, w, 3], reduced so that it just covers the clip.
 
     A JPEG is decoded at an eighth, a quarter or a half of its size if that is enough. A rotation stored in the file (EXIF) is
@@ -134,25 +130,32 @@ def read_picture(path: Path, mask_size: Size | None, clip_size: Size) -> Picture
         path: image file.
         mask_size: height and width of its masks; None for no check.
         clip_size: height and width of the clip.
+        levels: the range of the values of its video. Default: that of the image.
 
     Raises:
         ValueError: "expected an image of 120x80 (height x width), the size of its masks, got 240x160".
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as file:
-            as_stored = file.height, file.width
-            rotated = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            upright = as_stored[::-1] if rotated else as_stored
-            if mask_size is not None and mask_size not in (upright, as_stored):
-                expected = f"expected an image of {mask_size[0]}x{mask_size[1]} (height x width), the size of its masks"
-                raise ValueError(f"{expected}, got {as_stored[0]}x{as_stored[1]}")
-            rotate = mask_size is None or mask_size == upright
-            height, width = cover_size(upright if rotate else as_stored, clip_size)
-            file.draft("RGB", (height, width) if rotate and rotated else (width, height))
-            file.load()
-            picture = ImageOps.exif_transpose(file) if rotate else file
-            return shrink(picture.convert("RGB"), (height, width))
+    with opened(path) as file:
+        used, rotate = upright_size(file, mask_size)
+        if mask_size not in (None, used):
+            expected = f"expected an image of {mask_size[0]}x{mask_size[1]} (height x width), the size of its masks"
+            raise ValueError(f"{expected}, got {file.height}x{file.width}")
+        size = cover_size(used, clip_size)
+        turned = used != (file.height, file.width)
+        file.draft("RGB", size if turned else size[::-1])
+        levels = Levels() if levels is None else levels
+        picture = shrink(to_rgb(file, levels, rotate), size)
+    warn_of(path, levels)
+    return picture
+
+
+def warn_of(path: Path, levels: Levels) -> None:
+    """Log the notes on the range of a picture. A data set is the folder above that of the picture: it has each note once."""
+    for note in levels.notes:
+        key = path.parent.parent, re.sub(r"[\d.]+", "", note)
+        if key not in _warned:
+            _warned.add(key)
+            log.warning("%s: %s (further pictures of this kind in %s are not named)", path, note, key[0])
 
 
 def shrink(picture: Image.Image, size: Size) -> Picture:

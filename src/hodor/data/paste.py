@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 
 from hodor.data.augment import Matrix, Size, window
@@ -23,6 +23,7 @@ from hodor.data.file_cache import DamagedFileError, FileCache, Objects
 from hodor.data.sampling import below, chance, uniform, within
 from hodor.data.settings import Scene
 from hodor.data.stills import SUFFIXES, Source
+from hodor.video.pictures import opened
 
 SCENES = 5
 """Scenes that are sampled until frame 0 of one shows enough of an object."""
@@ -99,7 +100,7 @@ def from_source(source: Source, fitting: Callable[[Objects], list[int]]) -> Cuto
 
 def _read_alpha(path: Path, size: Size) -> tuple[Tensor, int]:
     """Read an image as uint8 RGBA [4, h, w], cropped to the opaque part, with its bytes. Raises ValueError without alpha."""
-    with Image.open(path) as file:
+    with opened(path) as file:
         picture = ImageOps.exif_transpose(file)
         if not picture.has_transparency_data:
             raise ValueError("has no alpha channel: give an image with a transparent background")

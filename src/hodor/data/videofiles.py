@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
+from hodor.data.file_cache import warn_of
 from hodor.mask_files.png import read_labels
 from hodor.masks import VOID, Labels, label_dtype, objects_in
+from hodor.video.pictures import Levels, picture_size, read_picture
 
 if TYPE_CHECKING:
     from hodor.video.source import Source
@@ -60,14 +61,14 @@ class VideoFiles:
 
         Raises:
             IndexError: "expected frames 0 to 79 of bear, got 80".
-            ValueError: "FILE cannot be read as an image (...): replace it or remove it"; "expected 80 frames in FILE, got at
+            ValueError: the errors of `hodor.video.pictures.read_picture`; "expected 80 frames in FILE, got at
                 most 79".
         """
         for i in indices:
             if not 0 <= i < len(self.frames):
                 raise IndexError(f"expected frames 0 to {len(self.frames) - 1} of {self.name}, got {i}")
         if not isinstance(self.images, Path):
-            return [_read_picture(self.images[i]) for i in indices]
+            return [self._picture(self.images[i]) for i in indices]
         if not indices:
             return []
         requested, images = set(indices), dict[int, Picture]()
@@ -81,7 +82,7 @@ class VideoFiles:
     def stream(self) -> Iterator[Picture]:
         """Yield every frame in order. Raises the errors of `pictures`."""
         if not isinstance(self.images, Path):
-            yield from map(_read_picture, self.images)
+            yield from map(self._picture, self.images)
             return
         count = 0
         for frame in self._source.frames(0, len(self.frames)):
@@ -142,6 +143,24 @@ class VideoFiles:
         return joined
 
     @cached_property
+    def levels(self) -> Levels:
+        """The range of the values of the image files, for images of more than 8 bits."""
+        return Levels([(path, None) for path in self.images] if not isinstance(self.images, Path) else [])
+
+    @cached_property
+    def mask_size(self) -> tuple[int, int] | None:
+        """Height and width of the first mask; None if there is none that can be read."""
+        try:
+            return picture_size(next(iter(self.masks.values())))
+        except (StopIteration, OSError, ValueError):
+            return None
+
+    def _picture(self, path: Path) -> Picture:
+        picture = read_picture(path, self.levels, mask_size=self.mask_size)
+        warn_of(path, self.levels)
+        return picture
+
+    @cached_property
     def _source(self) -> Source:
         from hodor.frames import open_source  # PyAV is imported only if a video file is read
 
@@ -153,13 +172,3 @@ def shown(names: Sequence[str] | Mapping[str, object], max_names: int = 6) -> st
     listed = list(names)
     text = ", ".join(listed[:max_names]) or "none"
     return text if len(listed) <= max_names else f"{text}, ... ({len(listed)} in all)"
-
-
-def _read_picture(path: Path) -> Picture:
-    try:
-        with Image.open(path) as file:
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"picture {path} does not exist") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): replace it or remove it") from None

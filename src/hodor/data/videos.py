@@ -205,7 +205,7 @@ class Videos:
         file = video.images[frame]
 
         def read() -> tuple[Tensor, int]:
-            image = torch.from_numpy(read_picture(file, mask_size, self._clip_size)).permute(2, 0, 1).contiguous()
+            image = torch.from_numpy(read_picture(file, mask_size, self._clip_size, video.levels)).permute(2, 0, 1).contiguous()
             return image, image.numel()
 
         return self._cache.get(("image", file, mask_size), file, read)

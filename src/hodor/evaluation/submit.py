@@ -24,6 +24,7 @@ from hodor.data.benchmarks import BENCHMARKS, Submission
 from hodor.data.layouts import Layout, VideoFiles
 from hodor.data.videofiles import shown
 from hodor.masks import objects_in, written_whole
+from hodor.video.pictures import picture_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
@@ -237,12 +238,11 @@ class _Allowed:
         return self.begun
 
     def size(self, frame: str) -> tuple[int, int]:
-        """Return (H, W) of the frame's picture, from the header of its file; for a video file that of the first mask."""
+        """Return (H, W) of the frame's picture, without decoding it; for a video file that of the first mask."""
         if isinstance(self.video.images, Path):
             height, width = self.video.labels(self.first or frame).shape
             return height, width
-        with Image.open(self.video.images[self.order[frame]]) as picture:
-            return picture.height, picture.width
+        return picture_size(self.video.images[self.order[frame]], self.video.mask_size)
 
 
 def _faults(data: bytes, size: tuple[int, int], allowed: frozenset[int]) -> list[str]:

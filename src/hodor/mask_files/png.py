@@ -9,6 +9,7 @@ than by Pillow: a damaged file is an error, never a wrong mask.
 import functools
 import importlib
 import os
+import re
 import struct
 import tempfile
 import zlib
@@ -153,8 +154,10 @@ def _chunks(data: bytes, name: str) -> dict[bytes, bytes] | None:
         if zlib.crc32(memoryview(data)[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             shown = kind.decode() if kind.isalpha() and kind.isascii() else "next"
             raise _damaged(name, f"its {shown} chunk fails its checksum")
-        # a capital first letter marks a critical chunk; tRNS is transparency, acTL animation
-        if (kind[:1].isupper() and kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND")) or kind in (b"tRNS", b"acTL"):
+        # a capital first letter marks a critical chunk; tRNS is transparency, acTL animation, eXIf can hold a rotation
+        if (kind[:1].isupper() and kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND")) or kind in (b"tRNS", b"acTL", b"eXIf"):
+            return None
+        if kind[1:] in (b"EXt", b"TXt") and re.search(b"Orientation|Raw profile type", data[place + 8 : end - 4]):
             return None
         found[kind] = data[place + 8 : end - 4]
         if kind == b"IDAT":

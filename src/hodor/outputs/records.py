@@ -89,8 +89,8 @@ class _Records(Writer):
         keep: names of the finished frames of the run to resume. Default: a new run.
 
     Raises:
-        ValueError: "coco.json cannot be resumed, 3 finished frames are not in .coco.json.records (00002, ...): run without
-            resume".
+        ValueError: "coco.json cannot be resumed, 3 finished frames are not in .coco.json.records (00002, ...): start
+            again with overwrite".
     """
 
     _masks = True
@@ -109,7 +109,7 @@ class _Records(Writer):
                     missing.discard(name)
             if missing:
                 problem = f"{len(missing)} finished frames are not in {self._lines.name} ({min(missing)}, ...)"
-                raise ValueError(f"{self._path} cannot be resumed, {problem}: run without resume")
+                raise ValueError(f"{self._path} cannot be resumed, {problem}: start again with overwrite")
         self._offsets: list[int] = []
         self._is_assembled = False
         self._file: IO[bytes] | None = self._lines.open("ab")

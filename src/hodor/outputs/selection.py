@@ -4,6 +4,8 @@ Each output is one field of `OutputOptions`. The options of `hodor segment`, the
 resumed run is compared with all follow from these fields.
 """
 
+import contextlib
+import re
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
@@ -146,6 +148,21 @@ class Outputs(OutputOptions):
             rate: frames a second of the source, None if it has none.
         """
         return self._writers(_Run(rate=rate), stream=True)
+
+    def clear(self) -> None:
+        """Remove the results of an earlier run from the folder, and no other file."""
+        paths = [self.masks, self.folder / ".hodor-soft"]
+        for option in fields(OutputOptions):
+            pattern = option.metadata["spec"].path.format("*")
+            paths += [p for p in self.folder.glob(pattern) if re.fullmatch(pattern.replace("*", "\\d+"), p.name)]
+        for path in paths:
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+                continue
+            for file in [*path.glob("*.png"), *path.glob("*.npz")]:
+                file.unlink()
+            with contextlib.suppress(OSError):  # it holds other files
+                path.rmdir()
 
     def frame_folders(self) -> list[Path]:
         """The folders that hold one file a frame, and the output folder itself."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from hodor.names import natural_key
+from hodor.video.pictures import Levels, named_errors, opened, pages_of, read_picture, to_rgb
 from hodor.video.source import Frame, Picture, Source, size_of
 
 STILLS = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
 """Suffixes of image files."""
+BLOCK = 32
+"""Number of pictures that are held at once while a `Stack` is read backwards."""
 
 
 class Stills(Source):
@@ -34,34 +39,117 @@ class Stills(Source):
 
     def __init__(self, paths: list[Path], name: str, empty: str) -> None:
         super().__init__(name)
-        images = [p for p in paths if p.suffix.lower() in STILLS and not p.name.startswith(".") and p.is_file()]
+        images = [p for p in paths if is_image(p)]
         if not images:
             raise ValueError(f"{empty}: give files such as 00000.jpg or 00000.png")
-        self._paths = sorted(images, key=lambda p: (natural_key(p.name), str(p)))
+        self.files = tuple(sorted(images, key=lambda p: (natural_key(p.name), str(p))))
         if other := sorted(p.name for p in set(paths) - set(images)):
             shown = ", ".join(other[:3]) + (", ..." if len(other) > 3 else "")
             self.notes.append(f"skipped {len(other)} that are not images: {shown}")
         stems: dict[str, Path] = {}
-        for path in self._paths:
+        for path in self.files:
             if (earlier := stems.setdefault(path.stem, path)) is not path:
                 both = f"{earlier.name} and {path.name} share the name {path.stem}"
                 raise ValueError(f"{both}: give a pattern such as '*{path.suffix}'")
-        self.count = len(self._paths)
-        self.size = size_of(_read_still(self._paths[0]))
+        self.count = len(self.files)
+        self._levels = Levels([(path, None) for path in self.files])
+        self.size = size_of(self._frame(0).image)
+        self.notes += _odd_names([path.stem for path in self.files])
 
     def name_of(self, index: int) -> str:
         """Return the stem of image `index`."""
-        return self._paths[index].stem
+        return self.files[index].stem
 
     def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
-        return (self._frame(i) for i in range(len(self._paths))[start:stop])
+        return (self._frame(i) for i in range(len(self.files))[start:stop])
 
     def _backward(self, start: int, stop: int | None) -> Iterator[Frame]:
-        return (self._frame(i) for i in reversed(range(len(self._paths))[start:stop]))
+        return (self._frame(i) for i in reversed(range(len(self.files))[start:stop]))
 
     def _frame(self, index: int) -> Frame:
-        path = self._paths[index]
-        return Frame(index, path.stem, _read_still(path), None)
+        path = self.files[index]
+        image = read_picture(path, self._levels)
+        self.notes += [note for note in self._levels.notes if note not in self.notes]
+        return Frame(index, path.stem, image, None)
+
+
+def open_images(paths: list[Path], name: str, empty: str, left_out: Sequence[Path] = ()) -> Source:
+    """Open image files as a source: `Stills`, or a `Stack` if there is one file and it holds several pictures.
+
+    Args:
+        paths: files.
+        name: name of the source.
+        empty: beginning of the message if there is no image.
+        left_out: files that are no frames, such as masks, or folders of such files. A note names those among `paths`.
+    """
+    given = {_identity(p) for path in left_out for p in (path.iterdir() if path.is_dir() else [path])} - {None}
+    kept = [p for p in paths if not given or _identity(p) not in given]
+    masks = sorted(p.name for p in set(paths) - set(kept))
+    images = [p for p in kept if is_image(p)]
+    numbers = pages_of(images[0]) if len(images) == 1 else ()
+    source = Stack(images[0], numbers) if len(numbers) > 1 else Stills(kept, name, empty)
+    if masks:
+        shown = ", ".join(masks[:3]) + (", ..." if len(masks) > 3 else "")
+        source.notes.append(f"left out of the frames, because given as a mask: {shown}")
+    return source
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is equal for all names of a file, None if there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is an image file by its suffix, and not hidden."""
+    return path.suffix.lower() in STILLS and not path.name.startswith(".") and path.is_file()
+
+
+class Stack(Source):
+    """The pictures of one file as frames: a TIFF with several pages, an animated WebP, PNG, GIF or AVIF.
+
+    Args:
+        path: the file.
+        numbers: numbers of its pictures, from `hodor.video.pictures.pages_of`.
+    """
+
+    def __init__(self, path: Path, numbers: Sequence[int]) -> None:
+        super().__init__(path.stem)
+        self.files, self._numbers, self.count = (path,), numbers, len(numbers)
+        self._levels = Levels([(path, number) for number in numbers])
+        first = next(self._forward(0, 1))
+        self.size = size_of(first.image)
+        if first.time is not None:
+            with opened(path, numbers[0]) as file:
+                file.load()
+                self.rate = (1 / _duration(file)).limit_denominator(1001)
+
+    def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
+        path, time = self.files[0], Fraction(0)
+        with named_errors(path), opened(path, self._numbers[0]) as file:
+            moving = file.format != "TIFF"
+            for index, number in enumerate(self._numbers[:stop]):
+                if index < start and not moving:
+                    continue
+                file.seek(number)
+                if moving:
+                    file.load()  # a picture can be drawn over the one before it; its duration is known after that
+                if index >= start:
+                    image = np.array(to_rgb(file, self._levels))
+                    self.notes += [note for note in self._levels.notes if note not in self.notes]
+                    yield Frame(index, f"{index:05d}", image, float(time) if moving else None)
+                time += _duration(file)
+
+    def _backward(self, start: int, stop: int | None) -> Iterator[Frame]:
+        count = len(self._numbers)
+        high = count if stop is None else min(stop, count)
+        while high > start:
+            low = max(start, high - BLOCK)
+            yield from reversed(list(self._forward(low, high)))
+            high = low
 
 
 class Stream(Source):
@@ -71,6 +159,9 @@ class Stream(Source):
         items: (picture, time in seconds or None) of each frame.
         name: name of the source.
         rate: frames a second, None if unknown.
+
+    Attributes:
+        first: the first picture.
 
     Raises:
         ValueError: "expected at least one frame from camera 0, got none".
@@ -83,7 +174,8 @@ class Stream(Source):
             raise ValueError(f"expected at least one frame from {name}, got none")
         self.rate, self._source = rate, items
         self._items: Iterator[tuple[Any, float | None]] | None = itertools.chain([first], items)
-        self.size = size_of(_picture(first[0], 0))
+        self.first = _picture(first[0], 0)
+        self.size = size_of(self.first)
 
     def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
         if self._items is None:
@@ -99,19 +191,20 @@ class Stream(Source):
             self._source.close()
 
 
-def _read_still(path: Path) -> Picture:
-    """Read an image file, upright, as uint8 [H, W, 3]."""
-    from PIL import Image, ImageOps
+def _duration(file: Any) -> Fraction:
+    """Return the duration of an animated picture in seconds; one without a duration is shown for 0.1 s, as in browsers."""
+    return Fraction(file.info.get("duration") or 100) / 1000
 
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I"):  # 16-bit grey: keep the high byte
-                grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-                return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
-            return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{path} cannot be read as an image ({e}): replace it or take it out") from None
+
+def _odd_names(stems: Sequence[str]) -> list[str]:
+    """Return a note on images whose names differ from most others in more than their numbers, such as a mask or a cover."""
+    kinds = [re.sub(r"\d+", "#", stem) for stem in stems]
+    usual, count = Counter(kinds).most_common(1)[0]
+    odd = [f"{stem} (frame {i})" for i, (stem, kind) in enumerate(zip(stems, kinds, strict=True)) if kind != usual]
+    if not odd or count < max(2, len(odd)):
+        return []
+    shown = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+    return [f"{len(odd)} of {len(stems)} frames have names unlike the others: {shown}"]
 
 
 def _picture(item: Any, index: int) -> Picture:

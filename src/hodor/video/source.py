@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ class Source:
 
     Attributes:
         name: name of the source, in messages and outputs.
+        files: the files that it is read from, if there are any.
         size: (H, W) of the upright frames, in pixels.
         count: number of frames, None if unknown.
         estimated: True while `count` is an estimate from the duration.
@@ -45,6 +47,8 @@ class Source:
         stopped: "frame 37: ..." with FFmpeg's message, after a damaged video has been read as far as it decodes; else
             None.
     """
+
+    files: tuple[Path, ...] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hodor.scoring.results import ObjectScores, Scores
+from hodor.video.images import STILLS
+from hodor.video.pictures import Levels, read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 WIDTH = 360  # of a panel, in pixels
 MISSED, FALSE = (64, 156, 255), (255, 140, 26)  # blue and orange: colour-blind readers can distinguish them
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
+SUFFIXES = (".jpg", ".jpeg", ".png", *sorted(STILLS - {".jpg", ".jpeg", ".png"}))
+SUFFIXES += tuple(suffix.upper() for suffix in SUFFIXES)
 
 Picture = NDArray[np.uint8]
 Images = str | os.PathLike[str] | Callable[[str, str], Picture | None] | None
@@ -132,22 +135,19 @@ def _in_folder(images: Path, worst: Sequence[Worst]) -> Callable[[str, str], Pic
     if not images.is_dir():
         raise FileNotFoundError(f"images {images} is not a folder: give one with <sequence>/<frame>.jpg")
     alone = len({one.sequence for one in worst}) == 1
+    levels: dict[Path, Levels] = {}
 
     def file(sequence: str, frame: str) -> Path | None:
         folders = [images / sequence, *([images] if alone else [])]
         return next((f / (frame + s) for f in folders for s in SUFFIXES if (f / (frame + s)).is_file()), None)
 
     def picture(sequence: str, frame: str) -> Picture | None:
-        from PIL import Image
-
         found = file(sequence, frame)
         if found is None:
             return None
-        try:
-            with Image.open(found) as opened:
-                return np.asarray(opened.convert("RGB"))
-        except OSError as error:
-            raise ValueError(f"image {found} cannot be read as a picture: {error}") from None
+        if found.parent not in levels:
+            levels[found.parent] = Levels([(path, None) for path in sorted(found.parent.glob(f"*{found.suffix}"))])
+        return read_picture(found, levels[found.parent])
 
     if worst and not any(file(one.sequence, one.frame) for one in worst):
         missing = f"images {images} has none of the pictures, such as {worst[0].sequence}/{worst[0].frame}.jpg"
