@@ -90,6 +90,33 @@ def test_a_folder_is_read_in_natural_order_for_all_names(tmp_path: Path) -> None
         open_source(tmp_path)
 
 
+def test_masks_among_the_frames_are_left_out_with_a_note(tmp_path: Path) -> None:
+    shots = tmp_path / "shots"
+    (shots / "masks").mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(picture(i)).save(shots / f"{i}.jpg")
+    for name in ("0.png", "mask.png", "masks/1.png", "masks/2.png"):
+        Image.fromarray(picture(9)).save(shots / name)
+    (tmp_path / "link.png").symlink_to(shots / "mask.png")
+    for spec, masks, names in (
+        (shots, ["0.png", "mask.png"], "0.png, mask.png"),
+        (str(shots / "*.*"), ["mask.png", "0.png"], "0.png, mask.png"),
+        (shots, ["../link.png", "0.png"], "0.png, mask.png"),
+        (str(shots / "**" / "*.*"), ["masks", "0.png", "mask.png"], "0.png, 1.png, 2.png, ..."),
+    ):
+        source = open_source(spec, [shots / m for m in masks])
+        assert [(f.name, number(f.image)) for f in source] == [("0", 0), ("1", 1), ("2", 2)]
+        assert f"left out of the frames, because given as a mask: {names}" in source.notes
+    (shots / "0.png").unlink()
+    source = open_source(shots, [tmp_path / "no.png"])
+    assert [f.name for f in source] == ["0", "1", "2", "mask"]
+    assert source.notes == [
+        "skipped 1 that are not images: masks",
+        "1 of 4 frames have names unlike the others: mask (frame 3)",
+    ]
+    assert len(list(open_source(shots / "mask.png", [shots / "mask.png"]))) == 1, "a picture can be its own mask"
+
+
 def test_a_video_may_have_a_colon_or_a_percent_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "plain.mp4", 3).rename(tmp_path / "cam:2 100%05d.mp4")
     assert len(list(open_source(path))) == 3
@@ -103,7 +130,7 @@ def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:400])
     frames = open_source(tmp_path).frames()
     assert next(frames).index == 0
-    with pytest.raises(ValueError, match=r"1\.jpg cannot be read as an image \(.*\): replace it or take it out"):
+    with pytest.raises(ValueError, match=r"1\.jpg cannot be read as an image \(.*\): replace it or remove it"):
         next(frames)
 
 

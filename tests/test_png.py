@@ -138,9 +138,11 @@ def test_unusual_files_read_as_pillow_reads_them(folder: Path) -> None:
     alpha = Image.merge("LA", (grey, Image.new("L", grey.size, 255)))
     alpha.save(folder / "alpha.png")
     grey.save(folder / "clear.png", transparency=0)
-    grey.save(folder / "moving.png", save_all=True, append_images=[Image.new("L", grey.size, 7)])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate 90 degrees clockwise to show"
+    Image.fromarray(np.rot90(mask)).save(folder / "turned.png", exif=exif)
     grey.save(folder / "bitmap.png", "BMP")
-    for name in ("alpha", "clear", "moving", "bitmap"):
+    for name in ("alpha", "clear", "turned", "bitmap"):
         path = folder / f"{name}.png"
         assert png._plain(path.read_bytes(), "") is None
         assert png.read_labels(path).tolist() == masks.read_labels(path).tolist() == mask.tolist()
@@ -164,6 +166,8 @@ def test_what_is_no_label_png_is_refused_in_the_same_words(folder: Path) -> None
     ):
         png.decode_labels((folder / "colour.png").read_bytes(), "z.zip: seq/1.png")
     (folder / "text.png").write_text("no picture")
+    Image.new("L", (3, 4)).save(folder / "moving.png", save_all=True, append_images=[Image.new("L", (3, 4), 7)])
+    assert "moving.png: expected one picture, got 2: save each picture as a file of its own" in same_error(folder / "moving.png")
     assert "not a known picture format" in same_error(folder / "text.png")
     assert "does not exist" in same_error(folder / "nowhere.png")
     assert "is a folder" in same_error(folder)

@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from hodor import cli
-from hodor.frames import open_source, overlay
+from hodor.frames import VideoWriter, open_source, overlay
 from hodor.masks import read_labels, write_labels
 from hodor.outputs import records, writers
 from hodor.outputs.background import BackgroundWriter
@@ -416,7 +416,10 @@ def changed(**changes: Any) -> Callable[[Path, Path], Summary]:
 @pytest.mark.parametrize(
     ("resume", "line"),
     [
-        (changed(history=5), r"holds another run \(its history was 7, now 5\): start again without resume"),
+        (
+            changed(history=5),
+            r"holds another run \(its history was 7, now 5\): give another folder, or start again with overwrite",
+        ),
         (changed(size=48), r"its size was None, now 48"),
         (changed(tracking={"pin_first": False}), r"its pin_first was True, now False"),
         (changed(tracking={"hold_lost": False}), r"its hold_lost was True, now False"),
@@ -441,9 +444,91 @@ def test_resume_refuses_another_source(killed: Path, tmp_path: Path) -> None:
         run(other, {0: mask()}, killed, resume=True)
 
 
+def test_resume_refuses_another_video_of_the_same_name_and_size(clip: Path, killed: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    with open_source(clip) as source, VideoWriter(tmp_path / "new" / "clip.mp4", 25) as out:
+        for frame in source.frames(reverse=True):
+            out.write(frame.image)
+    with pytest.raises(ValueError, match=r"holds another run \(its content was \w{16}, now \w{16}\): give another folder, or"):
+        run(tmp_path / "new" / "clip.mp4", {0: mask()}, killed, resume=True)
+    Path(shutil.copy(clip, tmp_path / "new" / "clip.mp4")).touch()
+    summary = run(tmp_path / "new" / "clip.mp4", {0: mask()}, killed, resume=True)
+    assert (summary.frames, summary.tracked) == (40, 20)
+
+
+# An earlier run in the same folder
+
+
+def test_a_folder_with_masks_is_refused_without_overwrite(tmp_path: Path) -> None:
+    folder, other = tmp_path / "out", stills(tmp_path / "short", ["00000.png", "00001.png"])
+    run(video(tmp_path / "long.mp4", 5), {0: mask()}, folder, outputs=EVERYTHING)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "cutout_1" / "mine.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    line = (
+        rf"expected a folder without masks, got 5 masks of an earlier run in {folder}/masks: give another folder, use overwrite"
+    )
+    with pytest.raises(ValueError, match=line):
+        run(other, {0: mask()}, folder)
+    with pytest.raises(ValueError, match=rf"expected masks of short in {folder}/masks, got 3 of another run \(00002, \.\.\.\)"):
+        run(other, {0: mask()}, folder, resume=True)
+    with pytest.raises(ValueError, match="expected resume or overwrite, got both"):
+        run(other, {0: mask()}, folder, resume=True, overwrite=True)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    run(other, {0: mask()}, folder, overwrite=True)
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert files == ["cutout_1/mine.txt", "masks/00000.png", "masks/00001.png", "notes.txt"]
+
+
+def test_a_refused_run_removes_nothing(tmp_path: Path) -> None:
+    source = stills(tmp_path / "in", ["0.png", "1.png"])
+    run(source, {0: mask()}, tmp_path / "out")
+    with pytest.raises(ValueError, match="mask for frame 7, but in has frames 0 to 1"):
+        run(source, {7: mask()}, tmp_path / "out", overwrite=True)
+    assert sorted(masks_in(tmp_path / "out" / "masks")) == ["0.png", "1.png"]
+
+
+def test_masks_that_an_earlier_run_left_beside_the_new_ones_are_named(tmp_path: Path) -> None:
+    """The number of frames of an iterator is known only at the end."""
+    pictures = [picture(i) for i in range(4)]
+    run(iter(pictures), {0: mask()}, tmp_path / "out")
+    summary = run(iter(pictures[:2]), {0: mask()}, tmp_path / "out", resume=True)
+    assert f"{tmp_path / 'out'}/masks also holds 2 masks of an earlier run (00002, ...): remove them" in summary.notes
+
+
+def test_the_default_folder_is_not_used_twice(
+    tmp_path: Path, tiny: list[object], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = mask_file(tmp_path / "m.png")
+    arguments = [["segment", video(tmp_path / f"{n}.mp4", n), "--mask", first, *tiny] for n in (4, 2)]
+    assert command(capfd, *arguments[0])[0] == 0
+    code, _, errors = command(capfd, *arguments[1])
+    assert (code, len(errors)) == (2, 1)
+    assert errors[0].startswith("hodor: expected a folder without masks, got 4 masks of an earlier run in hodor-out/masks: ")
+    assert len(masks_in(tmp_path / "hodor-out" / "masks")) == 4
+    assert command(capfd, *arguments[1], "--overwrite")[0] == 0
+    assert len(masks_in(tmp_path / "hodor-out" / "masks")) == 2
+
+
+def test_the_mask_that_lies_among_the_frames_is_not_a_frame(
+    tmp_path: Path, tiny: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = stills(tmp_path / "in", ["0.jpg", "1.jpg"])
+    for file, given in (("0.png", "0.png"), ("z.png", "z.png@1")):
+        path = mask_file(source / file)
+        code, _, errors = command(capfd, "segment", source, "--mask", source / given, "-o", tmp_path / file, *tiny)
+        assert code == 0
+        assert f"in: left out of the frames, because given as a mask: {file}" in errors
+        assert sorted(masks_in(tmp_path / file / "masks")) == ["0.png", "1.png"]
+        path.unlink()
+
+
 def test_resume_refuses_a_folder_without_finished_masks(clip: Path, killed: Path) -> None:
     (killed / "masks" / "00007.png").unlink()
-    with pytest.raises(ValueError, match=r"lacks 1 finished masks \(00007, \.\.\.\): start again without resume"):
+    with pytest.raises(
+        ValueError, match=r"lacks 1 finished masks \(00007, \.\.\.\): start again with overwrite instead of resume"
+    ):
         run(clip, {0: mask()}, killed, resume=True)
 
 

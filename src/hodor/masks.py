@@ -11,7 +11,6 @@ reports its guesses; nothing in this module guesses.
 import contextlib
 import os
 import secrets
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hodor.video.pictures import DECODE_ERRORS, UnusablePictureError, require_single
+from hodor.video.pictures import DECODE_ERRORS, UnusablePictureError, open_file, require_single
 
 Labels = npt.NDArray[np.integer[Any]]
 VOID = 255  # the ignore label of DAVIS and PASCAL ("void"); therefore never an id in 8 bits
@@ -235,9 +234,7 @@ def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
     if os.path.isdir(path):
         raise ValueError(f"mask {path} is a folder: give one picture file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
+        picture = open_file(path)
         require_single(picture)
         tiles: list[Any] = getattr(picture, "tile", [])  # gone after load()
         step = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]), 1) if tiles else 1

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hodor.names import natural_key
-from hodor.video.pictures import Levels, named_errors, opened, pages_of, read_picture, to_rgb
+from hodor.video.pictures import Levels, named_errors, opened, pages_of, read_picture, seek, to_rgb
 from hodor.video.source import Frame, Picture, Source, size_of
 
 STILLS = frozenset(
@@ -134,7 +134,7 @@ class Stack(Source):
             for index, number in enumerate(self._numbers[:stop]):
                 if index < start and not moving:
                     continue
-                file.seek(number)
+                seek(file, number)
                 if moving:
                     file.load()  # a picture can be drawn over the one before it; its duration is known after that
                 if index >= start:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 import sys
@@ -31,6 +32,8 @@ DECODE_ERRORS = (
 """Exceptions that decoders raise for damaged files."""
 BITS = (8, 10, 12, 14, 16)
 """Numbers of bits that cameras store in 16."""
+LARGEST = 2 ** BITS[-1] - 1
+"""Largest value of a picture."""
 SAMPLED = 256
 """Largest number of pictures that are read to find the range of a video."""
 FEW = 64
@@ -89,6 +92,8 @@ class Levels:
             )
         if floats:
             return (values.astype(np.float32) * np.float32(255 / top) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+        if top == LARGEST:
+            return (values >> 8).astype(np.uint8)  # the upper byte, as Pillow and FFmpeg read 16 bits
         return ((values.astype(np.uint32) * 255 + int(top) // 2) // int(top)).astype(np.uint8)
 
     def _measure(self, values: Values, floats: bool) -> float:
@@ -100,15 +105,14 @@ class Levels:
                 if other is not None and np.issubdtype(other.dtype, np.floating) == floats:
                     low, high = float(np.minimum(low, other.min())), float(np.maximum(high, other.max()))
                     samples.append(_thinned(other))
-        largest = 2 ** BITS[-1] - 1
-        if not (low >= -1e-3 and high <= largest):  # also rejects NaN
+        if not (low >= -1e-3 and high <= LARGEST):  # also rejects NaN
             raise UnusablePictureError(
-                f"expected values from 0 to {largest}, got {low:g} to {high:g}: convert the pictures to 8 or 16 bits"
+                f"expected values from 0 to {LARGEST}, got {low:g} to {high:g}: convert the pictures to 8 or 16 bits"
             )
         top, notes = float(next(2**bits - 1 for bits in BITS if high <= 2**bits - 1)), []
         if floats and high <= 1.001:
             top = 1.0
-        elif floats or top < largest:
+        elif floats or top < LARGEST:
             what = "float" if floats else f"{8 * values.itemsize}-bit"
             notes.append(f"the values of its {what} pictures end at {high:g}: they are read as 0 to {top:g}")
         dark, bright = (float(q) for q in np.quantile(np.concatenate(samples), (0.001, 0.999)))
@@ -137,15 +141,31 @@ def opened(path: Path, page: int | None = None) -> Iterator[Image.Image]:
         UnusablePictureError: "expected one picture, got 8: ...".
         OSError, ...: one of `DECODE_ERRORS`; the file cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        file = Image.open(path)
-    with file:
+    with open_file(path) as file:
         if page is None:
             require_single(file)
         else:
-            file.seek(page)
+            seek(file, page)
         yield file
+
+
+def open_file(path: str | os.PathLike[str]) -> Image.Image:
+    """Open a file with Pillow, without its warning about large pictures. Its own limit stays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        file = Image.open(path)
+    seek(file, file.tell())
+    return file
+
+
+def seek(file: Image.Image, page: int) -> None:
+    """Go to a picture of an open file."""
+    file.seek(page)
+    tags: Any = file
+    if file.format == "TIFF" and tags.tag_v2.get(ORIENTATION, 1) >= 5:
+        codec, *_, arguments = tags.tile[0]
+        # Pillow 11 to 13 maps such a file into memory with rows of the rotated width, but not without its name
+        tags.filename = "" if codec == "raw" and arguments[0] == file.mode else tags.filename
 
 
 def require_single(file: Image.Image) -> None:
@@ -242,8 +262,8 @@ def _raw_mode(file: Image.Image) -> str:
     if file.format not in ("PNG", "TIFF") or file.mode not in ("LA", "RGB", "RGBA"):
         return ""
     tiles: list[Any] = getattr(file, "tile", [])
-    if not tiles:  # decoded already
-        with Image.open(str(getattr(file, "filename", ""))) as again:
+    if not tiles and (path := str(getattr(file, "filename", ""))):  # decoded already
+        with Image.open(path) as again:
             again.seek(file.tell())
             tiles = getattr(again, "tile", [])
     arguments = tiles[0][3] if tiles else ""
