@@ -60,7 +60,7 @@ def main() -> None:
         for name, (clip, at) in clips.items():
             out = Outputs(options.out / name)
             with open_source(clip) as source:
-                summary = segment(source, {at: read_labels(EXAMPLES / f"{name}.png")}, network, out)
+                summary = segment(source, {at: read_labels(EXAMPLES / f"{name}.png")}, network, out, overwrite=True)
             labels = [read_labels(path) for path in sorted(out.masks.glob("*.png"))]
             cells, columns, width = SHEETS[name]
             every = max(1, len(labels) // cells)

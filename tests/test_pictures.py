@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import number, picture
+from clips import make, number, picture
 from PIL import Image, ImageOps, features
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -398,6 +398,15 @@ def test_an_imagej_file_that_keeps_its_pictures_behind_one_page_is_refused(tmp_p
                 open_source(tmp_path / "hyper.tif")
 
 
+def test_channels_of_a_stack_have_a_note(tmp_path: Path) -> None:
+    tags = ImageFileDirectory_v2()
+    tags[270] = "ImageJ=1.53t\nimages=8\nchannels=2\nslices=1\nframes=4\n"
+    source = open_source(moving(tmp_path / "cells.tif", tiffinfo=tags))
+    assert source.notes == ["its header lists 2 channels: all its pictures are frames, in the order of the file"]
+    tags[270] = "ImageJ=1.53t\nimages=8\nframes=8\n"
+    assert open_source(moving(tmp_path / "time.tif", tiffinfo=tags)).notes == []
+
+
 # Rotated pictures and masks
 
 
@@ -463,6 +472,15 @@ def test_the_content_of_a_folder_and_of_an_iterator(tmp_path: Path) -> None:
     one, other = (open_source(picture(i) for i in numbers) for numbers in ((0, 1), (1, 1)))
     assert content_hash(one) != content_hash(other)
     assert len(list(one)) == 2, "a frame was used up"
+
+
+def test_the_content_of_an_address_is_its_first_frame(tmp_path: Path) -> None:
+    hashes = []
+    for name, size in (("a", SIZE), ("b", SIZE), ("c", (64, 48))):
+        source = open_source(make(tmp_path / f"{name}.mp4", 3, size=size))
+        source.files = ()  # as for an address
+        hashes.append(content_hash(source))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_levels_without_pictures_have_the_range_of_each_picture() -> None:

@@ -167,7 +167,7 @@ def test_what_is_no_label_png_is_refused_in_the_same_words(folder: Path) -> None
         png.decode_labels((folder / "colour.png").read_bytes(), "z.zip: seq/1.png")
     (folder / "text.png").write_text("no picture")
     Image.new("L", (3, 4)).save(folder / "moving.png", save_all=True, append_images=[Image.new("L", (3, 4), 7)])
-    assert "moving.png: expected one picture, got 2: save each picture as a file of its own" in same_error(folder / "moving.png")
+    assert "moving.png: expected one picture, got 2: save each picture" in same_error(folder / "moving.png")
     assert "not a known picture format" in same_error(folder / "text.png")
     assert "does not exist" in same_error(folder / "nowhere.png")
     assert "is a folder" in same_error(folder)

@@ -31,7 +31,8 @@ def content_hash(source: Source) -> str:
     if isinstance(source, Stream):
         digest.update(source.first.tobytes())
     elif not source.files:
-        digest.update(next(source.frames(0, 1)).image.tobytes())
+        for frame in source.frames(0, 1):
+            digest.update(frame.image.tobytes())
     else:
         many = len(source.files)
         sampled = {i * (many - 1) // max(1, min(many, SAMPLED_FILES) - 1) for i in range(min(many, SAMPLED_FILES))}

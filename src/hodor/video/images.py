@@ -120,6 +120,8 @@ class Stack(Source):
         super().__init__(path.stem)
         self.files, self._numbers, self.count = (path,), numbers, len(numbers)
         self._levels = Levels([(path, number) for number in numbers])
+        with opened(path, numbers[0]) as file:
+            self.notes += _axes(file)
         first = next(self._forward(0, 1))
         self.size = size_of(first.image)
         if first.time is not None:
@@ -194,6 +196,16 @@ class Stream(Source):
 def _duration(file: Any) -> Fraction:
     """Return the duration of an animated picture in seconds; one without a duration is shown for 0.1 s, as in browsers."""
     return Fraction(file.info.get("duration") or 100) / 1000
+
+
+def _axes(file: Any) -> list[str]:
+    """Return a note on a TIFF whose header (ImageJ) lists channels or slices beside the times."""
+    header = str(file.tag_v2.get(270, "")) if file.format == "TIFF" else ""
+    found = re.findall(r"^(channels|slices)=(\d+)", header, re.M) if header.startswith("ImageJ=") else []
+    sizes = [f"{count} {axis}" for axis, count in found if int(count) > 1]
+    if not sizes:
+        return []
+    return [f"its header lists {' and '.join(sizes)}: all its pictures are frames, in the order of the file"]
 
 
 def _odd_names(stems: Sequence[str]) -> list[str]:
