@@ -173,6 +173,7 @@ ALL: dict[str, list[object]] = {
     "--checkpoint": ["CHECKPOINT"],
     "--device": ["cpu"],
     "--dtype": ["float32"],
+    "--overwrite": [],
     "--size": [48],
     "--history": [3],
     "--pin-first": [],

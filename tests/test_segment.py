@@ -472,12 +472,17 @@ def test_a_folder_with_masks_is_refused_without_overwrite(tmp_path: Path) -> Non
         run(other, {0: mask()}, folder)
     with pytest.raises(ValueError, match=rf"expected masks of short in {folder}/masks, got 3 of another run \(00002, \.\.\.\)"):
         run(other, {0: mask()}, folder, resume=True)
-    with pytest.raises(ValueError, match="expected resume or overwrite, got both"):
-        run(other, {0: mask()}, folder, resume=True, overwrite=True)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     run(other, {0: mask()}, folder, overwrite=True)
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert files == ["cutout_1/mine.txt", "masks/00000.png", "masks/00001.png", "notes.txt"]
+
+
+def test_overwrite_removes_nothing_of_a_run_that_is_resumed(clip: Path, killed: Path) -> None:
+    summary = run(clip, {0: mask()}, killed, resume=True, overwrite=True)
+    assert (summary.frames, summary.tracked) == (40, 20)
+    summary = run(clip, {0: mask()}, killed, resume=True, overwrite=True)
+    assert (summary.frames, summary.tracked) == (40, 40)
 
 
 def test_a_refused_run_removes_nothing(tmp_path: Path) -> None:

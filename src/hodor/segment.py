@@ -101,7 +101,7 @@ def segment(
         resume: continue a killed run of the same source, masks, network and settings. Where there is no such run, or it
             was complete, all frames are computed from the start and `Summary.notes` states it.
         overwrite: remove the results of an earlier run from the folder before the first frame. Without it and without
-            `resume`, a folder with masks is refused.
+            `resume`, a folder with masks is refused. With `resume`, nothing is removed if there is a run to resume.
         progress: called after each frame with the number of frames so far and the number of all frames, None if
             unknown.
 
@@ -117,8 +117,6 @@ def segment(
     """
     if not masks:
         raise ValueError("expected at least one mask, got none: give labels by frame index")
-    if resume and overwrite:
-        raise ValueError("expected resume or overwrite, got both: resume keeps the earlier results, overwrite removes them")
     job = _Job(source, dict(masks), network, outputs, history, size, backward)
     began = time.monotonic()
     try:
@@ -207,7 +205,7 @@ class _Job:
             self._check_earlier(earlier, resume)
         if phase == "":
             self.state.unlink(missing_ok=True)
-        if overwrite:
+        if overwrite and phase == "":
             self.outputs.clear()
             earlier = set()
         keep = {self.source.name_of(i) for i in self.resumed} if phase else None
