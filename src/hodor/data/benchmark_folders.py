@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from hodor.data.mask_reader import masks_in, meaning_of
 from hodor.data.search import (
     VALID,
     Search,
@@ -19,17 +18,22 @@ from hodor.data.search import (
     pictures_in,
     place_of,
     read_json,
+    read_list,
     sized,
     split_folder,
+    split_lists,
+    split_names,
 )
 from hodor.data.videofiles import VideoFiles, shown
-from hodor.mask_files.png import read_labels
-from hodor.masks import VOID
 from hodor.names import natural_key
 from hodor.video.pictures import picture_size
 
 SAMPLED = 12
 """Masks that are read to find out whether the masks of a folder contain only 0 and 255."""
+IMAGES = ("JPEGImages", "images", "frames", "videos", "JPEGImages_24fps")
+"""Folders of frames in the format "folder"; the last one is SA-V's."""
+MASKS = ("Annotations", "masks", "Annotations_6fps")
+"""Folders of masks in the format "folder"; the last one is SA-V's."""
 
 
 def is_davis2016(root: Path) -> str | None:
@@ -99,16 +103,16 @@ def _davis(search: Search, split: str | None, sets: tuple[str, ...], single: boo
     root = search.root
     image_bases, masks = [sized(root / "JPEGImages"), root / "videos"], sized(root / "Annotations")
     folder = next((root / "ImageSets" / name for name in sets if (root / "ImageSets" / name).is_dir()), None)
-    if folder is None:
+    lists = split_lists(root) if folder is None else {p.stem: p for p in sorted(folder.glob("[!.]*.txt"))}
+    if not lists and folder is None:
         split, names = split or "", folders(masks)
         if not names:  # the folder contains one sequence
             sequence = _flat(search, root.resolve().name, [base for base in image_bases if base.is_dir()], masks)
             return split, [replace(video, given={video.frames[0]: None}, single=single) for video in sequence]
         search.notes.append("no ImageSets: every sequence with masks is used")
     else:
-        lists = {p.stem: p for p in sorted(folder.glob("*.txt"))}
         split = pick_split(search.root, split, list(lists))
-        names = [_sequence_of(line) for line in lists[split].read_text().splitlines() if line.strip()]
+        names = [_sequence_of(line) for line in read_list(lists[split])]
     videos = []
     for name in search.chosen(names):
         files = search.files(name, place_of(image_bases, name), masks / name, gapless=True)
@@ -207,11 +211,18 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
     subfolders. Such a folder is one video if the names count up and all images have one size. Otherwise its images are single
     images, each a video of one frame.
     """
-    root = search.root
-    if split:
+    root, lists = search.root, split_lists(search.root)
+    if split and ((root / split).is_dir() or not lists):
         root = root / split
-    image_bases = [sized(root / n) for n in ("JPEGImages", "images", "frames", "videos") if (root / n).is_dir()]
-    masks = next((sized(root / n) for n in ("Annotations", "masks") if (root / n).is_dir()), None)
+        lists = {**lists, **split_lists(root)} if root.is_dir() else lists
+        search.listing = next((lists[name] for name in split_names(split) if name in lists), None)
+    elif lists:
+        split = pick_split(root, split, list(lists))
+        search.listing = lists[split]
+    else:  # the list of all videos that SA-V has beside its folders
+        search.listing = next((p for p in sorted(root.glob("sav_*.txt"))), None)
+    image_bases = [sized(root / n) for n in IMAGES if (root / n).is_dir()]
+    masks = next((sized(root / n) for n in MASKS if (root / n).is_dir()), None)
     if not image_bases or masks is None:
         folders_expected = "frames in JPEGImages, images or videos, and masks in Annotations or masks"
         raise ValueError(f"expected {folders_expected} in {root}, got neither or only one of them")
@@ -221,7 +232,7 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
     videos = []
     for name in search.chosen(names):
         parts = _parts(search, name, masks / name)
-        joined = {f: p for folder in reversed(parts.values()) for f, p in pictures_in(folder).items()}
+        joined = {f: p for folder in reversed(parts.values()) for f, p in masks_in(folder).items()}
         files = search.files(name, place_of(image_bases, name), None if parts else masks / name)
         if files:
             frames, images, found = files
@@ -232,7 +243,7 @@ def folder(search: Search, split: str | None) -> tuple[str, list[VideoFiles]]:
             if found:
                 videos.append(VideoFiles(name, frames, images, found, dict.fromkeys(found), frames, parts=parts))
             else:
-                search.problems.append(f"{name} has no masks in {masks / name}")
+                search.notes.append(f"{name} has no masks in {masks / name}: it is left out")
     return split or "", _detect_single(search, videos)
 
 
@@ -249,7 +260,7 @@ def _flat(search: Search, name: str, image_bases: Sequence[Path], masks: Path) -
             return []
         search.notes.append(f"{images} is read as one video of {len(files[0])} frames")
         return _detect_single(search, [VideoFiles(name, *files, dict.fromkeys(files[2]), files[0])])
-    mask_files = pictures_in(masks)
+    mask_files = masks_in(masks)
     if strays := [mask for mask in mask_files if mask not in found]:
         search.problems.append(f"{masks} has masks without images: {shown(strays)}")
     if unlabelled := len(found) - len(found.keys() & mask_files.keys()):
@@ -275,24 +286,21 @@ def _is_video(found: Mapping[str, Path]) -> bool:
 
 def _detect_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]:
     """Set `single` if some masks, evenly spaced over the folder, contain only 0 and 255: every non-zero pixel is object 1."""
-    values: set[int] = set()
-    for video in videos[:: max(1, len(videos) // SAMPLED)]:
-        if video.parts:
-            return videos
-        try:
-            values.update(np.unique(read_labels(next(iter(video.masks.values())))).tolist())
-        except ValueError as error:
-            search.notes.append(str(error))  # training logs and counts the file; tracking stops at it
-    if VOID not in values or not values <= {0, VOID}:
+    if any(video.parts for video in videos):
         return videos
-    search.notes.append("masks contain 0 and 255: every non-zero pixel is object 1")
-    return [replace(video, single=True) for video in videos]
+    some = videos[:: max(1, len(videos) // SAMPLED)]
+    each = [list(video.masks.values()) for video in some if video.masks]
+    several = max(3, SAMPLED // max(1, len(each)))
+    paths = [path for files in each for path in files[:: max(1, len(files) // several)]]
+    meaning = meaning_of(paths, search.notes.append)  # training logs and counts a file that cannot be read; tracking stops at it
+    search.notes += meaning.notes
+    return [replace(video, single=True, shades=True) for video in videos] if meaning.single else videos
 
 
 def _parts(search: Search, name: str, folder: Path) -> dict[int, Path]:
     """Return {id: folder} if each object has its own folder of masks. If the numbers begin at 0, the ids are one higher."""
     inner = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    if not inner or pictures_in(folder):
+    if not inner or masks_in(folder):
         return {}
     if odd := [p.name for p in inner if not p.name.isdecimal()]:
         search.problems.append(f"{name} has folders of masks whose names are not the number of an object: {shown(sorted(odd))}")

@@ -16,9 +16,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from hodor.data.file_cache import DamagedFileError, FileCache
+from hodor.data.file_cache import DamagedFileError, FileCache, Objects
+from hodor.data.mask_reader import MIDDLE, is_smooth, read_labels
 from hodor.data.settings import Data
-from hodor.data.stream import Stream, open_root
+from hodor.data.stills import Source, Stills
+from hodor.data.stream import Stream, fitting, open_root
+from hodor.data.videofiles import shown as named
 from hodor.data.videos import Videos
 from hodor.masks import palette
 
@@ -96,20 +99,22 @@ def examine(root: Path, data: Data, frames: int = 3, images: bool = True, progre
     """
     cache = FileCache(0, tolerated=1.0, quiet=True)
     source = open_root(root, replace(data, motion="none", size=SMALL), 1, cache)
-    numbers, areas, sizes, usable = Counter[int](), Counter[int](), Counter[str](), set[int]()
+    numbers, areas, sizes, usable, smooth = Counter[int](), Counter[int](), Counter[str](), set[int](), list[str]()
     for item in range(len(source)):
         if progress:
             progress(item, len(source))
         try:
-            mask = source.mask(item)
+            mask, objects = source.mask(item), drawn(source, item)
             if images:
                 source.read(item, [], torch.Generator())
         except DamagedFileError:
             continue
-        fits = [i for i, (area, side) in mask.objects.items() if area >= data.min_area and side >= data.min_side]
+        fits = fitting(objects, data)
+        if file := _shaded(source, item):
+            smooth.append(file)
         sizes["x".join(map(str, mask.size))] += 1
         numbers[len(fits)] += 1
-        areas.update(max(edge for edge in AREAS if edge <= area) for area, _ in mask.objects.values())
+        areas.update(max(edge for edge in AREAS if edge <= area) for area, _ in objects.values())
         if fits:
             usable.add(item)
     if progress:
@@ -131,8 +136,44 @@ def examine(root: Path, data: Data, frames: int = 3, images: bool = True, progre
         sizes=dict(sizes.most_common(12)),
         clips=_clips(videos, usable, frames) if videos else {},
         damaged={str(p): why for p, why in sorted(cache.damaged.items())},
-        notes=videos.layout.notes if videos else (),
+        notes=(*source.notes, *_remarks(source, smooth, data, frames, len(cache.damaged) / max(1, cache.files))),
     )
+
+
+def drawn(source: Source, item: int) -> Objects:
+    """Return the objects of an item that training can draw: without those that others hide completely.
+
+    Raises DamagedFileError.
+    """
+    shown = source.mask(item).objects
+    return Objects({i: size for i, size in source.objects(item).items() if i in shown})
+
+
+def _shaded(source: Source, item: int) -> str | None:
+    """Return the name of the mask of an item if its edges are smoothed, in a data set of masks of 0 and 255."""
+    if isinstance(source, Videos):
+        video, frame = source.place(item)
+        shades, path = video.shades, video.masks[video.frames[frame]]
+    elif isinstance(source, Stills):
+        shades, path = source.stills[item].shades, source.stills[item].mask
+    else:
+        return None
+    return str(path) if shades and is_smooth(read_labels(path)) else None
+
+
+def _remarks(source: Source, smooth: Sequence[str], data: Data, frames: int, damaged: float) -> list[str]:
+    """Return remarks about what was read: smoothed masks, videos that are too short, too many damaged files."""
+    notes = []
+    if smooth:
+        notes.append(f"masks with smoothed edges, pixels above {MIDDLE} are object 1: {named(smooth, 10)}")
+    if isinstance(source, Videos) and any(len(video.frames) > 1 for video in source.layout.videos):
+        what = "frames" if data.labels == "first" else "labelled frames"
+        short = [video.name for video in source.layout.videos if len(source.sequence(video)) < frames]
+        if short:
+            notes.append(f"videos of fewer than {frames} {what}, in which no clip begins: {named(short)}")
+    if damaged > data.damaged:
+        notes.append(f"{damaged:.1%} of the files are damaged, training accepts {data.damaged:.1%} (--data.damaged)")
+    return notes
 
 
 def _read_unlabelled(source: Videos) -> None:
@@ -204,8 +245,8 @@ def sheet(root: Path, data: Data, cells: int = 12, columns: int = 4, width: int 
     pictures: list[Picture] = []
     for item in np.linspace(0, len(source) - 1, min(cells, len(source))).round().astype(int).tolist():
         with suppress(DamagedFileError):
-            objects = source.mask(item).objects
-            fits = [i for i, (area, side) in objects.items() if area >= data.min_area and side >= data.min_side]
+            objects = drawn(source, item)
+            fits = fitting(objects, data)
             raw = source.read(item, [*fits, *(i for i in objects if i not in fits)], torch.Generator())
             planes, void = raw.planes[0], raw.void[0]
             assert planes is not None

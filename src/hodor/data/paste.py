@@ -84,10 +84,9 @@ def from_source(source: Source, fitting: Callable[[Objects], list[int]]) -> Cuto
             raise DamagedFileError(f"{source.root}: no object is large enough")
         raw = source.read(item, [ids[below(len(ids), rng)]], rng)
         planes = raw.planes[0]
-        assert planes is not None
-        plane = planes[0]
-        if not bool(plane.any()):
+        if planes is None or not bool(planes.any()):
             raise DamagedFileError(f"{source.root}: no object is large enough")
+        plane = planes[0]
         rows, columns = plane.any(1).nonzero()[:, 0], plane.any(0).nonzero()[:, 0]
         top, bottom = max(int(rows[0]) - 1, 0), int(rows[-1]) + 2
         left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 2

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hodor.data.mask_reader import masks_in
 from hodor.data.videofiles import VideoFiles, shown
 from hodor.names import natural_key
 
@@ -15,6 +16,8 @@ PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 MOVIES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 SIZES = ("480p", "Full-Resolution", "1080p")
 VALID = ("val", "valid")
+LISTS = frozenset((*VALID, "validation", "train", "trainval", "test", "test-dev", "test-challenge"))
+"""Names of the files beside the images that are lists of a split."""
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Search:
         notes: remarks that are printed.
         problems: errors; `check` raises all of them at once.
         meta: JSON file that lists the objects, if one was read.
+        listing: file that lists the names of the split, if there is one; `chosen` obeys it.
     """
 
     root: Path
@@ -38,14 +42,21 @@ class Search:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     meta: Path | None = None
+    listing: Path | None = None
 
     def chosen(self, names: Iterable[str]) -> list[str]:
-        """Return the requested names in their order.
+        """Return the requested names in their order. Names of the split's list that do not exist are added to the problems.
 
         Raises:
             ValueError: "expected a sequence of ROOT (bear, bmx-bumps, ...), got 'cow'".
         """
-        listed = list(dict.fromkeys(names))
+        listed = [*dict.fromkeys(names)]
+        if self.listing is not None:
+            count = len(listed)
+            listed, unknown = _listed(self.listing, listed)
+            self.notes.append(f"{self.listing}: {len(listed)} of {count} are used")
+            if unknown:
+                self.problems.append(f"{self.listing} lists {shown(unknown)}, of which there are no masks")
         for name in self.only or ():
             if name not in listed:
                 raise ValueError(f"expected a sequence of {self.root} ({shown(listed)}), got {name!r}")
@@ -77,7 +88,7 @@ class Search:
             Names of the frames, image files (or the video file), and {frame: mask file}. None, and a problem is added, if the
             sequence has no frames.
         """
-        mask_files = pictures_in(masks) if masks and masks.is_dir() else {}
+        mask_files = masks_in(masks) if masks and masks.is_dir() else {}
         if images is None:
             self.problems.append(f"{name} has no frames")
             return None
@@ -133,13 +144,96 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 def split_folder(search: Search, split: str | None) -> tuple[str, Path]:
     """Return the name of the split and its folder, which contains JPEGImages: ROOT/<split>, or ROOT itself."""
     splits = [p.name for p in sorted(search.root.iterdir()) if (p / "JPEGImages").is_dir()]
+    lists = split_lists(search.root)
     if not splits and (search.root / "JPEGImages").is_dir():
         own = search.root.resolve().name
+        if lists:
+            picked = pick_split(search.root, split or (own if own in lists else None), list(lists))
+            search.listing = lists[picked]
+            return picked, search.root
         if split and own not in split_names(split):
             search.notes.append(f"{search.root} has no split folders: it is used as {split}")
         return split or own, search.root
     picked = pick_split(search.root, split, splits)
+    lists |= split_lists(search.root / picked)
+    search.listing = next((lists[name] for name in split_names(picked) if name in lists), None)
     return picked, search.root / picked
+
+
+def split_lists(root: Path) -> dict[str, Path]:
+    """Return the lists of the splits of a folder, {split: file}; empty if there are none.
+
+    They are ImageSets/<split>.txt, or ImageSets/<folder>/<split>.txt, or <split>.txt in the folder itself.
+
+    Raises:
+        ValueError: "expected the lists of one folder in ROOT/ImageSets, got 2016, 2017: ...".
+    """
+    sets = root / "ImageSets"
+    found = _texts(sets)
+    inner = {} if found or not sets.is_dir() else {p.name: lists for p in sorted(sets.iterdir()) if (lists := _texts(p))}
+    if len(inner) > 1:
+        raise ValueError(f"expected the lists of one folder in {sets}, got {', '.join(inner)}: remove the others")
+    for lists in inner.values():
+        found = lists
+    return found or {name: path for name, path in _texts(root).items() if name in LISTS}
+
+
+def _texts(folder: Path) -> dict[str, Path]:
+    return {p.stem: p for p in sorted(folder.glob("*.txt")) if not p.name.startswith(".")}
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a list of names, one per line, in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Raises:
+        ValueError: "expected a list of names in x.txt, got none: ..."; "... got bytes that are not text: save it as UTF-8".
+    """
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"expected a list of names in {path}, got bytes that are not text: save it as UTF-8") from None
+    if names := [line.strip() for line in text.splitlines() if line.strip()]:
+        return names
+    raise ValueError(f"expected a list of names in {path}, got none: write one name per line, or remove the file")
+
+
+def obeyed(
+    lists: Mapping[str, Path], root: Path, split: str | None, known: Sequence[str], notes: list[str]
+) -> list[str]:
+    """Return the names of a split, as far as its list says.
+
+    Args:
+        lists: the lists of the splits, {split: file}.
+        root: the folder, for messages.
+        split: the requested split; see `pick_split`.
+        known: the names that exist.
+        notes: list to which a remark is added.
+
+    Raises:
+        ValueError: there is no list of the split; "expected images with masks for the names of train.txt, got none for a, b:
+            correct the list".
+    """
+    path = lists[pick_split(root, split, list(lists))]
+    names, unknown = _listed(path, known)
+    if unknown:
+        raise ValueError(f"expected images with masks for the names of {path}, got none for {shown(unknown)}: correct the list")
+    notes.append(f"{path}: {len(names)} of {len(known)} are used")
+    return names
+
+
+def _listed(path: Path, known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the known names of a list, and its lines that name none of them. A line is a name, or a path of a file or frame."""
+    names, unknown, exist = list[str](), list[str](), frozenset(known)
+    for line in read_list(path):
+        place = Path(line.split()[0].replace("\\", "/"))
+        candidates = (line, line.split()[0], place.name, place.stem, place.parent.name)
+        name = next((name for name in candidates if name in exist), None)
+        if name is None:
+            unknown.append(line)
+        else:
+            names.append(name)
+    return [*dict.fromkeys(names)], unknown
 
 
 def pick_split(root: Path, split: str | None, splits: Sequence[str]) -> str:

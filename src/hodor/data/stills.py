@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from hodor.data.file_cache import WIDE_VOID, FileCache, Labels, Objects, Size, cover_size, measure, read_picture, shrink_labels
+from hodor.data.mask_reader import masks_in, meaning_of, object_of, read_labels, read_plane
 from hodor.data.sampling import below
-from hodor.masks import VOID, read_labels
+from hodor.data.search import obeyed, split_lists
+from hodor.data.videofiles import shown
+from hodor.masks import VOID
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 SAMPLED = 32
@@ -58,11 +61,15 @@ class Source(Protocol):
         root: path of the root.
         kind: format of the root.
         moving: whether the frames of a clip can differ.
+        notes: remarks about what was used or left out.
     """
 
     root: Path
     kind: str
     moving: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def pick(self, rng: torch.Generator) -> int:
         """Return a random item."""
@@ -103,26 +110,28 @@ def planes_of(mask: StoredMask, ids: Sequence[int]) -> tuple[Tensor, Tensor | No
     return planes, void if bool(void.any()) else None
 
 
-def read_mask(path: Path, single: bool = False) -> Labels:
+def read_mask(path: Path, single: bool = False, shades: bool = False) -> Labels:
     """Read a label file: uint8 labels of an 8-bit file, int32 labels of a wider one.
 
     Args:
         path: label file.
         single: every non-zero pixel is object 1. Otherwise 255 is void in 8-bit files.
+        shades: see `VideoFiles.shades`.
     """
     labels = read_labels(path)
     if single:
-        return (labels > 0).astype(np.uint8)
+        return object_of(labels, shades)
     return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
 
 
-def join_masks(parts: Mapping[int, Path]) -> Labels:
+def join_masks(parts: Mapping[int, Path], highest: int | None = None) -> Labels:
     """Join one mask file for each object into labels. Missing files are skipped, but one must exist.
 
     Every non-zero pixel belongs to the object. Where two objects overlap, the pixel belongs to the one with the higher id.
 
     Args:
         parts: {id: mask file}.
+        highest: highest id of all frames. Default: that of `parts`.
 
     Raises:
         FileNotFoundError: no mask file exists.
@@ -132,9 +141,9 @@ def join_masks(parts: Mapping[int, Path]) -> Labels:
     for i, path in sorted(parts.items()):
         if not path.exists():
             continue
-        part = read_labels(path) > 0
+        part = read_plane(path)
         if joined is None:
-            joined = np.zeros(part.shape, np.uint8 if max(parts) < VOID else np.int32)
+            joined = np.zeros(part.shape, np.uint8 if (highest or max(parts)) < VOID else np.int32)
         if part.shape != joined.shape:
             sizes = f"{part.shape[0]}x{part.shape[1]} in {path} and {joined.shape[0]}x{joined.shape[1]} in another"
             raise ValueError(f"expected one size for the masks of all objects, got {sizes}")
@@ -153,14 +162,16 @@ class Still:
         image: image file.
         mask: file that is recorded as damaged if the labels cannot be read.
         draw: function that returns the labels; void is 255 in uint8 labels and -1 in int32 labels.
-        objects: areas and sides of the objects, if they are available without reading the labels.
+        objects: function that returns areas and sides of the objects, if they are available without drawing the labels.
+        shades: see `VideoFiles.shades`.
     """
 
     name: str
     image: Path
     mask: Path
     draw: Callable[[], Labels]
-    objects: Objects | None = None
+    objects: Callable[[], Objects] | None = None
+    shades: bool = False
 
 
 class Stills:
@@ -172,12 +183,15 @@ class Stills:
         stills: the images.
         cache: file cache that reads images and masks.
         clip_size: height and width of the clips.
+        notes: remarks about what was used or left out.
     """
 
     moving = False
 
-    def __init__(self, root: Path, kind: str, stills: Sequence[Still], cache: FileCache, clip_size: Size) -> None:
-        self.root, self.kind, self.stills = root, kind, stills
+    def __init__(
+        self, root: Path, kind: str, stills: Sequence[Still], cache: FileCache, clip_size: Size, notes: Sequence[str] = ()
+    ) -> None:
+        self.root, self.kind, self.stills, self.notes = root, kind, stills, tuple(notes)
         self._cache, self._clip_size = cache, clip_size
         self._objects: dict[int, Objects] = {}
         cache.files += len(stills) + len({still.mask for still in stills})
@@ -188,17 +202,22 @@ class Stills:
 
     def objects(self, item: int) -> Objects:
         """Return the objects of an item. Raises DamagedFileError."""
-        still = self.stills[item]
-        if still.objects is not None:
-            return still.objects
         if item not in self._objects:
-            self._objects[item] = self.mask(item).objects
+            still = self.stills[item]
+            measure = still.objects
+            if measure is None:
+                self._objects[item] = self.mask(item).objects
+            else:
+                self._objects[item] = self._cache.get(("objects", still.mask), still.mask, lambda: (measure(), 0))
         return self._objects[item]
 
     def read(self, item: int, ids: Sequence[int], rng: torch.Generator, jump: int | None = None) -> RawClip:
-        """Read an image and the masks of these objects. `rng` and `jump` are not used. Raises DamagedFileError."""
+        """Read an image and the masks of these objects, without objects that others hide completely.
+
+        `rng` and `jump` are not used. Raises DamagedFileError.
+        """
         mask = self.mask(item)
-        planes, void = planes_of(mask, ids)
+        planes, void = planes_of(mask, [i for i in ids if i in mask.objects])
         return RawClip([self.picture(item, mask.size)], [planes], [void])
 
     def background(self, item: int) -> Tensor:
@@ -234,11 +253,17 @@ class Stills:
         return len(self.stills)
 
 
-def open_stills(root: Path) -> tuple[str, list[Still]]:
+def open_stills(root: Path, split: str | None = None, notes: list[str] | None = None) -> tuple[str, list[Still]]:
     """Open a folder of images and masks.
 
     An image without a mask is left out. Some masks, evenly spaced, are checked: if they contain only 0 and 255, 255 is object
-    1; otherwise 255 is void.
+    1; otherwise 255 is void. If the folder has lists of splits (see `hodor.data.search.split_lists`), the list of the split is
+    used.
+
+    Args:
+        root: the folder.
+        split: the split to use. Default: as for `hodor.data.search.pick_split`.
+        notes: list to which remarks are added.
 
     Returns:
         The format, "pairs" (images/ and masks/<name>.png) or "parts" (masks/<name>/<object>.png, objects numbered in the order
@@ -247,35 +272,35 @@ def open_stills(root: Path) -> tuple[str, list[Still]]:
     Raises:
         FileNotFoundError: "ROOT contains no images with masks: put them into images/<name>.jpg and masks/<name>.png or
             masks/<name>/*.png".
+        ValueError: the list names an image that does not exist, or there is no list of the split.
     """
-    masks = {p.stem: p for p in sorted((root / "masks").glob("*.png"))}
-    parts = {p.name: p for p in sorted((root / "masks").glob("*")) if p.is_dir()}
+    notes = [] if notes is None else notes
+    masks = masks_in(root / "masks")
+    parts = {p.name: sorted(masks_in(p).values()) for p in sorted((root / "masks").glob("*")) if p.is_dir()}
     images = [p for p in sorted((root / "images").glob("*")) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
-    found = []
-    if masks:
-        single = _single([masks[p.stem] for p in images if p.stem in masks])
-        for p in images:
-            if (mask := masks.get(p.stem)) is not None:
-                found.append(Still(p.stem, p, mask, lambda mask=mask: read_mask(mask, single)))  # type: ignore[misc]
-    for p in images if not masks else ():
-        files = sorted(parts[p.stem].glob("*.png")) if p.stem in parts else []
-        if files:
-            numbered = dict(enumerate(files, 1))
-            found.append(Still(p.stem, p, files[0], lambda numbered=numbered: join_masks(numbered)))  # type: ignore[misc]
-    if not found:
+    usable = [p for p in images if (p.stem in masks if masks else parts.get(p.stem))]
+    if not usable:
         places = "images/<name>.jpg and masks/<name>.png or masks/<name>/*.png"
         raise FileNotFoundError(f"{root} contains no images with masks: put them into {places}")
-    return ("pairs" if masks else "parts"), found
-
-
-def _single(masks: Sequence[Path]) -> bool:
-    """Return whether the masks contain only 0 and 255. Some masks, evenly spaced, are read; damaged ones are ignored."""
-    values: set[int] = set()
-    for path in masks[:: max(1, len(masks) // SAMPLED)]:
-        try:
-            values.update(np.unique(read_labels(path)).tolist())
-        except (ValueError, OSError):
-            continue
-        if not values <= {0, VOID}:
-            return False
-    return VOID in values
+    if len(usable) < len(images):
+        notes.append(f"{len(images) - len(usable)} images without a mask are left out")
+    if lists := split_lists(root):
+        names = frozenset(obeyed(lists, root, split, [p.stem for p in usable], notes))
+        usable = [p for p in usable if p.stem in names]
+    if not masks:
+        found = []
+        for p in usable:
+            numbered = dict(enumerate(parts[p.stem], 1))
+            found.append(Still(p.stem, p, numbered[1], lambda numbered=numbered: join_masks(numbered)))  # type: ignore[misc]
+        return "parts", found
+    chosen = [masks[p.stem] for p in usable]
+    meaning = meaning_of(chosen[:: max(1, len(chosen) // SAMPLED)])
+    notes += meaning.notes
+    single = meaning.single
+    if both := masks.keys() & parts.keys():
+        notes.append(f"folders of masks beside mask files are not used: {shown(sorted(both))}")
+    found = []
+    for p, mask in zip(usable, chosen, strict=True):
+        draw = lambda mask=mask: read_mask(mask, single, shades=True)  # type: ignore[misc]  # noqa: E731
+        found.append(Still(p.stem, p, mask, draw, shades=single))
+    return "pairs", found

@@ -7,6 +7,7 @@ part = stream.batch(17, range(2, 4))             # the half of the second of two
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,13 @@ from hodor.data.file_cache import DamagedFileError, FileCache, Objects
 from hodor.data.layouts import Layout, open_layout
 from hodor.data.paste import Cutouts, add_distractor, alpha_folder, compose, from_source
 from hodor.data.sampling import below, chance, choose, generator, weighted
+from hodor.data.search import split_lists
 from hodor.data.settings import Data
 from hodor.data.stills import RawClip, Source, Stills, open_stills
 from hodor.data.videofiles import VideoFiles
 from hodor.data.videos import Videos
+
+log = logging.getLogger(__name__)
 
 TRIES = 32
 """Images that are sampled until one has enough objects. If none has, the one with the most objects is used."""
@@ -62,6 +66,9 @@ class Stream:
         self.data, self.frames, self.batch_size, self.seed, self.steps = data, frames, batch, seed, steps
         self.cache = FileCache(data.cache * 1_000_000, data.damaged)
         self.sources = open_sources(data, frames, self.cache)
+        for source in self.sources:
+            for note in source.notes:
+                log.info("%s: %s", source.root, note)
         self.cutouts = [self._open_cutouts(root) for root in data.cutouts]
         self.shares = data.share or (1.0,) * len(self.sources)
 
@@ -99,6 +106,8 @@ class Stream:
                 if chosen is None:
                     continue
                 raw = source.read(*chosen, rng, self.jump(step, root))
+                if raw.planes[0] is None or not len(raw.planes[0]):  # other objects hide the chosen ones
+                    continue
             except DamagedFileError:
                 continue
             clip = self._augmented(raw, rng)
@@ -165,8 +174,7 @@ class Stream:
 
     def fitting(self, objects: Objects) -> list[int]:
         """Return the ids of the objects that are large enough (`Data.min_area`, `Data.min_side`)."""
-        limits = self.data.min_area, self.data.min_side
-        return [i for i, (area, side) in objects.items() if area >= limits[0] and side >= limits[1]]
+        return fitting(objects, self.data)
 
     def _open_cutouts(self, root: Path) -> Cutouts:
         if not root.exists():
@@ -290,6 +298,11 @@ def _clip(frames: list[Tensor], masks: list[Tensor], valid: list[Tensor], labell
     return Clip(torch.stack(frames)[None], planes, torch.tensor([labelled]), objects, torch.stack(valid)[None])
 
 
+def fitting(objects: Objects, data: Data) -> list[int]:
+    """Return the ids of the objects that are large enough (`Data.min_area`, `Data.min_side`)."""
+    return [i for i, (area, side) in objects.items() if area >= data.min_area and side >= data.min_side]
+
+
 def open_sources(data: Data, frames: int, cache: FileCache) -> list[Source]:
     """Open every root as a source of clips.
 
@@ -328,13 +341,13 @@ def open_root(root: Path, data: Data, frames: int, cache: FileCache, gap: int | 
     """
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: give a folder of images and masks or of videos, or a COCO JSON")
-    json = find_json(root)
+    json, notes = find_json(root, data.split), list[str]()
     if json or ((root / "images").is_dir() and (root / "masks").is_dir() and not _in_folders(root / "images")):
-        kind, stills = ("coco", open_coco(json)) if json else open_stills(root)
-        stills = [s for s in stills if _requested(data, s.name) and _requested(data, Path(s.name).stem)]
+        kind, stills = ("coco", open_coco(json, notes)) if json else open_stills(root, data.split, notes)
+        stills = [s for s in stills if _requested(data, s.name, Path(s.name).stem)]
         if not stills:
             raise ValueError(f"{root} contains none of the requested images: see --data.only and --data.without")
-        return Stills(root, kind, stills, cache, data.size)
+        return Stills(root, kind, stills, cache, data.size, notes)
     layout = open_videos(root, data)
     single = data.motion != "video" or all(len(video.frames) == 1 for video in layout.videos)
     return Videos(layout, cache, data.size, 1 if single else frames, data.labels, gap, data.reverse, data.frame_order)
@@ -348,7 +361,7 @@ def open_videos(root: Path, data: Data) -> Layout:
             `open_layout`.
     """
     kind, _ = recognise(root)
-    split = data.split if kind != "folder" or (root / data.split).is_dir() else None
+    split = data.split if kind != "folder" or (root / data.split).is_dir() or split_lists(root) else None
     layout = open_layout(root, kind, split, without=data.without)
     videos = tuple(_annotated(video, data.annotated) for video in layout.videos if _requested(data, video.name) and video.masks)
     if not videos:
@@ -365,8 +378,9 @@ def _annotated(video: VideoFiles, which: Literal["all", "first", "middle"]) -> V
     return replace(video, masks={one: video.masks[one]})
 
 
-def _requested(data: Data, name: str) -> bool:
-    return (not data.only or name in data.only) and name not in data.without
+def _requested(data: Data, *names: str) -> bool:
+    """Whether an image or video of these names is requested."""
+    return (not data.only or not {*names}.isdisjoint(data.only)) and {*names}.isdisjoint(data.without)
 
 
 def _in_folders(images: Path) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.data.file_cache import warn_of
-from hodor.mask_files.png import read_labels
+from hodor.data.mask_reader import masks_in, object_of, read_labels, read_plane
 from hodor.masks import VOID, Labels, label_dtype, objects_in
 from hodor.video.pictures import Levels, picture_size, read_picture
 
@@ -36,6 +36,8 @@ class VideoFiles:
         required: frames for which the benchmark requires a prediction.
         single: every non-zero pixel is object 1 (DAVIS 2016). Otherwise the value of a pixel is its id, and 255 in an 8-bit
             file is void, which is read as 0.
+        shades: with `single`, the masks contain only 0 and 255, and maybe shades along smoothed edges: a pixel of such a mask
+            belongs to the object if it is above 127. Otherwise (DAVIS 2016) every non-zero pixel does.
         categories: {id: name of the object's class}, where available.
         parts: {id: folder}, if each object has a folder of masks of its own. Every non-zero pixel belongs to the object. Where
             two objects overlap, the pixel belongs to the one with the higher id. `masks` then names one of the frame's files.
@@ -48,6 +50,7 @@ class VideoFiles:
     given: Mapping[str, tuple[int, ...] | None]
     required: tuple[str, ...]
     single: bool = False
+    shades: bool = False
     categories: Mapping[int, str] = field(default_factory=dict)
     parts: Mapping[int, Path] = field(default_factory=dict)
 
@@ -107,7 +110,7 @@ class VideoFiles:
             return self._joined(frame)
         labels = read_labels(self.masks[frame])
         if self.single:
-            return (labels > 0).astype(np.uint8)
+            return object_of(labels, self.shades)
         if labels.dtype == np.uint8:
             labels = np.where(labels == VOID, np.uint8(0), labels)
         return labels
@@ -120,18 +123,23 @@ class VideoFiles:
         labels = self.labels(frame)
         if not self.parts:
             return {i: labels == i for i in objects_in(labels)}
-        return {i: read_labels(path) > 0 for i, path in self._part_files(frame).items()}
+        return {i: read_plane(path) for i, path in self.part_files(frame).items()}
 
-    def _part_files(self, frame: str) -> dict[int, Path]:
-        """Return the existing mask files of a frame, {id: file}."""
-        paths = {i: folder / f"{frame}.png" for i, folder in sorted(self.parts.items())}
-        return {i: path for i, path in paths.items() if path.is_file()}
+    def part_files(self, frame: str) -> dict[int, Path]:
+        """Return the existing mask files of a frame, {id: file}, if each object has a folder of masks."""
+        found = {i: files.get(frame) for i, files in self._parts.items()}
+        return {i: path for i, path in found.items() if path is not None}
+
+    @cached_property
+    def _parts(self) -> dict[int, dict[str, Path]]:
+        """{id: {frame: mask file}}."""
+        return {i: masks_in(folder) for i, folder in sorted(self.parts.items())}
 
     def _joined(self, frame: str) -> Labels:
         """Join the mask files of a frame into labels."""
         joined: Labels | None = None
-        for i, path in self._part_files(frame).items():
-            part = read_labels(path) > 0
+        for i, path in self.part_files(frame).items():
+            part = read_plane(path)
             if joined is None:
                 joined = np.zeros(part.shape, label_dtype(max(self.parts)))
             if part.shape != joined.shape:

@@ -93,6 +93,11 @@ class Videos:
     def _order(self, video: VideoFiles) -> list[int]:
         return [i for i, frame in enumerate(video.frames) if self.labels == "first" or frame in video.masks]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks about what was used or left out."""
+        return self.layout.notes
+
     def starts(self, video: VideoFiles) -> list[int]:
         """Return the indices of the frames that a clip can begin with."""
         order = self.sequence(video)
@@ -216,9 +221,9 @@ class Videos:
 
         def read() -> tuple[StoredMask, int]:
             if video.parts:
-                labels = join_masks({i: folder / f"{name}.png" for i, folder in video.parts.items()})
+                labels = join_masks(video.part_files(name), max(video.parts))
                 return store_mask(labels, self._clip_size)
-            return store_mask(read_mask(path, video.single), self._clip_size)
+            return store_mask(read_mask(path, video.single, video.shades), self._clip_size)
 
         return self._cache.get(("mask", path), path, read)
 

@@ -1,0 +1,150 @@
+"""The masks of data sets: one file as labels, whatever its format, and what the values of a folder's masks mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hodor.mask_files import images, png
+from hodor.mask_files.stray_values import classify, repair_edges
+from hodor.masks import VOID, open_picture
+from hodor.names import natural_key
+
+Labels = npt.NDArray[np.integer[Any]]
+MASKS = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
+"""Suffixes of mask files. Of files that differ only in the suffix, the first in this order is used."""
+LOSSY = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}
+"""First bytes of files whose values can be noisy -> format."""
+DARK = 64
+"""A lossy mask without a brighter value has no object."""
+MIDDLE = 127
+"""Greys of smoothed edges above this belong to the object, as for `hodor segment --mask`."""
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    """Return {name: file} of the masks in a folder, in time order. Hidden files are skipped."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in MASKS and not p.name.startswith(".")]
+    ordered: dict[str, Path] = {}
+    for path in sorted(found, key=lambda p: (natural_key(p.stem), MASKS.index(p.suffix.lower()))):
+        ordered.setdefault(path.stem, path)
+    return ordered
+
+
+def lossy(path: str | os.PathLike[str]) -> str | None:
+    """Return the format of a file whose values can be noisy (JPEG, WebP), by its content; None for other files."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(4)
+    except OSError:
+        return None
+    return next((name for start, name in LOSSY.items() if begin.startswith(start)), None)
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a mask as labels. Values are not changed, except in JPEG and WebP, which are read as `hodor segment --mask` does.
+
+    Args:
+        path: mask file.
+
+    Returns:
+        Labels [H, W], uint8, or uint16 from a 16-bit file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `hodor.masks.read_labels`; "mask x.jpg is a JPEG that is not black and white (...):
+            save the mask as PNG".
+    """
+    if not lossy(path):
+        return png.read_labels(path)
+    picture, _ = open_picture(path)
+    pixels = np.asarray(picture.convert("RGB"))
+    if pixels.max(initial=0) < DARK:
+        return np.zeros(pixels.shape[:2], np.uint8)
+    found = images.read_picture(path)
+    if found.kind.startswith("colours"):  # colours are numbered file by file, so an object would change its id
+        raise ValueError(f"mask {path}: expected ids in a palette or grey picture, got colours: save the mask as a palette PNG")
+    return found.labels
+
+
+def read_plane(path: Path) -> npt.NDArray[np.bool_]:
+    """Read the mask of one object, bool [H, W]: every non-zero pixel, or, of a mask with smoothed edges, those above 127."""
+    return object_of(read_labels(path), only_shades=True).astype(bool)
+
+
+def object_of(labels: Labels, only_shades: bool) -> npt.NDArray[np.uint8]:
+    """Return labels in which every non-zero pixel is object 1.
+
+    Args:
+        labels: labels [H, W].
+        only_shades: the values are 0 and 255, and shades between them along smoothed edges: a shade belongs to the object if it
+            is above 127.
+    """
+    smooth = only_shades and labels.dtype == np.uint8 and is_smooth(labels)
+    return (labels > (MIDDLE if smooth else 0)).astype(np.uint8)
+
+
+def is_smooth(labels: Labels) -> bool:
+    """Whether labels are a mask of 0 and 255 with smoothed edges."""
+    if labels.dtype != np.uint8 or not labels.size or labels.max() < VOID - DARK:
+        return False
+    if len(np.flatnonzero(np.bincount(labels.ravel()))) <= 2:
+        return False
+    classes, moved = repair_edges(classify(labels), trusted=False)
+    return moved > 0 and set(classes.values[:, 0].tolist()) <= {0, VOID}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the values of a folder's masks mean.
+
+    Attributes:
+        single: whether the masks contain only 0 and 255, apart from smoothed edges: every object pixel is object 1.
+        notes: what was found, one sentence each.
+    """
+
+    single: bool
+    notes: tuple[str, ...] = ()
+
+
+def meaning_of(paths: Iterable[Path], on_error: Callable[[str], None] = lambda message: None) -> Meaning:
+    """Find out what the values of a folder's masks mean, from some of its masks.
+
+    Args:
+        paths: the masks to read.
+        on_error: called with the message of a mask that cannot be read; it is left out.
+    """
+    kinds: dict[Literal["empty", "hard", "smooth", "ids", "lossy"], list[Path]] = {}
+    for path in paths:
+        try:
+            labels = read_labels(path)
+        except (ValueError, OSError) as error:
+            on_error(str(error))
+            continue
+        values = set(np.unique(labels).tolist())
+        if lossy(path):
+            kinds.setdefault("lossy", []).append(path)
+        elif values <= {0, VOID}:
+            kinds.setdefault("hard" if VOID in values else "empty", []).append(path)
+        else:
+            kinds.setdefault("smooth" if is_smooth(labels) else "ids", []).append(path)
+    notes = []
+    if files := kinds.get("lossy"):
+        notes.append(f"{_named(files)}: masks of a lossy format, their values are rounded as for --mask")
+    single = not kinds.get("ids") and bool(kinds.get("hard") or kinds.get("smooth"))
+    if single:
+        notes.append("masks contain 0 and 255: every non-zero pixel is object 1")
+        if files := kinds.get("smooth"):
+            notes.append(f"{_named(files)}: smoothed edges, pixels above {MIDDLE} are object 1")
+    elif kinds.get("ids") and (files := kinds.get("hard", []) + kinds.get("smooth", [])):
+        ids = _named(kinds["ids"])
+        notes.append(f"{_named(files)}: only 0 and 255, but {ids} has ids: 255 is void in all masks")
+    return Meaning(single, tuple(notes))
+
+
+def _named(files: Sequence[Path]) -> str:
+    return str(files[0]) + (f" and {len(files) - 1} more" if files[1:] else "")
