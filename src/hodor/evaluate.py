@@ -16,7 +16,7 @@ meaningless is reported at once, and no score is given. Facts that do not forbid
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -81,13 +81,9 @@ def evaluate(
             score.
         RuntimeError: if a process dies (hodor.scoring.workers.each).
     """
-    rule = profiles.profile_named(profile)
-    if late_objects:
-        rule = replace(rule, objects="any", span="object")
-    listed = profiles.read_meta(meta) if meta is not None else {}
-    rule = _with_lists(rule, listed)
+    terms, listed = _terms(profile, late_objects, meta, compat)
     groups = Groups(*(None if names is None else profiles.read_names(names) for names in (seen, unseen)))
-    terms = Terms(rule, compat, groups)
+    terms, rule = replace(terms, groups=groups), terms.rule
     stores = open_store(predictions, "predictions"), open_store(ground_truth, "ground truth")
     jobs, problems, notes = _jobs(*stores, terms, sequences, listed)
     outcomes = _outcomes(jobs, stores, terms, bool(problems), workers, progress)
@@ -102,6 +98,76 @@ def evaluate(
         ground_truth=_named(ground_truth),
     )
     return replace(report, notes=tuple(notes + _group_notes(report, rule, compat)))
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found.
+
+    Attributes:
+        unscored: {sequence: why it cannot be scored}.
+        damaged: masks that cannot be read, one sentence each.
+    """
+
+    unscored: Mapping[str, str]
+    damaged: tuple[str, ...]
+
+
+def check(
+    predictions: Store,
+    ground_truth: Store,
+    profile: str | Profile = "davis2017",
+    sequences: Sequence[str] | None = None,
+    *,
+    late_objects: bool = False,
+    meta: profiles.Source | Mapping[str, Any] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Check:
+    """Find out which sequences can be scored, before there are predictions. Every ground-truth mask is read once.
+
+    Args:
+        predictions: the predictions that will be made; only the names of their frames are used.
+        ground_truth: the ground truth.
+        profile: as for `evaluate`.
+        sequences: as for `evaluate`.
+        late_objects: as for `evaluate`.
+        meta: as for `evaluate`.
+        progress: called as progress(sequences done, all sequences).
+
+    Raises:
+        ValueError: as `evaluate` for a wrong profile or meta file.
+    """
+    terms, listed = _terms(profile, late_objects, meta, False)
+    unscored, damaged = dict[str, str](), list[str]()
+    names = ground_truth.names() if sequences is None else sequences
+    for done, name in enumerate(names, 1):
+        job, found = plan(predictions, ground_truth, name, name, terms, listed.get(name, {}))
+        problems = list(found.problems)
+        if job is not None and not problems:
+            tasks = (Task(0, start, True) for start in range(0, len(job.evaluated), FRAMES))
+            read = [one for task in tasks for one in score_frames(ground_truth, ground_truth, terms.rule, (job,), task)]
+            unread = [text for frame in read for text in frame.unread[:1]] or [job.unread] * bool(job.unread)
+            damaged += unread
+            if not unread:
+                value = (1.0,) * (3 if terms.rule.formulae == "mose" else 2)
+                perfect = [frame._replace(scores=dict.fromkeys(frame.shown, value)) for frame in read]
+                problems += merge(job, perfect, terms, terms.rule.match == "proposals").problems
+        if problems:
+            unscored[name] = "; ".join(text.removeprefix(f"{name}: ") for text in problems)
+        if progress:
+            progress(done, len(names))
+    return Check(unscored, tuple(dict.fromkeys(damaged)))
+
+
+def _terms(
+    profile: str | Profile, late_objects: bool, meta: profiles.Source | Mapping[str, Any] | None, compat: bool
+) -> tuple[Terms, Meta]:
+    """Return the rule of a profile without groups, and the content of the meta file."""
+    rule = profiles.profile_named(profile)
+    if late_objects:
+        rule = replace(rule, objects="any", span="object")
+    listed = profiles.read_meta(meta) if meta is not None else {}
+    return Terms(_with_lists(rule, listed), compat, Groups(None, None)), listed
 
 
 def _with_lists(rule: Profile, listed: Meta) -> Profile:

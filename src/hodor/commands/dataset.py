@@ -131,40 +131,50 @@ class EvaluateDataset(DatasetRun):
     def run(self) -> int:
         from hodor.data.benchmarks import benchmark
         from hodor.evaluate import evaluate
-        from hodor.evaluation.datasets import SCORES, Masks, check_ground_truth, written
+        from hodor.evaluation.datasets import SCORES
+        from hodor.evaluation.ground_truth import Masks, check_ground_truth, scorable, written
         from hodor.scoring import result_files
+        from hodor.scoring.profiles import read_names
         from hodor.scoring.reports import print_report
 
         layout = self.open()
         check_ground_truth(layout)
+        rule = benchmark(layout.kind)
+        profile, late_objects = self.profile or rule.profile, rule.late_objects and self.profile is None
+        seen, unseen = (None if path is None else read_names(path) for path in (self.seen, self.unseen))
+        with progress("checking masks") as moved:
+            found = scorable(layout, profile, late_objects, moved)
+        for note in found.notes:
+            info(note)
         run = self.follow(layout)
         if run.interrupted:
             return 130
-        rule = benchmark(layout.kind)
+        scored = found.layout
         with progress("scoring") as moved:
             report = evaluate(
-                written(layout, self.out),
-                Masks(layout),
-                self.profile or rule.profile,
-                list(layout.names),
-                late_objects=rule.late_objects and self.profile is None,
+                written(scored, self.out),
+                Masks(scored),
+                profile,
+                list(scored.names),
+                late_objects=late_objects,
                 workers=self.workers,
                 meta=layout.meta,
-                seen=self.seen,
-                unseen=self.unseen,
+                seen=seen,
+                unseen=unseen,
                 progress=moved,
             )
         if self.json != Path("-"):
             print_report(report)
             for note in report.notes:
                 info(note)
+        report = replace(report, notes=(*found.notes, *report.notes))
         results = {**report.to_json(), "predictions": str(self.out), "ground_truth": str(layout.root), "run": run.to_json()}
         write_json(self.out / SCORES, results)
         write_json(self.json, results)
         if self.csv:
             result_files.write_csv(results, self.csv)
         if self.html:
-            masks, ground_truth = written(layout, self.out), Masks(layout)
+            masks, ground_truth = written(scored, self.out), Masks(scored)
             result_files.write_html(results, self.html, predictions=masks, ground_truth=ground_truth, images=layout.picture)
         return 0
 

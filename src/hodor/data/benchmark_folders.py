@@ -292,7 +292,9 @@ def _detect_single(search: Search, videos: list[VideoFiles]) -> list[VideoFiles]
     each = [list(video.masks.values()) for video in some if video.masks]
     several = max(3, SAMPLED // max(1, len(each)))
     paths = [path for files in each for path in files[:: max(1, len(files) // several)]]
-    meaning = meaning_of(paths, search.notes.append)  # training logs and counts a file that cannot be read; tracking stops at it
+    meaning = meaning_of(
+        paths, search.notes.append
+    )  # training logs and counts a file that cannot be read; tracking stops at it
     search.notes += meaning.notes
     return [replace(video, single=True, shades=True) for video in videos] if meaning.single else videos
 

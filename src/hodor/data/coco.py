@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,12 @@ def _still(file: Path, folder: Path, image: Mapping[str, Any], annotations: Sequ
     try:
         height, width = (int(image.get(key) or 0) for key in ("height", "width"))
     except (TypeError, ValueError):
-        raise ValueError(f"expected the height and width of {name} in {file} in pixels, got other values: correct them") from None
+        raise ValueError(
+            f"expected the height and width of {name} in {file} in pixels, got other values: correct them"
+        ) from None
     draw = Drawing([a["segmentation"] for a in objects], crowds, (height, width) if height > 0 and width > 0 else None)
     stated = [Stated.of(a) for a in objects]
-    return Still(name, folder / name, Path(f"{file}#{image['id']}"), draw, lambda: draw.measure(stated))
+    return Still(name, folder / name, Path(f"{file}#{image['id']}"), draw, partial(draw.measure, stated))
 
 
 @dataclass(frozen=True)

@@ -198,9 +198,7 @@ def read_list(path: Path) -> list[str]:
     raise ValueError(f"expected a list of names in {path}, got none: write one name per line, or remove the file")
 
 
-def obeyed(
-    lists: Mapping[str, Path], root: Path, split: str | None, known: Sequence[str], notes: list[str]
-) -> list[str]:
+def obeyed(lists: Mapping[str, Path], root: Path, split: str | None, known: Sequence[str], notes: list[str]) -> list[str]:
     """Return the names of a split, as far as its list says.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -162,7 +163,7 @@ class Still:
         image: image file.
         mask: file that is recorded as damaged if the labels cannot be read.
         draw: function that returns the labels; void is 255 in uint8 labels and -1 in int32 labels.
-        objects: function that returns areas and sides of the objects, if they are available without drawing the labels.
+        measure: function that returns areas and sides of the objects, if they are available without drawing the labels.
         shades: see `VideoFiles.shades`.
     """
 
@@ -170,8 +171,13 @@ class Still:
     image: Path
     mask: Path
     draw: Callable[[], Labels]
-    objects: Callable[[], Objects] | None = None
+    measure: Callable[[], Objects] | None = None
     shades: bool = False
+
+    @property
+    def objects(self) -> Objects | None:
+        """Areas and sides of the objects, if they are available without drawing the labels."""
+        return None if self.measure is None else self.measure()
 
 
 class Stills:
@@ -204,11 +210,11 @@ class Stills:
         """Return the objects of an item. Raises DamagedFileError."""
         if item not in self._objects:
             still = self.stills[item]
-            measure = still.objects
-            if measure is None:
+            if still.measure is None:
                 self._objects[item] = self.mask(item).objects
             else:
-                self._objects[item] = self._cache.get(("objects", still.mask), still.mask, lambda: (measure(), 0))
+                measured = self._cache.get(("objects", still.mask), still.mask, lambda: (still.objects, 0))
+                self._objects[item] = measured or Objects()
         return self._objects[item]
 
     def read(self, item: int, ids: Sequence[int], rng: torch.Generator, jump: int | None = None) -> RawClip:
@@ -291,7 +297,7 @@ def open_stills(root: Path, split: str | None = None, notes: list[str] | None = 
         found = []
         for p in usable:
             numbered = dict(enumerate(parts[p.stem], 1))
-            found.append(Still(p.stem, p, numbered[1], lambda numbered=numbered: join_masks(numbered)))  # type: ignore[misc]
+            found.append(Still(p.stem, p, numbered[1], partial(join_masks, numbered)))
         return "parts", found
     chosen = [masks[p.stem] for p in usable]
     meaning = meaning_of(chosen[:: max(1, len(chosen) // SAMPLED)])
@@ -301,6 +307,5 @@ def open_stills(root: Path, split: str | None = None, notes: list[str] | None = 
         notes.append(f"folders of masks beside mask files are not used: {shown(sorted(both))}")
     found = []
     for p, mask in zip(usable, chosen, strict=True):
-        draw = lambda mask=mask: read_mask(mask, single, shades=True)  # type: ignore[misc]  # noqa: E731
-        found.append(Still(p.stem, p, mask, draw, shades=single))
+        found.append(Still(p.stem, p, mask, partial(read_mask, mask, single, shades=True), shades=single))
     return "pairs", found

@@ -15,19 +15,20 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 import hodor
-from hodor.data.benchmarks import benchmark
 from hodor.data.layouts import Layout, VideoFiles
 from hodor.data.videofiles import shown
+from hodor.evaluation.ground_truth import Masks as Masks
+from hodor.evaluation.ground_truth import check_ground_truth as check_ground_truth
+from hodor.evaluation.ground_truth import written as written
 from hodor.masks import Labels, objects_in, write_labels, written_whole
 from hodor.models import weights as weights_of
 from hodor.models.base import Network
@@ -271,71 +272,6 @@ def segment_dataset(
         run.interrupted = True
     _write(run, out)
     return run
-
-
-@dataclass(frozen=True)
-class Masks:
-    """The masks of a layout as a `Store` (hodor.scoring.stores.base), read as the layout's format requires.
-
-    Attributes:
-        layout: the folder whose masks are read.
-    """
-
-    layout: Layout
-
-    @property
-    def name(self) -> str:
-        return str(self.layout.root)
-
-    @property
-    def single(self) -> bool:
-        return False
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ()
-
-    def names(self) -> list[str]:
-        return sorted(self.layout.names)
-
-    def frames(self, sequence: str) -> list[str]:
-        video = self.layout.video(sequence)
-        return [frame for frame in video.frames if frame in video.masks]
-
-    def read(self, sequence: str, frame: str) -> Labels:
-        return self.layout.video(sequence).labels(frame)
-
-    def planes(self, sequence: str, frame: str) -> dict[int, npt.NDArray[np.bool_]]:
-        return self.layout.video(sequence).planes(frame)
-
-    def place(self, sequence: str, frame: str) -> str:
-        return str(self.layout.video(sequence).masks[frame])
-
-    def strays(self) -> list[str]:
-        return []
-
-
-def written(layout: Layout, out: Path) -> Masks:
-    """Return the masks that `segment_dataset` wrote into OUT for the videos of `layout`, as a `Store`."""
-    videos = (
-        replace(video, masks={f: out / video.name / f"{f}.png" for f in video.required}, single=False, parts={})
-        for video in layout.videos
-    )
-    return Masks(replace(layout, root=out, videos=tuple(videos)))
-
-
-def check_ground_truth(layout: Layout) -> None:
-    """Check that a split has ground truth to score against.
-
-    Raises:
-        ValueError: "ROOT, test-dev, has masks only where they are given (a, b): its server scores it, `hodor submit` packs the
-            masks for it".
-    """
-    bare = [video.name for video in layout.videos if video.masks.keys() <= video.given.keys() and len(video.frames) > 1]
-    if benchmark(layout.kind).held_back and bare:
-        place = f"{layout.root}, {layout.split}," if layout.split else str(layout.root)
-        server = "its server scores it, `hodor submit` packs the masks for it"
-        raise ValueError(f"{place} has masks only where they are given ({shown(bare)}): {server}")
 
 
 def _about(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,26 +12,51 @@ import numpy as np
 
 from hodor.data.layouts import VideoFiles, open_layout
 from hodor.data.stream import Stream
+from hodor.data.videofiles import shown
 from hodor.data.videos import Videos
 from hodor.evaluation.datasets import follow
 from hodor.models.base import Network
 from hodor.scoring.metrics import average, frame_scores, statistics
 from hodor.training.recipe import Validation
 
+log = logging.getLogger(__name__)
+
 
 def held_out(validation: Validation) -> tuple[VideoFiles, ...]:
-    """Return the videos to score, () if `validation.every` is 0.
+    """Return the videos to score, () if `validation.every` is 0. Their masks are read once; videos without a frame to score
+    are left out, with a message in the log.
 
     Raises:
-        ValueError: "validation.every is 100, but validation.root is not given: name the folder of a benchmark", or as
-            `data.layouts.open_layout`.
+        ValueError: "validation.every is 100, but validation.root is not given: name the folder of a benchmark"; "expected
+            held-out videos with masks after the first frame in ROOT, got none that can be scored (a, b): ..."; a mask that
+            cannot be read; or as `data.layouts.open_layout`.
     """
     if not validation.every:
         return ()
     if validation.root is None:
         every = validation.every
         raise ValueError(f"validation.every is {every}, but validation.root is not given: name the folder of a benchmark")
-    return open_layout(validation.root, validation.kind, validation.split, validation.sequences or None).videos
+    videos = open_layout(validation.root, validation.kind, validation.split, validation.sequences or None).videos
+    scored = tuple(video for video in videos if _has_scored_frame(video))
+    left_out = shown([video.name for video in videos if video not in scored])
+    rule = "a frame is scored if it has a mask, follows a frame on which an object is given, and is not the last of the video"
+    if not scored:
+        expected = f"expected held-out videos with masks after the first frame in {validation.root}"
+        raise ValueError(f"{expected}, got none that can be scored ({left_out}): {rule}")
+    if len(scored) < len(videos):
+        log.warning("warning: validation leaves out %s, of which no frame can be scored: %s", left_out, rule)
+    return scored
+
+
+def _has_scored_frame(video: VideoFiles) -> bool:
+    """Whether `validate` scores a frame of a video. All of its masks are read. Raises the errors of `VideoFiles.labels`."""
+    begun = scored = False
+    for frame in video.frames:
+        if frame in video.masks:
+            scored = scored or (begun and frame != video.frames[-1])
+            shows_object = bool(video.labels(frame).any())
+            begun = begun or (frame in video.given and shows_object)
+    return scored
 
 
 def also_trained(stream: Stream, videos: Iterable[VideoFiles]) -> list[str]:
