@@ -202,7 +202,8 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
             got RGB: run `hodor doctor x.png` to see what it contains".
     """
     picture, step = open_picture(path)
-    if picture.mode in ("P", "L", "1"):
+    is_jpeg = picture.format in ("JPEG", "MPO")  # its noise would become false objects
+    if picture.mode in ("P", "L", "1") and not is_jpeg:
         return np.asarray(picture, np.uint8) // np.uint8(step)
     if picture.mode == "LA" and picture.getextrema()[1] == (255, 255):
         return np.asarray(picture, np.uint8)[..., 0]
@@ -210,7 +211,7 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
         wide = np.asarray(picture)
         if wide.size == 0 or (wide.min() >= 0 and wide.max() <= 65535):
             return wide.astype(np.uint16)
-    found = f"expected ids in a palette or grey PNG, got {picture.mode}"
+    found = f"expected ids in a palette or grey PNG, got {picture.format if is_jpeg else picture.mode}"
     raise ValueError(f"mask {path}: {found}: run `hodor doctor {path}` to see what it contains")
 
 

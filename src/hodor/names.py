@@ -1,6 +1,7 @@
-"""The order of file and frame names."""
+"""Names of files, frames and sequences: their order, and lists of them."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 
@@ -22,3 +23,23 @@ def natural_key(name: str) -> tuple[tuple[Any, ...], str]:
     """
     parts = re.split(r"(\d+)", name)
     return tuple(int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a list of names, one per line, in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Args:
+        path: a text file.
+
+    Returns:
+        The lines that are not empty, without white space around them.
+
+    Raises:
+        ValueError: "expected a list of names in x.txt, got bytes that are not text: save it as UTF-8".
+    """
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"expected a list of names in {path}, got bytes that are not text: save it as UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

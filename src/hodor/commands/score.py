@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from hodor.commands.console import info, progress, write_json
 from hodor.commands.options import parse
+from hodor.names import read_list
 from hodor.scoring.profiles import ProfileName
 
 
@@ -109,7 +110,7 @@ class Score:
             raise ValueError("--sequences and --list both name the sequences: give one of them")
         if not self.list.is_file():
             raise FileNotFoundError(f"list {self.list} does not exist: give a text file, one sequence per line")
-        return [line.strip() for line in self.list.read_text().splitlines() if line.strip()]
+        return read_list(self.list)
 
 
 def main(argv: list[str]) -> int:

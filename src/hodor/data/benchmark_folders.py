@@ -18,14 +18,13 @@ from hodor.data.search import (
     pictures_in,
     place_of,
     read_json,
-    read_list,
     sized,
     split_folder,
     split_lists,
     split_names,
 )
 from hodor.data.videofiles import VideoFiles, shown
-from hodor.names import natural_key
+from hodor.names import natural_key, read_list
 from hodor.video.pictures import picture_size
 
 SAMPLED = 12

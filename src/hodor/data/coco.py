@@ -61,8 +61,8 @@ def open_coco(file: Path, notes: list[str] | None = None) -> list[Still]:
 
     Objects are numbered 1, 2, ... in the order of the file, without crowds. The outlines decide what an object is: stated areas
     and boxes are used only where they agree with the outline, and an annotation without an outline is left out. A pixel of
-    several objects belongs to the smallest one. A crowd is void where there is no object. Images are searched in images/, in the
-    folder of the file, and, for instances_train2017.json, in train2017/ beside annotations/.
+    several objects belongs to the smallest one. A crowd is void where there is no object. Images are searched in images/, in
+    the folder of the file, and, for instances_train2017.json, in train2017/ beside annotations/.
 
     Args:
         file: the annotation file.
@@ -70,8 +70,8 @@ def open_coco(file: Path, notes: list[str] | None = None) -> list[Still]:
 
     Raises:
         ValueError: "x.json is not a COCO file: give a JSON file with lists of images and annotations"; "expected one image for
-            each id in x.json, got id 0 for 0.jpg and 1.jpg: ..."; "expected annotations of the images of x.json (0, 1, ...), got
-            image_id 'a': ..."; "x.json names images that are in none of ...: move them there, or the file beside them".
+            each id in x.json, got id 0 for 0.jpg and 1.jpg: ..."; "expected annotations of the images of x.json (0, 1, ...),
+            got image_id 'a': ..."; "x.json names images that are in none of ...: move them there, or the file beside them".
     """
     notes = [] if notes is None else notes
     images, annotations = _parsed(file)

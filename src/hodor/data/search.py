@@ -10,7 +10,7 @@ from typing import Any
 
 from hodor.data.mask_reader import masks_in
 from hodor.data.videofiles import VideoFiles, shown
-from hodor.names import natural_key
+from hodor.names import natural_key, read_list
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 MOVIES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
@@ -182,22 +182,6 @@ def _texts(folder: Path) -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*.txt")) if not p.name.startswith(".")}
 
 
-def read_list(path: Path) -> list[str]:
-    """Read a list of names, one per line, in UTF-8 or UTF-16, with or without a byte order mark.
-
-    Raises:
-        ValueError: "expected a list of names in x.txt, got none: ..."; "... got bytes that are not text: save it as UTF-8".
-    """
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"expected a list of names in {path}, got bytes that are not text: save it as UTF-8") from None
-    if names := [line.strip() for line in text.splitlines() if line.strip()]:
-        return names
-    raise ValueError(f"expected a list of names in {path}, got none: write one name per line, or remove the file")
-
-
 def obeyed(lists: Mapping[str, Path], root: Path, split: str | None, known: Sequence[str], notes: list[str]) -> list[str]:
     """Return the names of a split, as far as its list says.
 
@@ -221,9 +205,12 @@ def obeyed(lists: Mapping[str, Path], root: Path, split: str | None, known: Sequ
 
 
 def _listed(path: Path, known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the known names of a list, and its lines that name none of them. A line is a name, or a path of a file or frame."""
+    """Return the known names of a list, and its lines that name none of them. A line is a name, or the path of a file."""
     names, unknown, exist = list[str](), list[str](), frozenset(known)
-    for line in read_list(path):
+    lines = read_list(path)
+    if not lines:
+        raise ValueError(f"expected a list of names in {path}, got none: write one name per line, or remove the file")
+    for line in lines:
         place = Path(line.split()[0].replace("\\", "/"))
         candidates = (line, line.split()[0], place.name, place.stem, place.parent.name)
         name = next((name for name in candidates if name in exist), None)

@@ -129,9 +129,9 @@ def scorable(
         progress: called as progress(videos done, all videos).
 
     Raises:
-        ValueError: masks that are damaged or that differ in size from their pictures, all in one line; "expected a video of ROOT
-            that can be scored, got none: v (expected at least 1 ground-truth frame between the first and the last, got 2 frames
-            in all): give masks on at least 3 frames".
+        ValueError: masks that are damaged or that differ in size from their pictures, all in one line; "expected a video of
+            ROOT that can be scored, got none: v (expected at least 1 ground-truth frame between the first and the last, got 2
+            frames in all): give masks on at least 3 frames".
     """
     notes = []
     videos = []

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from hodor.names import read_list
+
 ProfileName = Literal["davis2016", "davis2017", "davis2017-unsupervised", "youtube-vos", "vos-benchmark", "lvos", "mose"]
 """The names of `PROFILES`."""
 
@@ -155,7 +157,7 @@ def read_names(source: Source | Iterable[str]) -> frozenset[str]:
     else:
         if not path.is_file():
             raise FileNotFoundError(f"list {path} does not exist: give a text file, one name per line, or a meta.json")
-        names = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+        names = set(read_list(path))
     if not names:
         raise ValueError(f"list {path}: expected one name per line, or a meta.json with categories, got no name")
     return frozenset(names)
@@ -219,6 +221,6 @@ def _json(source: Source) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"meta file {path} does not exist")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"meta file {path}: expected JSON, got {error}") from None
