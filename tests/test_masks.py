@@ -256,6 +256,31 @@ def test_fit_size_gives_the_short_side_exactly(size: tuple[int, int], short: int
     assert masks.fit_size(size, short) == fitted
 
 
+@pytest.mark.parametrize(
+    ("size", "short", "fitted"),
+    [
+        ((8, 64), 192, (192, 1536)),  # 8 times as long: as before
+        ((1536, 8), 192, (1536, 8)),
+        ((8, 1536), 416, (17, 3328)),
+        ((1, 4096), 192, (1, 1536)),
+        ((4096, 1), 416, (3328, 1)),
+    ],
+)
+def test_the_long_side_is_at_most_eight_times_the_short_side_that_was_asked_for(
+    size: tuple[int, int], short: int, fitted: tuple[int, int]
+) -> None:
+    assert masks.fit_size(size, short) == fitted
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 600))
+def test_pictures_up_to_eight_times_as_long_as_wide_have_the_short_side_that_was_asked_for(h: int, w: int, short: int) -> None:
+    fitted = masks.fit_size((h, w), short)
+    assert max(fitted) <= 8 * short
+    if max(h, w) <= 8 * min(h, w):
+        assert min(fitted) == short
+        assert max(fitted) == (2 * max(h, w) * short + min(h, w)) // (2 * min(h, w))
+
+
 @given(LABELS8, st.integers(1, 4))
 def test_enlarging_labels_by_an_integer_repeats_them_and_resizing_back_restores_them(labels: np.ndarray, times: int) -> None:
     large = masks.fit_labels(labels, (labels.shape[0] * times, labels.shape[1] * times))

@@ -22,6 +22,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hodor.video.pictures import DECODE_ERRORS, UnusablePictureError, open_file, require_single
 
 Labels = npt.NDArray[np.integer[Any]]
+MAX_ASPECT = 8
+"""Maximum of a frame's long side inside a network, as a multiple of the short side that was asked for."""
 VOID = 255  # the ignore label of DAVIS and PASCAL ("void"); therefore never an id in 8 bits
 
 
@@ -253,14 +255,18 @@ def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
 def fit_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
     """Return the size at which a network computes: a given short side, and the aspect ratio of the picture.
 
-    Smaller pictures are enlarged, so that objects have the scale on which the network was trained.
+    Smaller pictures are enlarged, so that objects have the scale on which the network was trained. The long side is at most
+    `MAX_ASPECT` times `short_side`: a picture that is longer than that gets a smaller short side. Time and memory of a frame
+    are thereby bounded for every shape.
 
     Args:
         size: size of the picture (H, W), in pixels.
         short_side: short side of the result, at least 1; None keeps the size of the picture.
 
     Returns:
-        (h, w): the short side is `short_side`, the long side is rounded to the nearest integer.
+        (h, w): the short side is `short_side`, the long side is rounded to the nearest integer. If one side of the picture is
+        more than `MAX_ASPECT` times the other, the long side is `MAX_ASPECT * short_side`, and the short side is rounded and at
+        least 1.
 
     Raises:
         ValueError: "expected a size of at least 1 x 1, got (0, 5)", "expected a short side of at least 1, got 0".
@@ -268,6 +274,8 @@ def fit_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
     Example:
         >>> fit_size((480, 854), 240)
         (240, 427)
+        >>> fit_size((8, 1536), 192)
+        (8, 1536)
     """
     height, width = size
     if min(size) < 1:
@@ -278,6 +286,9 @@ def fit_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
         raise ValueError(f"expected a short side of at least 1, got {short_side}")
     # floor(x + 1/2) in integers: Python's round() rounds halves to even numbers
     long_side = (2 * max(size) * short_side + min(size)) // (2 * min(size))
+    if long_side > MAX_ASPECT * short_side:
+        long_side = MAX_ASPECT * short_side
+        short_side = max(1, (2 * min(size) * long_side + max(size)) // (2 * max(size)))
     return (short_side, long_side) if height <= width else (long_side, short_side)
 
 
