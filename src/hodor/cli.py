@@ -1,16 +1,19 @@
 """The command `hodor`: it parses arguments and prints messages.
 
 Exit codes: 0 complete; 2 wrong input, one line states what was expected, what was given and what to do; 3 the source was
-damaged and ended early, all frames before are written; 130 stopped by Ctrl-C, all files are complete.
+damaged and ended early, all frames before are written; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, all files are
+complete.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from hodor.commands.console import fail, one_line
+from hodor.commands.console import fail, info, one_line
+from hodor.commands.process import occupy_standard_streams, stopped_by_signals
 
 COMMANDS = {
     "segment": "follow objects through a video, from a mask on one frame",
@@ -36,12 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     _keep_freed_memory()
     _shorten_thread_spinning()
+    occupy_standard_streams()
+    with stopped_by_signals() as signals:
+        code = _exit_code(argv)
+    sys.exit(128 + signals[0] if signals and code == 130 else code)
+
+
+def _exit_code(argv: list[str]) -> int:
+    """Run the command; print one line for an error that a caller can cause. Returns the exit code."""
     try:
         code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has exited, as in `hodor doctor ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except io.UnsupportedOperation:
+        fail("expected an open standard output, got a closed one: leave it open, or write to a file")
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename:
             fail(f"{error.filename}: {error.strerror}")
@@ -49,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        print("hodor: stopped", file=sys.stderr)
+        info("hodor: stopped")
         code = 130
-    sys.exit(code)
+    return code
 
 
 def _run(argv: list[str]) -> int:

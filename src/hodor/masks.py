@@ -9,6 +9,7 @@ reports its guesses; nothing in this module guesses.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -134,7 +135,7 @@ def palette() -> npt.NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def written_whole(path: str | os.PathLike[str], new_folder: bool = True) -> Iterator[IO[bytes]]:
     """Open a file so that it is written completely or not at all.
 
     The data is written to a hidden file in the same folder, which replaces `path` when the block ends without an error.
@@ -143,12 +144,20 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     Args:
         path: the file to write.
+        new_folder: whether a missing folder is created. False for a later file of a folder: if the folder is missing then, the
+            files before are lost. Default: True.
 
     Yields:
         A binary file to write to.
+
+    Raises:
+        FileNotFoundError: the folder is missing, and `new_folder` is false.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if new_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed while files were written to it", str(path.parent))
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
@@ -159,7 +168,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
+def write_labels(path: str | os.PathLike[str], labels: Labels, new_folder: bool = True) -> None:
     """Write labels as a PNG: palette (8-bit, index = id) up to id 254, 16-bit grey above.
 
     The file is written completely or not at all. The palette form always has 8 bits a pixel, since some tools read 1, 2
@@ -169,6 +178,7 @@ def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
     Args:
         path: the file; missing folders are created.
         labels: ids per pixel, integers [H, W].
+        new_folder: see `written_whole`. Default: True.
 
     Raises:
         ValueError: "expected labels of shape [H, W], got (2, 3, 4)", and as `objects_in` and `label_dtype`.
@@ -178,7 +188,7 @@ def write_labels(path: str | os.PathLike[str], labels: Labels) -> None:
         raise ValueError(f"expected labels of 0 and above, got {labels.min()}")
     dtype = label_dtype(int(labels.max(initial=0)))
     picture = Image.fromarray(np.ascontiguousarray(labels, dtype))
-    with written_whole(path) as file:
+    with written_whole(path, new_folder) as file:
         if dtype == np.uint8:
             picture.putpalette(palette().tobytes())
             picture.save(file, "PNG", compress_level=1, bits=8)

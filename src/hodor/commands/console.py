@@ -1,6 +1,7 @@
 """Output of the command: messages and progress go to stderr, results to stdout or a file."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 def fail(message: str) -> NoReturn:
     """Print a message and exit with code 2."""
-    print(f"hodor: {message}", file=sys.stderr)
+    info(f"hodor: {message}")
     sys.exit(2)
 
 
@@ -27,8 +28,11 @@ def one_line(message: str) -> str:
 
 
 def info(message: str) -> None:
-    """Print a message to stderr."""
-    print(message, file=sys.stderr)
+    """Print a message to stderr. If it cannot be written (a closed pipe, a full disk), it and all later ones are discarded."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def write_json(path: Path | None, data: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,8 @@ def segment_dataset(
             if video.name in run.skipped:
                 continue
             made = VideoRun()
-            with BackgroundWriter(write_labels) as writer:
+            (out / video.name).mkdir(parents=True, exist_ok=True)
+            with BackgroundWriter(partial(write_labels, new_folder=False)) as writer:
                 began = time.perf_counter()
                 required = frozenset(video.required)
                 for followed in follow(network, video, **settings):  # type: ignore[arg-type]

@@ -63,15 +63,16 @@ class MaskWriter(Writer):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder)
+        self._folder, self._is_new = Path(folder), True
 
     def write(self, result: Result) -> None:
-        """Write the mask of one frame."""
+        """Write the mask of one frame. Raises FileNotFoundError if the folder was removed after the first one."""
         path = self._folder / f"{result.name}.png"
         if result.labels.dtype == np.uint16:
-            _write_png(path, result.labels, compress_level=1)
+            _write_png(path, result.labels, compress_level=1, new_folder=self._is_new)
         else:
-            write_labels(path, result.labels)
+            write_labels(path, result.labels, self._is_new)
+        self._is_new = False
 
 
 class SoftWriter(Writer):
@@ -84,7 +85,7 @@ class SoftWriter(Writer):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder)
+        self._folder, self._is_new = Path(folder), True
 
     def write(self, result: Result) -> None:
         """Write the soft masks of one frame.
@@ -94,8 +95,9 @@ class SoftWriter(Writer):
         """
         if result.soft is None:
             raise ValueError(f"expected soft masks for frame {result.name}, got none: set Result.soft")
-        with written_whole(self._folder / f"{result.name}.npz") as file:
+        with written_whole(self._folder / f"{result.name}.npz", self._is_new) as file:
             np.savez_compressed(file, planes=_bytes(result.soft), objects=np.asarray(result.objects, np.int64))
+        self._is_new = False
 
 
 def read_soft(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
@@ -191,7 +193,7 @@ class CutoutWriter(_FilmWriter):
     ) -> None:
         if kind not in ("rgba", "prores"):
             raise ValueError(f"expected a cut-out kind (rgba, prores), got {kind!r}")
-        self._path, self._object = Path(path), object_id
+        self._path, self._object, self._is_new = Path(path), object_id, True
         self._video = VideoWriter(path, rate or 25, codec="prores4444") if kind == "prores" else None
 
     def write(self, result: Result) -> None:
@@ -202,7 +204,8 @@ class CutoutWriter(_FilmWriter):
             alpha = (result.labels == self._object).astype(np.uint8) * np.uint8(255)
         picture = np.dstack([result.image, alpha])
         if self._video is None:
-            _write_png(self._path / f"{result.name}.png", picture)
+            _write_png(self._path / f"{result.name}.png", picture, new_folder=self._is_new)
+            self._is_new = False
         else:
             self._video.write(picture, result.time)
 
@@ -212,8 +215,8 @@ def _bytes(soft: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
     return (soft.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _write_png(path: Path, picture: npt.NDArray[Any], compress_level: int = 3) -> None:
+def _write_png(path: Path, picture: npt.NDArray[Any], compress_level: int = 3, new_folder: bool = True) -> None:
     from PIL import Image
 
-    with written_whole(path) as file:
+    with written_whole(path, new_folder) as file:
         Image.fromarray(picture).save(file, "PNG", compress_level=compress_level)
