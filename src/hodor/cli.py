@@ -57,10 +57,10 @@ def _exit_code(argv: list[str]) -> int:
         fail("expected an open standard output, got a closed one: leave it open, or write to a file")
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename:
-            fail(f"{error.filename}: {error.strerror}")
+            fail(f"{os.fsdecode(error.filename)}: {error.strerror}")
         fail(one_line(str(error)))
     except OSError as error:
-        fail(f"{error.filename or 'output'}: {error.strerror or error}")
+        fail(f"{os.fsdecode(error.filename or 'output')}: {error.strerror or error}")
     except KeyboardInterrupt:
         info("hodor: stopped")
         code = 130

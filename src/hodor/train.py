@@ -166,6 +166,7 @@ def _run(
         state = {"network": network.state_dict(), "average": average.network.state_dict(), "optimiser": optimiser.state_dict()}
         facts = {"step": done, "best": best, "recipe": about, "rounding": checkpoints.rounding(count)}
         checkpoints.save(out / checkpoints.LAST, {**state, **facts})
+        checkpoints.check_present(out)
         checkpoints.write_weights(out / checkpoints.WEIGHTS, average.network, about, step=done)
 
     with ExitStack() as stack:
@@ -179,6 +180,8 @@ def _run(
         loader = Loader(stream.batch, parts, first, recipe.steps, recipe.workers, pin, recipe.worker_kind)
         batches, pace = iter(stack.enter_context(loader)), journal.Pace()
         for step in range(first, recipe.steps):
+            if first_process:
+                checkpoints.check_present(out)
             last_step = step + 1 == recipe.steps
             rate = rate_of(recipe, step)
             for group in optimiser.param_groups:

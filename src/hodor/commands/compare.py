@@ -49,16 +49,16 @@ class Compare:
         results = [result_files.read(file) for file in self.files]
         names = self.names or _names(self.files)
         comparison = result_files.compare(results, names, draws=self.draws, seed=self.seed, common=self.common)
+        write_json(self.json, comparison.to_json())
+        if self.html:
+            result_files.write_comparison(comparison, self.html)
+            info(f"-> {self.html}")
         if self.json != Path("-"):
             Console().print(table(comparison, self.metric))
             for note in comparison.notes:
                 info(note)
             if comparison.left_out:
                 info(f"left out: {', '.join(comparison.left_out)}")
-        write_json(self.json, comparison.to_json())
-        if self.html:
-            result_files.write_comparison(comparison, self.html)
-            info(f"-> {self.html}")
         return 0
 
 

@@ -163,12 +163,10 @@ class EvaluateDataset(DatasetRun):
                 unseen=unseen,
                 progress=moved,
             )
-        if self.json != Path("-"):
-            print_report(report)
-            for note in report.notes:
-                info(note)
+        printed = report.notes  # those of the check were printed before the network ran
         report = replace(report, notes=(*found.notes, *report.notes))
         results = {**report.to_json(), "predictions": str(self.out), "ground_truth": str(layout.root), "run": run.to_json()}
+        # files first: what is printed can end the command, where its reader has exited
         write_json(self.out / SCORES, results)
         write_json(self.json, results)
         if self.csv:
@@ -176,6 +174,10 @@ class EvaluateDataset(DatasetRun):
         if self.html:
             masks, ground_truth = written(scored, self.out), Masks(scored)
             result_files.write_html(results, self.html, predictions=masks, ground_truth=ground_truth, images=layout.picture)
+        if self.json != Path("-"):
+            print_report(report)
+            for note in printed:
+                info(note)
         return 0
 
 

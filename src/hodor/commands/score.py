@@ -75,10 +75,6 @@ class Score:
                 progress=show,
             )
         results = report.to_json()
-        if self.json != Path("-"):
-            reports.print_report(report)
-            for note in report.notes:
-                info(note)
         write_json(self.json, results)
         if self.csv or self.html:
             from hodor.scoring import result_files
@@ -89,6 +85,10 @@ class Score:
                 result_files.write_html(
                     results, self.html, predictions=self.predictions, ground_truth=self.ground_truth, images=self.images
                 )
+        if self.json != Path("-"):
+            reports.print_report(report)
+            for note in report.notes:
+                info(note)
         return 0
 
     def _profile(self) -> Any:

@@ -7,6 +7,7 @@ contains the averaged weights.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,13 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         state: tensors and plain values.
     """
     with written_whole(path) as out:
-        torch.save(dict(state), out)
+        guarded = _Guarded(out)
+        try:
+            torch.save(dict(state), guarded)
+        except RuntimeError:
+            if guarded.error is None:
+                raise
+            raise guarded.error from None
         out.flush()
         os.fsync(out.fileno())
     if hasattr(os, "O_DIRECTORY"):  # the new name has to reach the disk too
@@ -97,6 +104,30 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class _Guarded:
+    """A file that keeps the error of a write: torch reports a full disk as "unexpected pos", without its cause."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def check_present(out: Path) -> None:
+    """Raise FileNotFoundError if the folder of a run was removed after the run began, so that it is not created again."""
+    if not (out / RECIPE).is_file():
+        raise FileNotFoundError(errno.ENOENT, "the folder was removed or emptied during the run", str(out))
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ A line of log.jsonl is a training step ({"step": 12, "loss": ...}) or a validati
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -121,7 +122,8 @@ class Journal:
         if self.out is not None:
             self.lines.close()
         for tracker in self.trackers.values():
-            tracker.finish()
+            with contextlib.suppress(OSError):  # a full disk; the run has ended, and log.jsonl has all numbers
+                tracker.finish()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self.lines.write(json.dumps(line) + "\n")
