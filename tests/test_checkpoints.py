@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import tiny
@@ -20,7 +21,7 @@ from training import lines, same, small, state
 
 from hodor.data.settings import Data
 from hodor.train import Recipe, Validation, run
-from hodor.training import checkpoints
+from hodor.training import checkpoints, journal
 from hodor.training.checkpoints import Average, clear, differences, plain, read, save
 
 pytestmark = pytest.mark.usefixtures("small_models")
@@ -265,3 +266,37 @@ def test_a_commit_is_a_hash_or_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(checkpoints.commit()) in (0, 40)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert checkpoints.commit() == ""
+
+
+def test_a_full_disk_is_an_error_of_the_system_not_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch alone raises RuntimeError: "unexpected pos 64 vs 0"."""
+
+    @contextmanager
+    def full(path: Path) -> Iterator[IO[bytes]]:
+        with open("/dev/full", "wb", buffering=0) as file:
+            yield file
+
+    monkeypatch.setattr(checkpoints, "written_whole", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(tmp_path / "last.pt", {"network": {"a": torch.zeros(1000)}})
+
+
+def test_a_folder_that_is_removed_during_training_ends_it_and_is_not_created_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = journal.Journal.step
+
+    def remove(self: journal.Journal, line: Mapping[str, Any]) -> None:
+        step(self, line)
+        if line["step"] == 2:
+            (tmp_path / "out").rename(tmp_path / "moved")
+
+    monkeypatch.setattr(journal.Journal, "step", remove)
+    with pytest.raises(FileNotFoundError, match="the folder was removed or emptied during the run"):
+        run(small(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "moved").rename(tmp_path / "out")
+    monkeypatch.setattr(journal.Journal, "step", step)
+    run(small(root), tmp_path / "out", resume=True)
+    run(small(root), tmp_path / "whole")
+    assert same(state(tmp_path / "out"), state(tmp_path / "whole"))

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -504,3 +505,73 @@ def test_threads_wait_briefly_unless_the_environment_sets_how(given: dict[str, s
     if reported is None:
         pytest.skip("torch uses another OpenMP here")
     assert reported[1] == given.get("GOMP_SPINCOUNT", "1000" if not given else "30000000000")
+
+
+def test_a_closed_standard_output_is_one_line_and_the_run_is_complete(tmp_path: Path, tiny: list[object]) -> None:
+    source, given = stills(tmp_path / "in", ["0.png", "1.png"]), mask_file(tmp_path / "m.png")
+    arguments = ["segment", source, "--mask", given, "-o", tmp_path / "out", "--json", "-", *tiny]
+    running = process(arguments, stdout=None, preexec_fn=lambda: os.close(1))
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 2
+    expected = "hodor: expected an open standard output, got a closed one: leave it open, or write to a file"
+    assert errors.splitlines() == [expected]
+    assert sorted(masks_in(tmp_path / "out" / "masks")) == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "pipe"])
+def test_messages_that_cannot_be_written_do_not_end_a_command(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open(device, os.O_WRONLY)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        console.info("lost")
+        console.info("lost too")
+        with pytest.raises(SystemExit) as stop:
+            console.fail("lost")
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_a_command_with_one_line_and_a_second_one_does_not_interrupt_that(
+    name: str, code: int, hodor: Hodor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, steps = getattr(signal, name), []
+
+    def stop(argv: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append("the files are complete")
+        return 0
+
+    monkeypatch.setattr(cli, "_run", stop)
+    assert hodor("segment") == (code, "", ["hodor: stopped"])
+    assert steps == ["the files are complete"]
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(hodor: Hodor, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(cli, "_run", lambda argv: os.kill(os.getpid(), signal.SIGHUP) or 0)
+        assert hodor("segment") == (0, "", [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_score_writes_its_files_before_it_prints(
+    folders: tuple[Path, Path], tmp_path: Path, hodor: Hodor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rich ends the process where the reader of a table has exited."""
+
+    def gone(report: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr("hodor.scoring.reports.print_report", gone)
+    assert hodor("score", *folders, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")[0] == 1
+    assert json.loads((tmp_path / "a.json").read_text())["sequences"]
+    assert (tmp_path / "a.csv").is_file()

@@ -843,3 +843,18 @@ def test_results_before_an_error_are_written_up_to_the_first_that_cannot_be() ->
         with pytest.raises(ValueError, match=r"^frame 3$"):
             run(slow)
         assert slow.got == expected
+
+
+@pytest.mark.parametrize("gone", ["masks", "soft", "cutout_1"])
+def test_a_folder_that_is_removed_during_a_run_ends_it_and_is_not_created_again(gone: str, clip: Path, tmp_path: Path) -> None:
+    """Otherwise the run would end as if it were complete, with a part of its files."""
+
+    def remove(done: int, total: int | None) -> None:
+        if done == 15:
+            (tmp_path / "out" / gone).rename(tmp_path / "moved")
+
+    with pytest.raises(FileNotFoundError, match=rf"the folder was removed while files were written to it.*{gone}'"):
+        run(clip, {0: mask()}, tmp_path / "out", outputs={"soft": True, "cutout": (1,)}, progress=remove)
+    assert not (tmp_path / "out" / gone).exists()
+    (tmp_path / "moved").rename(tmp_path / "out" / gone)
+    assert len(list((tmp_path / "out" / gone).iterdir())) >= 8
