@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from PIL import Image
 
 from hodor import __version__, cli
 from hodor.commands import console
+from hodor.frames import open_source
 from hodor.masks import write_labels
 from hodor.training.recipes import RECIPES
 
@@ -575,3 +577,25 @@ def test_score_writes_its_files_before_it_prints(
     assert hodor("score", *folders, "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")[0] == 1
     assert json.loads((tmp_path / "a.json").read_text())["sequences"]
     assert (tmp_path / "a.csv").is_file()
+
+
+def test_a_terminal_that_is_closed_ends_a_run_by_sighup_with_complete_files(tmp_path: Path, tiny: list[object]) -> None:
+    source, given, out = (
+        stills(tmp_path / "in", [f"{i:03d}.png" for i in range(150)]),
+        mask_file(tmp_path / "m.png"),
+        tmp_path / "out",
+    )
+    number, terminal = pty.fork()
+    if number == 0:
+        words = ["segment", source, "--mask", given, "-o", out, "--overlay", *tiny]
+        os.execvp(HODOR[0], [*HODOR, *map(str, words)])
+    while len(list((out / "masks").glob("[0-9]*.png"))) < 20:
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 10_000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 129
+    found = masks_in(out / "masks")
+    assert 20 <= len(found) < 150
+    with open_source(out / "overlay.mp4") as film:
+        assert len(list(film)) == len(found)
+    assert not list(out.rglob("*.part"))

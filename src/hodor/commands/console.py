@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,9 +70,14 @@ def progress(what: str, unit: str = "frames") -> Iterator[Callable[[int, int | N
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        bar = Progress(*columns, console=Console(stderr=True))
+        bar.start()
+        try:
             task = bar.add_task(what, total=None)
             yield lambda count, total: bar.update(task, completed=count, total=total)
+        finally:
+            with suppress(OSError):  # the terminal was closed
+                bar.stop()
         return
     began = last = time.monotonic()
 
