@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     with written_whole(path) as out:
         guarded = _Guarded(out)
         try:
-            torch.save(dict(state), guarded)
+            torch.save(dict(state), cast("IO[bytes]", guarded))
         except RuntimeError:
             if guarded.error is None:
                 raise
