@@ -276,3 +276,40 @@ def test_real_coco_outlines_agree_with_pycocotools(tmp_path: Path) -> None:
             assert np.sum(ours & theirs) > 0.97 * np.sum(ours | theirs)
         inside, outside = inside + int(np.sum(ours & theirs)), outside + int(np.sum(ours ^ theirs))
     assert outside < 0.02 * inside
+
+
+def test_corners_far_outside_are_clipped_to_the_picture(tmp_path: Path) -> None:
+    outline = [-1e300, -1e300, 1e300, -1e300, 1e300, 1e300, -1e300, 1e300]
+    reading = doctor.read(save(tmp_path / "a.json", coco([outline])))
+    assert reading.labels.all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "points"),
+    [("circle", [[0, 0]]), ("circle", [[0, 0], [1e999, 2]]), ("rectangle", [1, 2, 3]), ("mask", [[None, 1], [2, 3]])],
+)
+def test_shapes_without_two_points_are_refused(kind: str, points: Any, tmp_path: Path) -> None:
+    shape = {"label": "cup", "points": points, "shape_type": kind, "mask": ""}
+    content = {"shapes": [shape], "imageHeight": 8, "imageWidth": 10}
+    with pytest.raises(ValueError, match=f"a.json holds a {kind} whose points are not two pairs of numbers"):
+        doctor.read(save(tmp_path / "a.json", content))
+
+
+@pytest.mark.parametrize("size", [(float("inf"), 10), ([8], 10), ({"a": 1}, 10)])
+def test_a_size_that_is_no_number_is_refused(size: Any, tmp_path: Path) -> None:
+    content = {"shapes": [{"label": "a", "points": [[0, 0], [4, 4], [0, 4]]}], "imageHeight": size[0], "imageWidth": size[1]}
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        doctor.read(save(tmp_path / "a.json", content))
+
+
+@pytest.mark.parametrize(("left", "top"), [(-3, -2), (7, 6), (100, 0), (0, -100), (2, 3)])
+def test_a_mask_shape_is_cropped_at_the_borders(left: int, top: int, tmp_path: Path) -> None:
+    small = np.arange(20).reshape(4, 5) % 3 > 0
+    expected = np.zeros((8, 10), bool)
+    for y, x in zip(*np.nonzero(small), strict=True):
+        if 0 <= y + top < 8 and 0 <= x + left < 10:
+            expected[y + top, x + left] = True
+    out = io.BytesIO()
+    Image.fromarray(small).save(out, "PNG")
+    stamped = annotations._stamp(base64.b64encode(out.getvalue()).decode(), left, top, (8, 10))
+    assert (stamped == expected).all()

@@ -182,3 +182,22 @@ def test_files_that_are_not_coco_are_refused(tmp_path: Path, text: str, words: s
     file.write_text(text)
     with pytest.raises(ValueError, match=words):
         open_coco(file)
+
+
+@pytest.mark.parametrize("change", [{"area": [1]}, {"bbox": [1, 2, [3], 4]}, {"bbox": 7}, {"area": 1e999}])
+def test_areas_and_boxes_of_another_type_do_not_matter(change: dict[str, Any], tmp_path: Path) -> None:
+    plane = box(4, 4, 20, 20)
+    file = write(tmp_path, [annotation(0, runs(plane), plane, **change)])
+    (still,) = open_coco(find_json(file) or file)
+    assert np.array_equal(still.draw() == 1, plane)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"image_id": []}, "got image_id"), ({"segmentation": 5}, "is damaged"), ({"segmentation": "abc"}, "")],
+)
+def test_values_of_another_type_are_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    plane = box(4, 4, 20, 20)
+    file = write(tmp_path, [annotation(0, runs(plane), plane) | change])
+    with pytest.raises(ValueError, match=words):
+        open_coco(find_json(file) or file)[0].draw()

@@ -390,3 +390,12 @@ def test_help_of_each_command_has_its_own_options(capsys: pytest.CaptureFixture[
     assert "--seen" not in texts["segment"]
     assert "--dataset {" in texts["segment"]
     assert "--dataset {" not in texts["evaluate"]
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000])
+def test_a_run_file_of_another_type_is_no_run_to_resume(content: str, network: Network, tmp_path: Path) -> None:
+    layout = open_layout(benchmarks.davis2017(tmp_path / "data"), "davis2017", "val")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(content)
+    run = segment_dataset(layout, network, tmp_path / "out", resume=True)
+    assert any("nothing to resume" in note for note in run.notes)

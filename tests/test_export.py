@@ -329,3 +329,30 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
     size = (tmp_path / "coco.json").stat().st_size
     assert running < 50_000
     assert peak < size / 2  # where each frame's line begins
+
+
+@pytest.mark.parametrize("key", ["index", "name", "time", "height", "objects"])
+def test_damaged_records_are_refused_on_resume(key: str, tmp_path: Path) -> None:
+    with CocoWriter(tmp_path / "coco.json") as writer:
+        writer.write(result(0))
+        lines = tmp_path / ".coco.json.records"
+        record = lines.read_text()
+    for damaged in (json.dumps({**json.loads(record), key: {"x": 1}}) + "\n", "[" * 100_000 + "\n", "{}\n"):
+        lines.write_text(damaged)
+        with pytest.raises(ValueError, match=r"coco\.json cannot be resumed, .* is damaged: run without resume"):
+            CocoWriter(tmp_path / "coco.json", keep={"00000"})
+        assert lines.read_text() == damaged
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 100])
+def test_damaged_soft_masks_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "0.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"0.npz does not hold soft masks \(.*\): start again without resume"):
+        read_soft(tmp_path / "0.npz")
+
+
+def test_soft_masks_of_another_type_are_refused(tmp_path: Path) -> None:
+    for planes, objects in [(np.zeros((1, 4)), [1]), (np.zeros((2, 4, 4), np.uint8), [1]), (np.zeros((1, 4, 4)), [1])]:
+        np.savez(tmp_path / "0.npz", planes=planes, objects=np.array(objects))
+        with pytest.raises(ValueError, match="does not hold soft masks"):
+            read_soft(tmp_path / "0.npz")

@@ -184,3 +184,12 @@ def test_the_pace_is_that_of_the_last_steps() -> None:
     assert 0.02 <= measured["seconds"] < 0.2
     assert measured["clips_per_second"] == pytest.approx(4 / measured["seconds"], rel=0.02)
     assert measured["waiting"] == pytest.approx(0.02 / (2 * measured["seconds"]), rel=0.05)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"loss": 1}', '{"step": "x"}', "[" * 100_000])
+def test_a_damaged_line_is_refused_and_the_file_is_kept(text: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps(line(0)) + "\n" + text + "\n")
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"log.jsonl has a line that is no step of a run .*: remove that line, or the file"):
+        cut(tmp_path / "log.jsonl", 1)
+    assert (tmp_path / "log.jsonl").read_bytes() == before

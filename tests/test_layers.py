@@ -8,7 +8,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hodor"
 LAYERS = {
-    **dict.fromkeys(["masks", "names", "tensors", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0),
+    **dict.fromkeys(
+        ["masks", "names", "tensors", "files", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0
+    ),
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(["tracking", "training.plans", "training.losses", "training.recipe"], 2),
     **dict.fromkeys(["segment", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),

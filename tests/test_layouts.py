@@ -307,3 +307,12 @@ def test_a_real_sequence_alone_in_its_folder_is_one_video(kind: str) -> None:
     assert (len(video.frames), video.labels("00000").max()) == (80, 7)
     assert list(video.given) == (["00000"] if kind == "davis2017" else list(video.frames))
     json.dumps(video.frames)
+
+
+@pytest.mark.parametrize("entry", [{"objects": [1]}, {"objects": {"1": 3}}, {"objects": {"1": {"frames": [[1], 2]}}}])
+def test_values_of_another_type_in_a_meta_file_are_refused(entry: object, tmp_path: Path) -> None:
+    root = benchmarks.youtube(tmp_path)
+    file = root / "valid" / "meta.json"
+    file.write_text(json.dumps({"videos": {"0a": entry}}))
+    with pytest.raises(ValueError, match=r"meta.json, read as youtube-vos, is damaged: [^\n]*$"):
+        open_layout(root, "youtube-vos", "valid")

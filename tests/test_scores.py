@@ -685,3 +685,17 @@ def test_no_figure_of_the_comparison_is_cut_at_eighty_columns(count: int) -> Non
     assert text.count("-100.0 to -100.0 ") == 13
     assert text.count("-100.0 ") == 3 * 13
     assert re.search(r"100\.0 +0\.0 +-100\.0 +-100\.0 to -100\.0 +0\.0 % +0 +12 ", text)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(float("inf"), "infinite"), (-0.5, "from 0 to 1"), (2.0, "from 0 to 1")])
+def test_scores_outside_their_range_are_refused(value: float, expected: str) -> None:
+    given = results_of({"bear": [object_of(1, [0.5, value], [0.5, 0.5])]})
+    with pytest.raises(ValueError, match=expected):
+        result_files.write_csv(given, "unused.csv")
+
+
+def test_an_infinite_mean_is_refused(tmp_path: Path) -> None:
+    given = results_of({"bear": [object_of(1, [0.5, 0.5], [0.5, 0.5])]})
+    given["summary"]["J"] = float("inf")
+    with pytest.raises(ValueError, match="are damaged: J is infinite"):
+        result_files.write_csv(given, tmp_path / "unused.csv")

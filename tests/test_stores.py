@@ -422,3 +422,11 @@ def test_a_folder_is_opened_and_read_without_pillow_or_torch(tmp_path: Path, vid
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, check=True)
     assert out.stdout.split() == [str(videos["bear"]["9"].sum()), "False", "False"]
+
+
+def test_a_zip_file_with_an_empty_name_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"x")
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "0.png")
+        archive.write(tmp_path / "0.png", "bear/0.png")
+    assert (open_store(tmp_path / "a.zip").read("bear", "0") == np.eye(4)).all()

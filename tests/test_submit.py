@@ -207,3 +207,14 @@ def test_the_command_packs_checks_and_lists(tmp_path: Path, capsys: pytest.Captu
     assert out.read_bytes() == before
     with pytest.raises(ValueError, match=r"no zip file to write: give one with -o FILE\.zip"):
         command.main(["davis2017", str(masks), *data])
+
+
+def test_a_damaged_zip_file_is_refused(tmp_path: Path) -> None:
+    layout, masks = ready("mose", tmp_path)
+    packed = pack(layout, masks, tmp_path / "send.zip")
+    data = bytearray(packed.path.read_bytes())
+    at = data.rfind(b"PK\x01\x02")
+    data[at : at + 4] = b"XXXX"
+    packed.path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"send\.zip cannot be opened"):
+        check(layout, packed.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from hodor.models.base import Memory
@@ -556,3 +558,44 @@ def test_a_tracked_frame_is_a_value() -> None:
     with pytest.raises(AttributeError):
         tracked.objects = ()  # type: ignore[misc]
     assert replace(tracked, objects=(8,)).objects == (8,)
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("objects", [{}, 2]),
+        ("objects", [1, 1]),
+        ("objects", [1]),
+        ("objects", [1, 70000]),
+        ("frames", [[0]]),
+        ("frames", {"0": 1}),
+        ("index", float("inf")),
+        ("index", None),
+        ("note", 3),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(key: str, change: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    one, frames = tracker(), video(2)
+    one.track(frames[0], labels(1, 2))
+    one.save(tmp_path / "a.safetensors")
+    before = one.memory
+    with safe_open(str(tmp_path / "a.safetensors"), "pt") as opened:
+        about = json.loads(opened.metadata()["tracker"])
+    save_file(
+        load_file(tmp_path / "a.safetensors"), tmp_path / "a.safetensors", {"tracker": json.dumps({**about, key: change})}
+    )
+    with pytest.raises(ValueError, match="is not the state of a tracker"):
+        one.restore(tmp_path / "a.safetensors")
+    assert one.memory is before
+
+
+def test_a_state_with_numbers_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    one = tracker()
+    one.track(video(1)[0], labels(1, 2))
+    index, entry = next(iter(one.memory.frames.items()))
+    one.memory = replace(one.memory, frames={index: replace(entry, per_object=entry.per_object * math.nan)})
+    one.save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="is not the state of a tracker"):
+        tracker().restore(tmp_path / "a.safetensors")

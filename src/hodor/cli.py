@@ -8,6 +8,7 @@ complete.
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _keep_freed_memory()
     _shorten_thread_spinning()
     occupy_standard_streams()
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged tags in files that are read
     with stopped_by_signals() as signals:
         code = _exit_code(argv)
     sys.exit(128 + signals[0] if signals and code == 130 else code)
@@ -61,6 +63,8 @@ def _exit_code(argv: list[str]) -> int:
         fail(one_line(str(error)))
     except OSError as error:
         fail(f"{os.fsdecode(error.filename or 'output')}: {error.strerror or error}")
+    except MemoryError:
+        fail("not enough memory: give smaller pictures, fewer objects or a smaller --size")
     except KeyboardInterrupt:
         info("hodor: stopped")
         code = 130

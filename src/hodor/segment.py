@@ -355,6 +355,8 @@ class _Job:
             self.summary.notes.append(f"nothing to resume in {self.outputs.folder}: all frames are computed from the start")
             return ""
         note = self._new_tracker().restore(self.state)
+        if not isinstance(note.get("job"), dict) or not isinstance(note.get("index"), int) or "phase" not in note:
+            raise ValueError(f"{self.state} is not the state of a run: start again without resume")
         for key, now in self.job.items():
             before = note["job"].get(key)
             if before != now:

@@ -195,7 +195,8 @@ class Tracker:
             frames = {i: _entry(_under(tensors, f"{i}.")) for i in about["frames"]}
             memory = Memory(tuple(about["objects"]), frames, _under(tensors, "state."), _under(tensors, "tally."))
             index, note = int(about["index"]), dict(about["note"])
-        except (SafetensorError, KeyError, TypeError, ValueError):
+            _check_memory(memory)
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path} is not the state of a tracker of this version") from None
         self.memory, self.index = memory, index
         return note
@@ -323,6 +324,25 @@ class Tracker:
 def _under(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
     """The tensors whose name begins so, by the rest of their name."""
     return {name.removeprefix(head): each for name, each in tensors.items() if name.startswith(head)}
+
+
+def _check_memory(memory: Memory) -> None:
+    """Raise ValueError for a memory that no tracker has saved."""
+    ids = memory.objects
+    if not all(isinstance(i, int) and 1 <= i <= 65535 for i in ids) or len(set(ids)) < len(ids):
+        raise ValueError("its ids are not ids of objects")
+    for index, entry in memory.frames.items():
+        flags = entry.valid_BN, entry.given_BN
+        if not isinstance(index, int) or any(flag.dtype != torch.bool or flag.shape != (1, len(ids)) for flag in flags):
+            raise ValueError("its objects do not fit")
+        if entry.per_object.shape[:2] != (1, len(ids)) or entry.complete_B.shape != (1,):
+            raise ValueError("its entries do not fit")
+        if len({tuple(each.shape[2:]) for each in (entry.per_object, next(iter(memory.frames.values())).per_object)}) > 1:
+            raise ValueError("its entries differ in shape")
+    tensors = [t for entry in memory.frames.values() for t in entry.tensors().values()]
+    for tensor in [*tensors, *memory.state.values(), *memory.tally.values()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError("it holds numbers that are not finite")
 
 
 def _entry(tensors: dict[str, Tensor]) -> Entry:

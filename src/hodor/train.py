@@ -309,7 +309,7 @@ def _begin(recipe: Recipe, out: Path, resume: bool, fresh: bool, processes: int,
         before = checkpoints.completed(saved["recipe"], checkpoints.plain(Recipe()))
         changed = checkpoints.differences(before, checkpoints.plain(recipe, names_only=True), free)
         if changed:
-            what = "; ".join(changed)
+            what = "; ".join(change[:100] for change in changed[:12]) + (", ..." if len(changed) > 12 else "")
             raise ValueError(f"{out} holds a run of another recipe: {what}: choose another --out, or --fresh to start again")
         if saved["step"] > recipe.steps:
             raise ValueError(f"expected at least {saved['step']} steps, as many as the run in {out} has, got {recipe.steps}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hodor.ablations.runs import Setup, own, settings_of, write
 from hodor.ablations.tables import Row, Table, model_of
+from hodor.files import DAMAGES, parse_json
 from hodor.masks import written_whole
 
 if TYPE_CHECKING:
@@ -87,8 +87,11 @@ def _scores(table: Table, setup: Setup, row: Row) -> dict[int, dict[str, float]]
     for seed in setup.seeds:
         file = setup.folder(table, row, seed) / "scores.json"
         if file.is_file():
-            data = json.loads(file.read_text())
-            out[seed] = {name: 100 * data[name] for name in SCORES}
+            try:
+                data = parse_json(file.read_bytes())
+                out[seed] = {name: 100 * float(data[name]) for name in SCORES}
+            except DAMAGES as error:
+                raise ValueError(f"{file} is damaged ({type(error).__name__} {str(error)[:100]}): remove it") from None
     return out
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hodor.analysis import plots, runs
+from hodor.files import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def _earlier(out: Path, about: dict[str, Any]) -> dict[tuple[str, int], dict[str
     if not out.is_file():
         return {}
     try:
-        data = json.loads(out.read_text())
+        data = parse_json(out.read_bytes())
         stored = {key: data[key] for key in about}
         same_format = data["format"] == FORMAT
         earlier = {(run["sequence"], run["length"]): run for run in data["runs"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from hodor.data.file_cache import WIDE_VOID, Labels, Objects, Size
 from hodor.data.search import pick_split
 from hodor.data.stills import Still
 from hodor.data.videofiles import shown
-from hodor.mask_files.annotations import decode_runs, polygon
+from hodor.files import check_pixels, parse_json
+from hodor.mask_files.annotations import MAX_COORDINATE, decode_runs, polygon
 from hodor.masks import VOID
 
 JSON_NAMES = ("instances*.json", "_annotations.coco.json")
@@ -73,7 +73,13 @@ def open_coco(file: Path, notes: list[str] | None = None) -> list[Still]:
             each id in x.json, got id 0 for 0.jpg and 1.jpg: ..."; "expected annotations of the images of x.json (0, 1, ...),
             got image_id 'a': ..."; "x.json names images that are in none of ...: move them there, or the file beside them".
     """
-    notes = [] if notes is None else notes
+    try:
+        return _opened(file, [] if notes is None else notes)
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{file} is damaged: {type(error).__name__} {str(error)[:200]}") from None
+
+
+def _opened(file: Path, notes: list[str]) -> list[Still]:
     images, annotations = _parsed(file)
     by_id: dict[str, Mapping[str, Any]] = {}
     for image in images:
@@ -109,7 +115,7 @@ def open_coco(file: Path, notes: list[str] | None = None) -> list[Still]:
 def _parsed(file: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Return the images and the annotations of a COCO file."""
     try:
-        data = json.loads(file.read_bytes())
+        data = parse_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     lists = [data.get(name) for name in ("images", "annotations")] if isinstance(data, dict) else []
@@ -254,6 +260,7 @@ class Drawing:
             return decode_runs(segmentation["counts"], (height, width))
         if self.size is None:
             raise ValueError("contains polygons, but not the height and width of the image: add them")
+        check_pixels(*self.size)
         plane = np.zeros(self.size, bool)
         for part in _parts(segmentation):
             _fill(plane, part)
@@ -271,7 +278,7 @@ def _points(polygon: Any) -> npt.NDArray[np.float64]:
     flat = np.asarray(polygon, np.float64).ravel()
     if flat.size < 2 or flat.size % 2 or not np.isfinite(flat).all():
         raise ValueError("expected a polygon of finite pairs of numbers, got another list")
-    return flat.reshape(-1, 2)
+    return flat.reshape(-1, 2).clip(-MAX_COORDINATE, MAX_COORDINATE)
 
 
 def _polygon_extent(segmentation: Any) -> tuple[float, tuple[float, float], float] | None:

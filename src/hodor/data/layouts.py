@@ -99,6 +99,12 @@ def open_layout(
         kind, why = recognise(root)
         notes.append(f"{root} is read as {kind}: {why}")
     search = Search(root, kind, None if not only else tuple(only), tuple(without), notes)
-    split, videos = benchmark(kind).reader(search, split)
+    try:
+        split, videos = benchmark(kind).reader(search, split)
+    except (TypeError, AttributeError, KeyError, OverflowError, ValueError) as error:  # values that no meta file has
+        if isinstance(error, ValueError) and str(root) in str(error):
+            raise
+        what = f"{type(error).__name__} {str(error)[:200]}"
+        raise ValueError(f"{search.meta or root}, read as {kind}, is damaged: {what}") from None
     search.check(videos)
     return Layout(kind, root, split, tuple(videos), tuple(search.notes), search.meta)

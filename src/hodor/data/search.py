@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from hodor.data.mask_reader import masks_in
 from hodor.data.videofiles import VideoFiles, shown
+from hodor.files import parse_json
 from hodor.names import natural_key, read_list
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
@@ -248,7 +248,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: "x.json is not JSON (...): download it again".
     """
     try:
-        read = json.loads(path.read_bytes())
+        read = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): download it again") from None
     return read if isinstance(read, dict) else {}

@@ -175,8 +175,11 @@ class VideoFiles:
         return open_source(self.images)
 
 
+MAX_NAME = 80  # characters of a name in a message
+
+
 def shown(names: Sequence[str] | Mapping[str, object], max_names: int = 6) -> str:
     """Format the first names for a message: "a, b, ... (12 in all)"; "none" if there are none."""
-    listed = list(names)
+    listed = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in map(str, names)]
     text = ", ".join(listed[:max_names]) or "none"
     return text if len(listed) <= max_names else f"{text}, ... ({len(listed)} in all)"

@@ -30,6 +30,7 @@ from hodor.data.videofiles import shown
 from hodor.evaluation.ground_truth import Masks as Masks
 from hodor.evaluation.ground_truth import check_ground_truth as check_ground_truth
 from hodor.evaluation.ground_truth import written as written
+from hodor.files import DAMAGES, parse_json
 from hodor.masks import Labels, objects_in, write_labels, written_whole
 from hodor.models import weights as weights_of
 from hodor.models.base import Network
@@ -310,8 +311,8 @@ def _prepare(run: Run, layout: Layout, out: Path, resume: bool) -> None:
     before: dict[str, Any] = {}
     if (out / RUN).is_file():
         with contextlib.suppress(ValueError):
-            before = json.loads((out / RUN).read_bytes())
-        before = before if before.get("format") == FORMAT else {}
+            before = parse_json((out / RUN).read_bytes())
+        before = before if isinstance(before, dict) and before.get("format") == FORMAT else {}
     expected = set(layout.names) | ({*before.get("videos", {})} if resume else set())
     if out.is_dir():
         names = [p.name for p in sorted(out.iterdir()) if not p.name.startswith(".")]
@@ -319,10 +320,14 @@ def _prepare(run: Run, layout: Layout, out: Path, resume: bool) -> None:
             raise ValueError(f"{out} holds other things ({shown(strays)}): give an empty folder")
     if resume and before:
         _check_same(before, run.about, out)
-        run.videos = {
-            name: VideoRun(**{**about, "lost": {int(i): n for i, n in about["lost"].items()}})
-            for name, about in before["videos"].items()
-        }
+        try:
+            run.videos = {
+                name: VideoRun(**{**about, "lost": {int(i): n for i, n in about["lost"].items()}})
+                for name, about in before["videos"].items()
+            }
+        except DAMAGES as error:
+            reason = f"{type(error).__name__} {str(error)[:100]}"
+            raise ValueError(f"{out / RUN} is damaged ({reason}): start again without resume") from None
     elif resume:
         run.notes.append(f"nothing to resume in {out}: all videos were tracked")
     skipped = []

@@ -123,6 +123,9 @@ def pack(layout: Layout, masks: Path, out: Path) -> Packed:
     return Packed(out, sequences, len(checked.names), len(data), hashlib.sha256(data).hexdigest())
 
 
+LARGEST_MEMBER = 1 << 26  # bytes of one PNG in a zip file
+
+
 class _Files(Protocol):
     problems: list[str]
 
@@ -148,8 +151,11 @@ class _Folder:
 
 class _Zip:
     def __init__(self, path: Path, form: Submission) -> None:
-        self.archive, self.top, self.problems = zipfile.ZipFile(path), form.top, list[str]()
-        listed = [name for name in self.archive.namelist() if not name.endswith("/")]
+        try:
+            self.archive, self.top, self.problems = zipfile.ZipFile(path), form.top, list[str]()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise ValueError(f"zip file {path} cannot be opened: {str(error)[:200]}") from None
+        listed = [name for name in self.archive.namelist() if name and not name.endswith("/")]
         if len(listed) != len(set(listed)):
             self.problems.append("a name occurs twice in the zip file")
         outside = [name for name in listed if not name.startswith(form.top)]
@@ -166,8 +172,10 @@ class _Zip:
 
     def read(self, name: str) -> bytes:
         try:
+            if self.archive.getinfo(self.top + name).file_size > LARGEST_MEMBER:
+                return b""  # no mask; it could fill the memory
             return self.archive.read(self.top + name)
-        except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError):
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError):
             return b""  # damaged, encrypted or compressed in an unknown way: `_faults` reports it
 
 
@@ -260,7 +268,7 @@ def _faults(data: bytes, size: tuple[int, int], allowed: frozenset[int]) -> list
     try:
         with Image.open(io.BytesIO(data)) as picture:
             counted = picture.getcolors(256) or []
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return [*faults, "damaged"]
     if strange := sorted({value for _, value in counted if isinstance(value, int)} - allowed - {0}):
         begun = ", ".join(map(str, sorted(allowed))) or "none"

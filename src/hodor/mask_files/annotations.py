@@ -9,7 +9,6 @@ the right and y down from the corner of the picture: pixel (0, 0) covers 0..1, a
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
@@ -18,11 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hodor.files import check_pixels
+
 if TYPE_CHECKING:
     from hodor.masks import Labels
 
 Plane = npt.NDArray[np.bool_]
 Size = tuple[int, int]
+MAX_COORDINATE = 1e9  # a corner farther away is moved to this distance, so that products do not overflow
+MAX_MESSAGE = 1000  # characters: messages of numpy repeat values of the file
+MAX_DIGITS = 20  # characters of one compressed run; more than any picture needs
 
 
 class Drawn(NamedTuple):
@@ -89,10 +93,10 @@ def draw_annotations(data: Any, where: str, size: Size | None = None, image: str
         if isinstance(data, dict) and "annotations" in data:
             return _coco(data, size, image)
         raise ValueError("is JSON, but neither COCO (images, annotations) nor labelme (shapes): give one of these")
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{where} is damaged: {type(error).__name__} {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{where} is damaged: {type(error).__name__} {str(error)[:200]}") from None
     except ValueError as error:
-        raise ValueError(f"{where} {error}") from None
+        raise ValueError(f"{where} {str(error)[:MAX_MESSAGE]}") from None
 
 
 def polygon(points: npt.ArrayLike, size: Size) -> Plane:
@@ -108,22 +112,23 @@ def polygon(points: npt.ArrayLike, size: Size) -> Plane:
         bool [H, W]: the pixels whose centres are inside.
 
     Raises:
-        ValueError: "holds an outline that is not pairs of numbers".
+        ValueError: "holds an outline that is not pairs of numbers", and as `check_pixels`.
     """
+    check_pixels(*size)
     height, width = size
     flat = np.asarray(points, np.float64).ravel()
     if flat.size % 2 or not np.isfinite(flat).all():
         raise ValueError("holds an outline that is not pairs of numbers")
-    start = flat.reshape(-1, 2)
-    flips = np.zeros((height, width + 1), np.int64)
+    start = flat.reshape(-1, 2).clip(-MAX_COORDINATE, MAX_COORDINATE)
+    flips = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(start, np.roll(start, -1, 0), strict=True):
         # half-open in y, so that a corner on the line counts once
         first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in sorted((y0, y1)))
         rows = np.arange(first, last)
         if rows.size:
             crossing = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            flips[rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)] += 1
-    inside: Plane = (flips.cumsum(1)[:, :width] & 1).astype(bool)
+            flips[rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)] ^= 1
+    inside: Plane = np.bitwise_xor.accumulate(flips, axis=1)[:, :width].view(bool)
     return inside
 
 
@@ -142,13 +147,15 @@ def decode_runs(counts: Sequence[int] | str | bytes, size: Size) -> Plane:
         bool [H, W].
 
     Raises:
-        ValueError: "holds runs of 11 pixels for a picture of 4x3" (width x height).
+        ValueError: "holds runs of 11 pixels for a picture of 4x3" (width x height), and as `check_pixels`.
     """
     if isinstance(counts, str | bytes):
         runs: list[int] = []
         value = shift = 0
         for code in counts.encode() if isinstance(counts, str) else counts:
             bits = code - 48
+            if shift > 5 * MAX_DIGITS:
+                raise ValueError("holds compressed runs with a number of more than 20 characters")
             value |= (bits & 31) << shift
             shift += 5
             if not bits & 32:
@@ -156,6 +163,7 @@ def decode_runs(counts: Sequence[int] | str | bytes, size: Size) -> Plane:
                 runs.append(value + (runs[-2] if len(runs) > 2 else 0))
                 value = shift = 0
         counts = runs
+    check_pixels(*size)
     height, width = size
     if sum(counts) != height * width or min(counts, default=0) < 0:
         raise ValueError(f"holds runs of {sum(counts)} pixels for a picture of {width}x{height}")
@@ -249,11 +257,14 @@ def _labelme_shape(kind: str, shape: dict[str, Any]) -> Callable[[Size], Plane]:
         points = np.asarray(shape["points"], np.float64)
         if kind == "polygon":
             return polygon(points, size)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not np.isfinite(points).all():
+            raise ValueError(f"holds a {kind} whose points are not two pairs of numbers")
+        points = points.clip(-MAX_COORDINATE, MAX_COORDINATE)
         (x0, y0), (x1, y1) = points[:2]
         if kind == "rectangle":
             return polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], size)
         if kind == "circle":  # its centre, then a point on the circle
-            y, x = np.mgrid[: size[0], : size[1]] + 0.5
+            y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
             disc: Plane = (x - x0) ** 2 + (y - y0) ** 2 <= (x1 - x0) ** 2 + (y1 - y0) ** 2
             return disc
         return _stamp(shape["mask"], round(x0), round(y0), size)
@@ -266,15 +277,16 @@ def _stamp(encoded: str, left: int, top: int, size: Size) -> Plane:
     from PIL import Image
 
     try:
-        small = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")) > 0
-    except (OSError, binascii.Error):
+        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=["PNG", "JPEG"]) as picture:
+            check_pixels(picture.height, picture.width)
+            small = np.asarray(picture.convert("L")) > 0
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # a wrong base64 text is a ValueError
         raise ValueError("holds a mask shape whose picture cannot be read: save it again") from None
-    canvas = np.zeros((size[0] + 2 * small.shape[0], size[1] + 2 * small.shape[1]), bool)
-    top, left = top + small.shape[0], left + small.shape[1]
-    if top >= 0 and left >= 0:
-        region = canvas[top : top + small.shape[0], left : left + small.shape[1]]
-        region[:] = small[: region.shape[0], : region.shape[1]]
-    return canvas[small.shape[0] :, small.shape[1] :][: size[0], : size[1]]
+    canvas = np.zeros(size, bool)
+    rows, columns = (slice(max(at, 0), max(at + n, 0)) for at, n in zip((top, left), small.shape, strict=True))
+    region = canvas[rows, columns]
+    region[:] = small[max(-top, 0) :, max(-left, 0) :][: region.shape[0], : region.shape[1]]
+    return canvas
 
 
 def _paint(shapes: list[Shape], keys: dict[object, int], size: Size | None, kind: str, notes: list[str]) -> Drawn:
@@ -287,6 +299,7 @@ def _paint(shapes: list[Shape], keys: dict[object, int], size: Size | None, kind
         raise ValueError(
             "does not state the height and width of the picture, and no size was given: give the size of the video"
         )
+    check_pixels(*size)
     labels: Labels = np.zeros(size, label_dtype(max(keys.values())))
     covered = 0
     for shape in shapes:

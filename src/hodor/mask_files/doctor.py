@@ -6,7 +6,6 @@ its decisions is reported in `Reading.notes`, with pixel counts; what cannot be 
 them; sizes in code are (H, W).
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hodor.files import parse_json
 from hodor.mask_files.annotations import draw_annotations
 from hodor.mask_files.images import Found, Plane, describe_picture, read_picture
 from hodor.masks import Labels, fit_labels, label_dtype, objects_in
@@ -153,8 +153,8 @@ def _json(path: Path, size: Size | None, image: str | int | None) -> Found:
     if not path.exists():
         raise FileNotFoundError(f"mask {path} does not exist")
     try:
-        data = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = parse_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"mask {path} is not valid JSON: {error}") from None
     labels, notes, kind, names = draw_annotations(data, f"mask {path}", size, image)
     return Found(labels, kind, list(notes), names)

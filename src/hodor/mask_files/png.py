@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hodor.files import MAX_PIXELS
+
 Labels = NDArray[np.integer[Any]]
 Bytes = NDArray[np.uint8]
 
 INFLATERS = ("zlib_ng.zlib_ng", "isal.isal_zlib", "zlib")
 """Modules that decompress, the fastest first; the first that can be imported is used."""
 
-MAX_PIXELS = 178_956_970  # above this, Pillow rejects the file as a decompression bomb
 MAX_STEPS = 8192  # pixels that are decoded one by one; with more, Pillow is faster
 
 

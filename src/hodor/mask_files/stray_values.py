@@ -27,6 +27,7 @@ OVERSHOOT = 0.12  # share of the step at an edge by which bicubic and Lanczos fi
 DARK = 32  # greys up to this are nearly black, from 255 minus this nearly white
 NOISE = 16  # levels by which a shade can differ from the original value around which it rings
 MAX_FAILING = 0.5  # pixels that fail the tests, per pixel that passes, that are still stray: thin parts, ringing
+BLOCK = 1 << 22  # pixels that are converted at once
 MAX_VALUES = 30  # more colours or greys than this are no list of objects
 
 
@@ -43,7 +44,11 @@ class Classes(NamedTuple):
 
     def counts(self) -> Ints:
         """Return the number of pixels of each value [K]."""
-        return np.bincount(self.at.ravel(), minlength=len(self.values))
+        flat = self.at.ravel()
+        counts = np.zeros(len(self.values), np.int64)
+        for start in range(0, flat.size, BLOCK):  # bincount copies to 8 bytes a pixel
+            counts += np.bincount(flat[start : start + BLOCK], minlength=len(counts))
+        return counts
 
     def only(self, keep: Bools) -> "Classes":
         """Return the classes without those that no pixel has; `keep` [K]."""
@@ -59,16 +64,26 @@ def classify(pixels: Ints) -> Classes:
     Returns:
         The values, and which of them each pixel has.
     """
-    flat: Ints = _packed(pixels) if pixels.ndim == 3 else pixels.astype(np.int32)
-    if flat.size and flat.min() >= 0 and flat.max() < 1 << 16:  # a table is much faster than sorting
-        present = np.flatnonzero(np.bincount(flat.ravel()))
-        table = np.zeros(int(present[-1]) + 1, np.int64)
+    height, width = pixels.shape[:2]
+    rows = max(1, BLOCK // max(width, 1))
+    parts = [slice(top, top + rows) for top in range(0, height, rows)]  # large pictures in parts, to save memory
+    colours = pixels.ndim == 3
+    low, high = (0, (1 << 24) - 1) if colours else (int(pixels.min(initial=0)), int(pixels.max(initial=0)))
+    if low >= 0 and high < (1 << 16 if height * width <= BLOCK else 1 << 24):  # a table is much faster than sorting
+        seen = np.zeros(high + 1, bool)
+        for part in parts:
+            seen[_numbers(pixels[part])] = True
+        present = np.flatnonzero(seen)
+        table = np.zeros(high + 1, np.int32)
         table[present] = np.arange(len(present))
-        index = table[flat]
+        index = np.empty((height, width), np.int32)
+        for part in parts:
+            index[part] = table[_numbers(pixels[part])]
     else:
-        present, index = np.unique(flat, return_inverse=True)
-    values = np.stack([present >> 16, present >> 8 & 255, present & 255], 1) if pixels.ndim == 3 else present[:, None]
-    return Classes(index.reshape(flat.shape), values)
+        present, inverse = np.unique(_numbers(pixels), return_inverse=True)
+        index = inverse.astype(np.int32).reshape(height, width)
+    values = np.stack([present >> 16, present >> 8 & 255, present & 255], 1) if colours else present[:, None]
+    return Classes(index, values)
 
 
 def repair_edges(classes: Classes, trusted: bool) -> tuple[Classes, int]:
@@ -201,6 +216,11 @@ def is_gradient(classes: Classes) -> bool:
         change = np.abs(np.diff(shades, axis=axis))
         steps.append(np.mean(change[change > 0] <= 2) if change.any() else 0.0)
     return bool(min(steps) > 0.8)
+
+
+def _numbers(pixels: Ints) -> Ints:
+    """Return one number for each pixel of [H, W] or [H, W, 3]."""
+    return _packed(pixels) if pixels.ndim == 3 else pixels.astype(np.int32)
 
 
 def _packed(colours: Ints) -> Ints:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,17 @@ def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
     return network
 
 
+def _check_zip(path: Path) -> None:
+    """Raise ValueError for compressed content, which can be thousands of times larger than the file; torch.save writes none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{path} is not a PyTorch file: {str(error)[:200]}") from None
+    if held > path.stat().st_size:
+        raise ValueError(f"{path} is not a PyTorch file: expected content that is not compressed, got {held} bytes of content")
+
+
 def read_pth(path: Path) -> dict[str, Tensor]:
     """Read the state dict of a .pth file without executing anything in it.
 
@@ -158,13 +171,17 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         if not file.read(2).startswith((b"PK", b"\x80\x02")):  # a zip, or the older form's pickle
             raise ValueError(f"{path} is not a PyTorch file: it does not begin as a file of torch.save does")
+    if zipfile.is_zipfile(path):
+        _check_zip(path)
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual protocols: what cannot be read raises
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         refused = "contains more than tensors and plain values: refused, since loading it would run code"
         raise ValueError(f"{path} {refused}") from None
     except Exception as error:  # a damaged file can raise any exception
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"{path} is not a PyTorch file: {reason}") from None
     for name in ("model", "state_dict", "network", "weights"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):

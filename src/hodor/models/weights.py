@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hodor.files import parse_json
 from hodor.masks import written_whole
 from hodor.models.base import Network
 from hodor.models.cutie import Cutie
@@ -267,6 +268,8 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
             fit the network: ..." with all keys that are missing, unexpected or of another shape.
     """
     about, state = read(name_or_path)
+    with torch.device("meta"):  # shapes alone: settings of a damaged file can describe a network of any size
+        check_fit(_described(about, name_or_path), state, str(name_or_path))
     network = _described(about, name_or_path)
     fill(network, state, str(name_or_path))
     if folded:
@@ -282,8 +285,9 @@ def _described(about: Mapping[str, Any], source: str | Path) -> Network:
         slope, offset = about.get("calibration", Network.calibration)
         network.calibration = float(slope), float(offset)
         network.set_tracking(**about.get("tracking", {}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} contains a network that this version cannot build: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError) as error:
+        reason = f"{type(error).__name__} {str(error)[:200]}"
+        raise ValueError(f"{source} contains a network that this version cannot build: {reason}") from None
     return network
 
 
@@ -361,8 +365,8 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}): convert a .pth file with `hodor convert`") from None
-    with contextlib.suppress(json.JSONDecodeError):
-        about = json.loads(about)
+    with contextlib.suppress(ValueError):
+        about = parse_json(about)
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
         raise ValueError(f"{path} does not state which network it contains: give a file that this package wrote")
     model = about["model"]
@@ -382,6 +386,13 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
     Raises:
         ValueError: "FILE does not fit the network: missing a; unexpected b; c is (7,), expected (32,)".
     """
+    check_fit(network, state, source)
+    own = network.state_dict()
+    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
+
+
+def check_fit(network: Network, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError, as `fill` does, if names or shapes of the tensors are not those of the network."""
     own = network.state_dict()
     problems = [f"missing {k}" for k in own if k not in state]
     problems += [f"unexpected {k}" for k in state if k not in own]
@@ -392,7 +403,6 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
     ]
     if problems:
         raise ValueError(f"{source} does not fit the network: {'; '.join(problems)}")
-    network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from hodor.files import DAMAGES, parse_json
 from hodor.masks import Labels, written_whole
 
 CATEGORY = [{"id": 1, "name": "object"}]
@@ -104,7 +105,7 @@ class _Records(Writer):
         with written_whole(self._lines) as file:
             for line in _lines_of(self._lines) if names else ():
                 # the last line can be incomplete; a frame that was killed before its mask was written is not in `keep`
-                if line.endswith(b"\n") and (name := json.loads(line)["name"]) in names:
+                if line.endswith(b"\n") and (name := self._name_of(line)) in names:
                     file.write(line)
                     missing.discard(name)
             if missing:
@@ -113,6 +114,18 @@ class _Records(Writer):
         self._offsets: list[int] = []
         self._is_assembled = False
         self._file: IO[bytes] | None = self._lines.open("ab")
+
+    def _name_of(self, line: bytes) -> str:
+        """Return the name of a record's frame. Raises ValueError for a line that no run has written."""
+        with contextlib.suppress(*DAMAGES):
+            record = parse_json(line)
+            if all(self._fits(one) for one in record["objects"]) and _has(record, FRAME_TYPES):
+                return str(record["name"])
+        raise ValueError(f"{self._path} cannot be resumed, {self._lines.name} is damaged: run without resume")
+
+    def _fits(self, one: Mapping[str, Any]) -> bool:
+        with_mask = self._masks and bool(one["area"])
+        return _has(one, OBJECT_TYPES) and (not with_mask or isinstance(one["counts"], str))
 
     def write(self, result: Result) -> None:
         """Append the record of one frame."""
@@ -320,6 +333,15 @@ def encode_rle(mask: npt.NDArray[Any]) -> Record:
         "size": [int(n) for n in np.shape(mask)],
         "counts": letters[letters > 0].astype(np.uint8).tobytes().decode(),
     }
+
+
+NUMBER = (int, float, type(None))
+FRAME_TYPES: dict[str, Any] = {"index": int, "name": str, "time": NUMBER, "height": int, "width": int}
+OBJECT_TYPES: dict[str, Any] = {"object": int, "area": int, "box": (list, type(None)), "confidence": NUMBER, "lost": bool}
+
+
+def _has(values: Mapping[str, Any], types: Mapping[str, Any]) -> bool:
+    return all(isinstance(values[key], kind) for key, kind in types.items())
 
 
 def _record(result: Result, with_masks: bool) -> Record:

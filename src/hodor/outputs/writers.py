@@ -12,6 +12,9 @@ ProRes are streams that cannot be continued: write them again from the source an
 """
 
 import os
+import tokenize
+import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +103,9 @@ class SoftWriter(Writer):
         self._is_new = False
 
 
+MAX_SOFT = 1 << 28  # bytes of the planes of one frame
+
+
 def read_soft(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
     """Read a file of `SoftWriter`.
 
@@ -108,9 +114,23 @@ def read_soft(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tu
 
     Returns:
         Planes, float32 [N, H, W] in [0, 1], within 1/510 of those written, and their ids.
+
+    Raises:
+        ValueError: "00007.npz does not hold soft masks (...): start again without resume".
     """
-    with np.load(path) as stored:
-        return stored["planes"].astype(np.float32) / 255, tuple(int(i) for i in stored["objects"])
+    damages = (OSError, EOFError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > MAX_SOFT:
+                raise ValueError(f"it holds {size} bytes, expected at most {MAX_SOFT}")
+        with np.load(path) as stored:
+            planes, objects = stored["planes"], stored["objects"]
+        if planes.dtype != np.uint8 or planes.ndim != 3 or objects.dtype != np.int64 or objects.shape != planes.shape[:1]:
+            raise ValueError("it holds other arrays")
+    except (*damages, ValueError, RuntimeError, AttributeError, tokenize.TokenError) as error:
+        raise ValueError(f"{path} does not hold soft masks ({str(error)[:100]}): start again without resume") from None
+    return planes.astype(np.float32) / 255, tuple(int(i) for i in objects)
 
 
 class _FilmWriter(Writer):

@@ -7,13 +7,13 @@ The loop over frames is the same for all profiles (hodor.evaluate); only these c
 for each, with its source and with what is not known about the servers.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from hodor.files import DAMAGES, parse_json
 from hodor.names import read_list
 
 ProfileName = Literal["davis2016", "davis2017", "davis2017-unsupervised", "youtube-vos", "vos-benchmark", "lvos", "mose"]
@@ -131,8 +131,8 @@ def read_meta(source: Source | Mapping[str, Any]) -> Meta:
     try:
         videos = data["videos"]
         return {str(video): _objects(entry["objects"]) for video, entry in videos.items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f'meta file {name}: expected "videos", and "objects" in each, got {error!r}') from None
+    except DAMAGES as error:
+        raise ValueError(f'meta file {name}: expected "videos", and "objects" in each, got {repr(error)[:200]}') from None
 
 
 def read_names(source: Source | Iterable[str]) -> frozenset[str]:
@@ -221,6 +221,6 @@ def _json(source: Source) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"meta file {path} does not exist")
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"meta file {path}: expected JSON, got {error}") from None

@@ -13,13 +13,13 @@ bootstrap of `compare`.
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hodor.files import parse_json
 from hodor.scoring.results import COLUMNS, Scores, parse
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"scores {path} does not exist: `hodor score ... --json {path}` writes one")
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = parse_json(Path(path).read_bytes())
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both one
         raise ValueError(f"scores {path} cannot be read as JSON: {error}") from None
     parse(results, str(path))
@@ -76,7 +76,7 @@ def write_csv(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     table.writeheader()
     table.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     with written_whole(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="replace"))
 
 
 def write_html(
@@ -125,7 +125,7 @@ def write_html(
         shown = pictures.draw(frames, predictions, ground_truth, images, whole, proposals)
     text = page.scores_page(scores, frames, shown)
     with written_whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))
 
 
 def compare(
@@ -179,7 +179,7 @@ def write_comparison(comparison: "Comparison", path: str | os.PathLike[str]) -> 
 
     text = page.comparison_page(comparison)
     with written_whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))
 
 
 def _rows(scores: Scores) -> Iterator[dict[str, Any]]:

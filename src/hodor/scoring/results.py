@@ -107,8 +107,10 @@ def parse(results: Mapping[str, Any], name: str = "results") -> Scores:
         )
     except KeyError as error:
         raise ValueError(f"scores {name} are damaged: {error} is missing") from None
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"scores {name} are damaged: {error}") from None
+    except (TypeError, AttributeError, OverflowError, ValueError) as error:
+        if str(error).startswith(f"scores {name}: "):
+            raise
+        raise ValueError(f"scores {name} are damaged: {str(error)[:200]}") from None
 
 
 def _sequence(given: Mapping[str, Any], name: str) -> SequenceScores:
@@ -121,7 +123,9 @@ def _object(given: Mapping[str, Any], sequence: str, name: str) -> ObjectScores:
     frames = tuple(map(str, given.get("frames") or ()))
     j, f = (np.array(given.get(key) or [None] * len(frames), np.float64) for key in ("J", "F"))
     for key, row in (("J", j), ("F", f)):
-        if len(row) != len(frames):
+        if row.ndim == 1 and not ((np.isnan(row)) | ((row >= 0) & (row <= 1 + 1e-9))).all():
+            raise ValueError(f"scores {name}: {sequence}, object {given['object']}: expected {key} from 0 to 1 on every frame")
+        if row.ndim != 1 or len(row) != len(frames):
             raise ValueError(
                 f"scores {name}: {sequence}, object {given['object']}: expected {key} of {len(frames)} frames, got {len(row)}"
             )
@@ -139,4 +143,7 @@ def _object(given: Mapping[str, Any], sequence: str, name: str) -> ObjectScores:
 
 
 def _summary(given: Mapping[str, Any]) -> Summary:
-    return {str(k): float(v) for k, v in given.items() if v is not None and not math.isnan(v)}
+    summary = {str(k): float(v) for k, v in given.items() if v is not None and not math.isnan(v)}
+    if infinite := [key for key, value in summary.items() if math.isinf(value)]:
+        raise TypeError(f"{infinite[0][:40]} is infinite")
+    return summary

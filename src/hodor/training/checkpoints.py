@@ -11,6 +11,8 @@ import errno
 import json
 import os
 import subprocess
+import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -139,8 +141,16 @@ def read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state["step"], state["recipe"], state["network"]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("expected content that is not compressed")  # it could fill the memory
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual protocols: what cannot be read raises
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state["step"], int) or not isinstance(state["recipe"], dict):
+            raise TypeError("it has no step or no recipe")
+        state["network"]
     except Exception as error:
         reason = " ".join(str(error).split())[:100]
         advice = "start again with --fresh, or replace the file"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hodor.data.clip import Clip
+from hodor.files import DAMAGES, parse_json
 from hodor.masks import palette, written_whole
 from hodor.models.attention import SoftMaskedAttention
 from hodor.models.weights import write_atomically
@@ -222,7 +223,11 @@ class Pace:
 def cut(path: Path, first: int) -> None:
     """Remove the log lines from step `first` on, which will be done again, and an unfinished last line."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] < first]
+    try:
+        kept = [line for line in lines if line.endswith(b"\n") and parse_json(line)["step"] < first]
+    except DAMAGES as error:
+        reason = f"{type(error).__name__} {str(error)[:100]}"
+        raise ValueError(f"{path} has a line that is no step of a run ({reason}): remove that line, or the file") from None
     if len(kept) < len(lines):
         write_atomically(path, b"".join(kept))
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import av
 import numpy as np
 
+from hodor.files import MAX_PIXELS
 from hodor.video.source import Frame, Picture, Source, size_of
 
 if TYPE_CHECKING:
@@ -94,7 +95,11 @@ class Video(Source):
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         try:
-            container = av.open(self._url)
+            # a file cannot make FFmpeg open addresses, nor allocate frames of any size
+            limits = {"max_pixels": str(MAX_PIXELS)}
+            if self._url.startswith("file:"):
+                limits["protocol_whitelist"] = "file"
+            container = av.open(self._url, options=limits, metadata_errors="replace")  # tags can be in any encoding
         except (av.error.FFmpegError, OSError) as e:
             raise ValueError(f"{self._shown} is not a video FFmpeg can read: {e.strerror or e}") from None
         # the cover picture of an audio file is a video stream of one picture
@@ -103,7 +108,11 @@ class Video(Source):
         if not streams:
             container.close()
             raise ValueError(f"{self._shown} has no video stream: give a file with a video stream")
+        if streams[0].codec_context is None:
+            container.close()
+            raise ValueError(f"{self._shown} is not a video FFmpeg can read: its codec is unknown")
         streams[0].thread_type = "AUTO"
+        streams[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return container, streams[0]
 
     def _run(self, key: int) -> Iterator[tuple[int, VideoFrame]]:

@@ -22,12 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hodor.files import check_pixels
+
 Picture = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
 Size = tuple[int, int]
 
 DECODE_ERRORS = (
     OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
+    OverflowError,
 )  # fmt: skip
 """Exceptions that decoders raise for damaged files."""
 BITS = (8, 10, 12, 14, 16)
@@ -49,6 +52,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> the operation that makes a picture upright."""
+
+
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "TGA", "AVIF", "JPEG2000")
+"""Formats of Pillow that are read. Others are left out: one of them, EPS, starts another program."""
 
 
 class UnusablePictureError(ValueError):
@@ -154,8 +161,23 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         file = Image.open(path)
+    check_picture(file)
     seek(file, file.tell())
     return file
+
+
+def check_picture(picture: Image.Image) -> None:
+    """Raise for a picture that is not to be decoded.
+
+    Args:
+        picture: an opened picture, not decoded yet.
+
+    Raises:
+        ValueError: for a format that is not in `FORMATS`, and as `check_pixels`.
+    """
+    if picture.format not in FORMATS:
+        raise ValueError(f"expected a picture such as PNG or JPEG, got {picture.format}")
+    check_pixels(picture.height, picture.width)
 
 
 def seek(file: Image.Image, page: int) -> None:

@@ -3,7 +3,6 @@
 hodor.scoring.stores.open opens them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hodor.files import DAMAGES, check_pixels, parse_json
 from hodor.scoring.stores.base import Labels, MappingStore, Plane, Store, painted, some
 
 Json = dict[str, Any]
@@ -32,17 +32,21 @@ class Shapes:
 @dataclass(frozen=True)
 class _Json(MappingStore):
     def read(self, sequence: str, frame: str) -> Labels:
-        planes = self.planes(sequence, frame)
-        return painted(planes, self._size(sequence, frame))
+        planes, size = self.planes(sequence, frame), self._size(sequence, frame)
+        try:
+            check_pixels(*size)
+        except ValueError as error:
+            raise ValueError(f"{self.place(sequence, frame)} {error}") from None
+        return painted(planes, size)
 
     def planes(self, sequence: str, frame: str) -> dict[int, Plane]:
         shapes = self.value(sequence, frame)
         size = self._size(sequence, frame)
         try:
             return {i: _drawn(segmentation, size) for i, segmentation in shapes.objects.items()}
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except DAMAGES as error:
             fault = error if isinstance(error, ValueError) else f"is damaged: {type(error).__name__} {error}"
-            raise ValueError(f"{self.place(sequence, frame)} {fault}") from None
+            raise ValueError(f"{self.place(sequence, frame)} {str(fault)[:1000]}") from None
 
     def _size(self, sequence: str, frame: str) -> tuple[int, int]:
         """Return the frame's size; if the file does not have it, that of any run length of the sequence."""
@@ -68,7 +72,7 @@ def open_json(path: Path, what: str) -> Store:
         ValueError: one line: not JSON, another format, damaged.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{what} {path}: expected JSON, got {error}") from None
     try:
@@ -83,10 +87,10 @@ def open_json(path: Path, what: str) -> Store:
         else:
             formats = "COCO (images, annotations) or YouTube-VIS (videos, or a list of results)"
             raise ValueError(f"is JSON of another format: give {formats}")
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{what} {path} is damaged: {type(error).__name__} {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"{what} {path} is damaged: {type(error).__name__} {str(error)[:200]}") from None
     except ValueError as error:
-        raise ValueError(f"{what} {path} {error}") from None
+        raise ValueError(f"{what} {path} {str(error)[:1000]}") from None
     if not sequences:
         raise ValueError(f"{what} {path} has no video and no picture: give a file with masks")
     return _Json(str(path), what, len(sequences) == 1, tuple(notes), sequences)
@@ -155,6 +159,7 @@ def _drawn(segmentation: Any, size: tuple[int, int]) -> Plane:
         if (height, width) != size:
             raise ValueError(f"has run lengths for {width}x{height} in a picture of {size[1]}x{size[0]}")
         return decode_runs(segmentation["counts"], size)
+    check_pixels(*size)
     plane = np.zeros(size, bool)
     for outline in segmentation if isinstance(segmentation[0], list) else [segmentation]:
         plane |= polygon(outline, size)

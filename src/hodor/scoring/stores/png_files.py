@@ -82,14 +82,14 @@ class _Archive:
         encrypted = [info.filename for info in self._zip.infolist() if info.flag_bits & 1]
         if encrypted:
             raise ValueError(f"zip file {self.path} is encrypted ({some(encrypted)}): give one without a password")
-        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
+        return [info.filename for info in self._zip.infolist() if info.filename and not info.is_dir()]
 
     def labels(self, file: str) -> Labels:
         try:
             with self._zip.open(file) as member:
                 data = member.read(LARGEST_MEMBER + 1)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-            raise ValueError(f"zip file {self.path} is damaged at {file}: {str(error) or type(error).__name__}") from None
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+            raise ValueError(f"zip file {self.path} is damaged at {file}: {str(error)[:200] or type(error).__name__}") from None
         if len(data) > LARGEST_MEMBER:
             raise ValueError(f"{self.place(file)} is larger than {LARGEST_MEMBER >> 20} MiB: give a mask PNG")
         return png.decode_labels(data, self.place(file))

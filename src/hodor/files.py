@@ -1,0 +1,48 @@
+"""Limits of what is read from files, so that a small or damaged file cannot fill the memory or end in a traceback."""
+
+import json
+from typing import Any
+
+MAX_PIXELS = 1 << 26
+"""Pixels of the largest picture that is read: 8192 x 8192. Readers need up to 16 bytes for each."""
+
+DAMAGES = (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RecursionError)
+"""Exceptions of code that uses JSON whose values have other types or ranges than expected."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: JSON; bytes are UTF-8, UTF-16 or UTF-32.
+
+    Returns:
+        The value, of dict, list, str, int, float, bool and None.
+
+    Raises:
+        ValueError: one line. It is raised for text that is no JSON or no Unicode, and for values nested so deeply that
+            Python cannot parse them.
+
+    Example:
+        >>> parse_json('{"a": [1, 2]}')
+        {'a': [1, 2]}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def check_pixels(height: int, width: int) -> None:
+    """Raise for a size that no picture has, or that would fill the memory.
+
+    Args:
+        height: height in pixels.
+        width: width in pixels.
+
+    Raises:
+        ValueError: "has a size of 100000x100000 pixels (width x height), expected 1 to 67108864 pixels".
+    """
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
+        got = f"{str(width)[:20]}x{str(height)[:20]}"
+        raise ValueError(f"has a size of {got} pixels (width x height), expected 1 to {MAX_PIXELS} pixels")
