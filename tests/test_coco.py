@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hodor.data.augment import PLAIN
+from hodor.data.check import examine
 from hodor.data.coco import find_json, open_coco
 from hodor.data.settings import Data
 from hodor.data.stream import Stream
@@ -201,3 +202,148 @@ def test_values_of_another_type_are_refused(change: dict[str, Any], words: str, 
     file = write(tmp_path, [annotation(0, runs(plane), plane) | change])
     with pytest.raises(ValueError, match=words):
         open_coco(find_json(file) or file)[0].draw()
+
+
+def summary(root: Path, change: dict[str, Any], count: int = 6) -> None:
+    """Images of two objects of 400 and 144 pixels, the first with changed summary fields: a polygon on even images, run
+    lengths on odd ones."""
+    large, small = box(4, 4, 20, 20), box(30, 40, 12, 12)
+    annotations = []
+    for n in range(count):
+        outline: Any = [[4, 4, 24, 4, 24, 24, 4, 24]] if n % 2 == 0 else runs(large)
+        annotations += [annotation(n, outline, large, **change), annotation(n, runs(small), small)]
+    write(root, annotations, images=count)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"area": 0},
+        {"area": float("nan")},
+        {"area": None},
+        {"area": "large"},
+        {"area": -400},
+        {"area": 40000},
+        {"bbox": [0.06, 0.08, 0.31, 0.41]},
+        {"bbox": []},
+        {"bbox": None},
+        {"bbox": [4, 4, 24, 44]},
+        {"bbox": [float("nan")] * 4},
+        {"area": 0, "bbox": [0, 0, 0, 0]},
+    ],
+)
+def test_outlines_decide_where_area_or_box_are_wrong(tmp_path: Path, change: dict[str, Any]) -> None:
+    summary(tmp_path, change)
+    for still in open_coco(tmp_path / "instances.json"):
+        assert still.objects == {1: (400, 20), 2: (144, 12)}
+    drawn = stream(tmp_path, min_area=100, min_side=10)
+    assert [int(drawn.clip(step, 0).objects_BN.sum()) for step in range(8)] == [2] * 8
+    found = examine(tmp_path, Data(min_area=100, min_side=10))
+    assert (found.objects, found.fitting, found.by_number) == (12, 12, {2: 6})
+
+
+def test_stated_areas_and_boxes_that_agree_with_the_outline_are_used(tmp_path: Path) -> None:
+    summary(tmp_path, {"area": 407.6, "bbox": [4, 4, 19.5, 20]})  # another tool counts pixels of the edge
+    assert [still.objects for still in open_coco(tmp_path / "instances.json")] == [{1: (407, 19), 2: (144, 12)}] * 6
+
+
+def test_an_outline_that_crosses_itself_is_measured_by_its_pixels(tmp_path: Path) -> None:
+    """Of a bow tie the area by its corners is 0."""
+    plane = box(10, 10, 20, 20)
+    write(tmp_path, [annotation(0, [[10, 10, 30, 30, 30, 10, 10, 30]], plane, area=0)])
+    (still,) = open_coco(tmp_path / "instances.json")
+    drawn = int((still.draw() == 1).sum())
+    assert still.objects == {1: (drawn, 20)}
+    assert 150 < drawn < 250
+
+
+def test_empty_parts_are_skipped_and_annotations_without_an_outline_are_left_out_with_a_note(tmp_path: Path) -> None:
+    one = box(4, 4, 20, 20)
+    polygon = [4, 4, 24, 4, 24, 24, 4, 24]
+    nothing = [[], [[]], [[], []], None, {"size": [HEIGHT, WIDTH], "counts": []}, {"size": [HEIGHT, WIDTH], "counts": ""}]
+    write(
+        tmp_path,
+        [
+            annotation(0, [[], polygon, []], one),
+            *(annotation(0, each, one) for each in nothing),
+            annotation(0, [polygon, [50, 40], [1, 2, 3, 4]], one),
+        ],
+    )
+    notes: list[str] = []
+    (still,) = open_coco(tmp_path / "instances.json", notes)
+    assert notes == ["6 annotations without an outline are left out"]
+    assert set(np.unique(still.draw())) == {0, 2}, "the same outline twice: the later one hides the first"
+    drawn = stream(tmp_path)
+    assert {int(drawn.clip(step, 0).objects_BN.sum()) for step in range(6)} == {1}
+    found = examine(tmp_path, Data(min_area=1, min_side=1))
+    assert (found.objects, found.damaged, found.notes) == (1, {}, tuple(notes))
+
+
+@pytest.mark.parametrize("write_id", [str, float, lambda n: n], ids=["text", "float", "number"])
+@pytest.mark.parametrize("image_id", [str, int], ids=["text", "number"])
+def test_an_image_id_is_the_same_as_text_and_as_a_number(tmp_path: Path, write_id: Any, image_id: Any) -> None:
+    one, two = box(4, 4, 20, 20), box(10, 10, 8, 8)
+    file = write(tmp_path, [annotation(0, runs(one), one), annotation(1, runs(two), two)], images=2)
+    data = json.loads(file.read_text())
+    for each in data["annotations"]:
+        each["image_id"] = write_id(each["image_id"])
+    for each in data["images"]:
+        each["id"] = image_id(each["id"])
+    file.write_text(json.dumps(data), encoding="utf-8-sig")
+    assert [(still.name, still.objects) for still in open_coco(file)] == [("0.png", {1: (400, 20)}), ("1.png", {1: (64, 8)})]
+
+
+def test_annotations_of_images_that_the_file_lacks_are_named(tmp_path: Path) -> None:
+    one = box(4, 4, 20, 20)
+    file = write(tmp_path / "some", [annotation(0, runs(one), one), annotation(7, runs(one), one)])
+    notes: list[str] = []
+    assert len(open_coco(file, notes)) == 1
+    assert notes == ["1 annotations name no image of the file (image_id 7) and are left out"]
+    file = write(tmp_path / "none", [annotation(0, runs(one), one, image_id="a.png")])
+    words = r"^expected annotations of the images of .*instances\.json \(0\), got image_id 'a\.png': the image_id of"
+    with pytest.raises(ValueError, match=words):
+        open_coco(file)
+
+
+@pytest.mark.parametrize("second", [0, "0", 0.0])
+def test_joined_files_with_one_id_twice_are_refused(tmp_path: Path, second: Any) -> None:
+    one = box(4, 4, 20, 20)
+    file = write(tmp_path, [annotation(0, runs(one), one), annotation(1, runs(one), one)], images=2)
+    data = json.loads(file.read_text())
+    data["images"][1]["id"] = second
+    file.write_text(json.dumps(data))
+    words = rf"^expected one image for each id in .*instances\.json, got id {second} for 0\.png and 1\.png: give each image"
+    with pytest.raises(ValueError, match=words):
+        stream(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        examine(tmp_path, Data())
+
+
+def test_a_crowd_may_be_marked_by_text(tmp_path: Path) -> None:
+    one = box(4, 4, 20, 20)
+    write(tmp_path, [annotation(0, runs(one), one, iscrowd="0"), annotation(0, runs(box(30, 30, 9, 9)), one, iscrowd="1")])
+    assert set(np.unique(open_coco(tmp_path / "instances.json")[0].draw())) == {0, 1, 255}
+
+
+def test_roboflow_exports_are_found_by_their_split(tmp_path: Path) -> None:
+    one, two = box(4, 4, 20, 20), box(10, 10, 8, 8)
+    for split, plane in (("train", one), ("valid", two)):
+        file = write(tmp_path / split, [annotation(0, runs(plane), plane)])
+        file.rename(file.with_name("_annotations.coco.json"))
+        (tmp_path / split / "images" / "0.png").rename(tmp_path / split / "0.png")
+        (tmp_path / split / "images").rmdir()
+    for split, area in (("train", 400), ("val", 64)):
+        assert int(stream(tmp_path, split=split).clip(0, 0).masks_BTNHW.sum()) == area
+        found = examine(tmp_path, Data(min_area=1, min_side=1, split=split))
+        assert (found.kind, found.objects, found.fitting) == ("coco", 1, 1)
+    assert find_json(tmp_path / "valid") == tmp_path / "valid" / "_annotations.coco.json"
+    with pytest.raises(ValueError, match=r"^expected a split of .* \(train, valid\), got 'test'$"):
+        stream(tmp_path, split="test")
+
+
+def test_images_of_a_coco_file_can_be_chosen_by_name_with_and_without_suffix(tmp_path: Path) -> None:
+    one, two = box(4, 4, 20, 20), box(10, 10, 8, 8)
+    write(tmp_path, [annotation(0, runs(one), one), annotation(1, runs(two), two)], images=2)
+    for name in ("1", "1.png"):
+        assert int(stream(tmp_path, only=(name,)).clip(0, 0).masks_BTNHW.sum()) == 64
+        assert int(stream(tmp_path, without=(name,)).clip(0, 0).masks_BTNHW.sum()) == 400

@@ -399,3 +399,109 @@ def test_a_run_file_of_another_type_is_no_run_to_resume(content: str, network: N
     (tmp_path / "out" / "run.json").write_text(content)
     run = segment_dataset(layout, network, tmp_path / "out", resume=True)
     assert any("nothing to resume" in note for note in run.notes)
+
+
+def shot(root: Path, name: str, count: int, labelled: Iterable[int], ids: tuple[int, ...] = (1,)) -> None:
+    """A video of the format "folder" with masks on some frames."""
+    names = numbered(count)
+    benchmarks.frames(root / "JPEGImages" / name, names, ids)
+    benchmarks.masks(root / "Annotations" / name, {names[t]: ids for t in labelled}, names)
+
+
+def evaluated(root: Path, out: Path, *options: str) -> dict[str, Any]:
+    line = ["folder", str(root), "-o", str(out), "--size", "64", "--workers", "1", *options]
+    assert command.main(line) == 0
+    results: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return results
+
+
+@pytest.fixture
+def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that must not run."""
+    monkeypatch.setattr(dataset.DatasetRun, "follow", lambda *_: pytest.fail("the network ran"))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "scored", "note"),
+    [
+        ((0, 5, 10), ["00005"], "v: frames that are not scored: 2 after its last (00011, 00012)"),
+        (range(4, 13), [f"{t:05d}" for t in range(5, 12)], "v: frames that are not scored: 4 before its first mask (00000, "),
+        ((2, 4, 6, 8), ["00004", "00006"], "v: frames that are not scored: 2 before its first mask and 4 after its last ("),
+    ],
+)
+def test_labels_that_begin_late_or_end_early_are_scored_where_they_are(
+    labelled: Iterable[int], scored: list[str], note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shot(tmp_path / "data", "v", 13, labelled)
+    results = evaluated(tmp_path / "data", tmp_path / "out")
+    (one,) = results["sequences"][0]["objects"]
+    assert one["frames"] == scored
+    assert one["summary"]["J"] > 0.3
+    assert [text for text in results["notes"] if text.startswith(note)]
+    assert len(list((tmp_path / "out" / "v").glob("*.png"))) == 13, "masks are written for every frame"
+    errors = capsys.readouterr().err
+    assert errors.index(note) < errors.index("frames/s in the network"), "known before the network runs"
+
+
+def test_videos_that_are_too_short_to_score_are_left_out_with_a_note_and_the_rest_is_scored(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shot(root, "good", 5, range(5))
+    shot(root, "one", 1, [0])
+    shot(root, "two", 2, [0, 1])
+    shot(root, "first", 5, [0])
+    shot(root, "last", 5, [4])
+    results = evaluated(root, tmp_path / "out")
+    assert [sequence["name"] for sequence in results["sequences"]] == ["good"]
+    left_out = {text.split(" is not scored: ")[0] for text in results["notes"] if " is not scored: expected at least 1" in text}
+    assert left_out == {"one", "two", "first", "last"}
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["first", "good", "last", "one", "two"]
+
+
+def test_an_object_only_on_the_last_mask_and_masks_without_objects_are_known_before_the_run(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shot(root, "good", 5, range(5))
+    shot(root, "empty", 5, range(5), ids=())
+    shot(root, "late", 5, range(5), ids=())
+    write_labels(root / "Annotations" / "late" / "00004.png", benchmarks.labels(4, (1,)))
+    notes = evaluated(root, tmp_path / "out")["notes"]
+    assert "empty is not scored: expected an object in the ground truth, got none" in notes
+    assert any(text.startswith("late is not scored: expected an object ") for text in notes)
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_data_set_of_which_nothing_can_be_scored_is_refused_before_the_run(tmp_path: Path) -> None:
+    shot(tmp_path, "one", 1, [0])
+    shot(tmp_path, "two", 2, [0, 1])
+    words = r"can be scored, got none: one \(expected .*, got 1 frames in all\); two \(.*\): give masks on at least 3 frames"
+    with pytest.raises(ValueError, match=words):
+        command.main(["folder", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_run")
+def test_damaged_masks_wrong_sizes_and_wrong_options_are_refused_before_the_run(tmp_path: Path) -> None:
+    line = ["folder", str(tmp_path), "-o", str(tmp_path / "out")]
+    shot(tmp_path, "v", 6, range(6))
+    with pytest.raises(ValueError, match=r"^expected a profile \("):
+        command.main([*line, "--profile", "davis"])
+    with pytest.raises(FileNotFoundError, match=r"^list .*gone\.txt does not exist"):
+        command.main([*line, "--seen", str(tmp_path / "gone.txt")])
+    masks = tmp_path / "Annotations" / "v"
+    write_labels(masks / "00004.png", benchmarks.labels(4, (1,), (24, 32)))
+    words = r"00004\.png: expected a mask of 48x64 \(height x width\), the size of its picture, got 24x32"
+    with pytest.raises(ValueError, match=words):
+        command.main(line)
+    for name in ("00003", "00005"):  # the last mask is not scored, but given to the tracker
+        (masks / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"cannot be scored: .*00003\.png .*; .*00005\.png .*; .*00004\.png") as error:
+        command.main(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("no_run")
+@pytest.mark.parametrize("inside", [(), ("JPEGImages", "Annotations"), ("JPEGImages/v", "Annotations/v")])
+def test_an_empty_data_set_is_refused_before_the_run(tmp_path: Path, inside: tuple[str, ...]) -> None:
+    for name in inside:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"^expected |has no frames|there is no image"):
+        command.main(["folder", str(tmp_path), "-o", str(tmp_path / "out")])

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from PIL import Image
 import benchmarks
 from benchmarks import SIZE, labels, numbered
 from hodor.data.benchmarks import BENCHMARKS
+from hodor.data.check import examine
 from hodor.data.layouts import Layout, VideoFiles, open_layout
+from hodor.data.settings import Data
+from hodor.data.stream import Stream
 from hodor.masks import write_labels
 from hodor.names import natural_key
 
@@ -316,3 +320,116 @@ def test_values_of_another_type_in_a_meta_file_are_refused(entry: object, tmp_pa
     file.write_text(json.dumps({"videos": {"0a": entry}}))
     with pytest.raises(ValueError, match=r"meta.json, read as youtube-vos, is damaged: [^\n]*$"):
         open_layout(root, "youtube-vos", "valid")
+
+
+def shots(root: Path, names: Sequence[str] = ("a", "b", "c"), places: tuple[str, str] = ("JPEGImages", "Annotations")) -> Path:
+    for name in names:
+        benchmarks.frames(root / places[0] / name, numbered(4))
+        benchmarks.masks(root / places[1] / name, dict.fromkeys(numbered(4), (1,)), numbered(4))
+    return root
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("place", ["ImageSets", "ImageSets/Main", "."])
+@pytest.mark.parametrize("line", ["{}", "JPEGImages/{}/00000.jpg JPEGImages/{}/00000.png", "{}.mp4", "./{}"])
+def test_lists_of_splits_are_obeyed_in_any_folder(tmp_path: Path, encoding: str, place: str, line: str) -> None:
+    root = shots(tmp_path)
+    (root / place).mkdir(parents=True, exist_ok=True)
+    for split, names in (("train", "ab"), ("val", "c")):
+        text = "".join(line.format(name, name) + "\r\n" for name in names)
+        (root / place / f"{split}.txt").write_bytes(text.encode(encoding))
+    assert open_layout(root).names == ("c",)
+    train = open_layout(root, "folder", "train")
+    assert (train.names, train.split) == (("a", "b"), "train")
+    assert any(note.endswith("train.txt: 2 of 3 are used") for note in train.notes)
+    assert open_layout(root, "davis2017", "train").names == ("a", "b")
+    stream = Stream(Data(root=(root,), size=SIZE, min_area=1, min_side=1), 3, 1, 0)
+    assert stream.sources[0].names() == ["a", "b"]
+    assert examine(root, Data(split="val", min_area=1, min_side=1)).videos == 1
+    with pytest.raises(ValueError, match=r"^expected a split of .* \(train, val\), got 'test'$"):
+        open_layout(root, "folder", "test")
+
+
+def test_a_list_of_videos_that_do_not_exist_or_of_nothing_is_refused(tmp_path: Path) -> None:
+    root = shots(tmp_path)
+    listed = root / "ImageSets" / "train.txt"
+    listed.parent.mkdir()
+    listed.write_text("a\nzebra\n")
+    with pytest.raises(ValueError, match=r"train\.txt lists zebra, of which there are no masks$"):
+        open_layout(root, "folder", "train")
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match=r"^expected a list of names in .*train\.txt, got none: write one name per line"):
+        open_layout(root, "folder", "train")
+    listed.write_bytes(b"a\n\xff\xfe\xfd")
+    with pytest.raises(ValueError, match=r"^expected a list of names in .*train\.txt, got bytes that are not text: save it as"):
+        open_layout(root, "folder", "train")
+
+
+def test_training_on_a_folder_whose_lists_lack_its_split_is_refused(tmp_path: Path) -> None:
+    root = shots(tmp_path)
+    (root / "val.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"^expected a split of .* \(val\), got 'train'$"):
+        Stream(Data(root=(root,), size=SIZE), 3, 1, 0)
+
+
+def test_davis_lists_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    root = benchmarks.davis2017(tmp_path)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("cows\n", encoding="utf-8-sig")
+    assert open_layout(root).names == ("cows",)
+
+
+@pytest.mark.parametrize("kind", ["mose", "youtube-vos"])
+def test_lists_beside_the_folders_of_a_split_are_obeyed(tmp_path: Path, kind: str) -> None:
+    root = BUILT[kind](tmp_path)
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "train.txt").write_text("zebra\n")
+    with pytest.raises(ValueError, match=r"train\.txt lists zebra, of which there are no masks"):
+        open_layout(root, kind, "train")  # type: ignore[arg-type]
+    assert open_layout(root, kind, "valid").videos  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("line", ["p{}", "images/p{}.jpg", "images/p{}.jpg masks/p{}.png"])
+def test_lists_of_images_are_obeyed(tmp_path: Path, line: str) -> None:
+    benchmarks.frames(tmp_path / "images", [f"p{t}" for t in range(4)])
+    for t in range(4):
+        write_labels(tmp_path / "masks" / f"p{t}.png", labels(t, (1,)))
+    listed = tmp_path / "ImageSets" / "Segmentation" / "train.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("".join(line.format(t, t) + "\n" for t in (1, 3)), encoding="utf-8-sig")
+    data = Data(root=(tmp_path,), size=SIZE, min_area=1, min_side=1)
+    assert Stream(data, 1, 1, 0).sources[0].names() == ["p1", "p3"]
+    found = examine(tmp_path, data)
+    assert (found.frames, found.objects) == (2, 2)
+    assert any(note.endswith("train.txt: 2 of 4 are used") for note in found.notes)
+    listed.write_text("p1\np9\n")
+    with pytest.raises(
+        ValueError, match=r"^expected images with masks for the names of .*train\.txt, got none for p9: correct"
+    ):
+        examine(tmp_path, data)
+
+
+def test_the_frame_folders_of_sa_v_are_found(tmp_path: Path) -> None:
+    """Frames at 24 a second, a folder of masks for each object on every fourth of them, and a list beside them."""
+    for name in ("sav_1", "sav_2", "sav_3"):
+        benchmarks.frames(tmp_path / "JPEGImages_24fps" / name, numbered(9), (1, 2))
+        for i in (0, 1):
+            for t in (0, 4, 8):
+                plane = (labels(t, (1, 2)) == i + 1).astype(np.uint8)
+                write_labels(tmp_path / "Annotations_6fps" / name / f"{i:03d}" / f"{t:05d}.png", plane)
+    (tmp_path / "sav_val.txt").write_text("sav_1\nsav_3\n")
+    layout = open_layout(tmp_path)
+    assert (layout.kind, layout.names) == ("folder", ("sav_1", "sav_3"))
+    video = layout.videos[0]
+    assert (len(video.frames), list(video.masks), sorted(video.parts)) == (9, ["00000", "00004", "00008"], [1, 2])
+    assert (video.labels("00004") == labels(4, (1, 2))).all()
+    found = examine(tmp_path, Data(min_area=1, min_side=1))
+    assert (found.videos, found.labelled, found.objects, found.damaged) == (2, 6, 12, {})
+
+
+def test_a_video_with_an_empty_folder_of_masks_is_left_out_with_a_note(tmp_path: Path) -> None:
+    root = shots(tmp_path)
+    for path in (root / "Annotations" / "b").iterdir():
+        path.unlink()
+    layout = open_layout(root)
+    assert layout.names == ("a", "c")
+    assert f"b has no masks in {root / 'Annotations' / 'b'}: it is left out" in layout.notes

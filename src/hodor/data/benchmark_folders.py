@@ -103,7 +103,7 @@ def _davis(search: Search, split: str | None, sets: tuple[str, ...], single: boo
     image_bases, masks = [sized(root / "JPEGImages"), root / "videos"], sized(root / "Annotations")
     folder = next((root / "ImageSets" / name for name in sets if (root / "ImageSets" / name).is_dir()), None)
     lists = split_lists(root) if folder is None else {p.stem: p for p in sorted(folder.glob("[!.]*.txt"))}
-    if not lists and folder is None:
+    if folder is None and not lists:
         split, names = split or "", folders(masks)
         if not names:  # the folder contains one sequence
             sequence = _flat(search, root.resolve().name, [base for base in image_bases if base.is_dir()], masks)
@@ -111,7 +111,10 @@ def _davis(search: Search, split: str | None, sets: tuple[str, ...], single: boo
         search.notes.append("no ImageSets: every sequence with masks is used")
     else:
         split = pick_split(search.root, split, list(lists))
-        names = [_sequence_of(line) for line in read_list(lists[split])]
+        if folder is None:
+            names, search.listing = folders(masks), lists[split]
+        else:
+            names = [_sequence_of(line) for line in read_list(lists[split])]
     videos = []
     for name in search.chosen(names):
         files = search.files(name, place_of(image_bases, name), masks / name, gapless=True)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.mask_files import images, png
-from hodor.mask_files.stray_values import classify, repair_edges
 from hodor.masks import VOID, open_picture
 from hodor.names import natural_key
 
@@ -25,6 +24,8 @@ DARK = 64
 """A lossy mask without a brighter value has no object."""
 MIDDLE = 127
 """Greys of smoothed edges above this belong to the object, as for `hodor segment --mask`."""
+REACH = 8
+"""Largest width of a smoothed edge, in pixels to either side."""
 
 
 def masks_in(folder: Path) -> dict[str, Path]:
@@ -73,29 +74,30 @@ def read_labels(path: Path) -> Labels:
 
 def read_plane(path: Path) -> npt.NDArray[np.bool_]:
     """Read the mask of one object, bool [H, W]: every non-zero pixel, or, of a mask with smoothed edges, those above 127."""
-    return object_of(read_labels(path), only_shades=True).astype(bool)
-
-
-def object_of(labels: Labels, only_shades: bool) -> npt.NDArray[np.uint8]:
-    """Return labels in which every non-zero pixel is object 1.
-
-    Args:
-        labels: labels [H, W].
-        only_shades: the values are 0 and 255, and shades between them along smoothed edges: a shade belongs to the object if it
-            is above 127.
-    """
-    smooth = only_shades and labels.dtype == np.uint8 and is_smooth(labels)
-    return (labels > (MIDDLE if smooth else 0)).astype(np.uint8)
+    labels = read_labels(path)
+    return np.asarray(labels > (MIDDLE if is_smooth(labels) else 0))
 
 
 def is_smooth(labels: Labels) -> bool:
-    """Whether labels are a mask of 0 and 255 with smoothed edges."""
-    if labels.dtype != np.uint8 or not labels.size or labels.max() < VOID - DARK:
+    """Whether labels are a mask of 0 and 255 with smoothed edges: all shades are between black and white, on a narrow band."""
+    if labels.dtype != np.uint8 or labels.max(initial=0) < VOID - DARK:
         return False
-    if len(np.flatnonzero(np.bincount(labels.ravel()))) <= 2:
+    shade = (labels > 0) & (labels < VOID)
+    if not shade.any() or labels[shade].max() < DARK:  # small numbers are ids
         return False
-    classes, moved = repair_edges(classify(labels), trusted=False)
-    return moved > 0 and set(classes.values[:, 0].tolist()) <= {0, VOID}
+    band = _near(labels == 0) & _near(labels >= VOID - DARK)
+    return bool(np.count_nonzero(shade & band) >= 0.98 * np.count_nonzero(shade))
+
+
+def _near(plane: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the pixels within `REACH` rows and columns of a plane [H, W]."""
+    for axis in (0, 1):
+        padding = [(REACH, REACH) if axis == a else (0, 0) for a in (0, 1)]
+        sums = np.cumsum(np.pad(plane, padding), axis, dtype=np.int32)
+        sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis)
+        ends = [np.take(sums, range(at, at + plane.shape[axis]), axis) for at in (2 * REACH + 1, 0)]
+        plane = ends[0] > ends[1]
+    return plane
 
 
 @dataclass(frozen=True)

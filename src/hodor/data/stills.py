@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hodor.data.file_cache import WIDE_VOID, FileCache, Labels, Objects, Size, cover_size, measure, read_picture, shrink_labels
-from hodor.data.mask_reader import masks_in, meaning_of, object_of, read_labels, read_plane
+from hodor.data.mask_reader import masks_in, meaning_of, read_labels, read_plane
 from hodor.data.sampling import below
 from hodor.data.search import obeyed, split_lists
 from hodor.data.videofiles import shown
@@ -111,18 +111,22 @@ def planes_of(mask: StoredMask, ids: Sequence[int]) -> tuple[Tensor, Tensor | No
     return planes, void if bool(void.any()) else None
 
 
-def read_mask(path: Path, single: bool = False, shades: bool = False) -> Labels:
+def read_mask(path: Path, single: bool = False) -> Labels:
     """Read a label file: uint8 labels of an 8-bit file, int32 labels of a wider one.
 
     Args:
         path: label file.
         single: every non-zero pixel is object 1. Otherwise 255 is void in 8-bit files.
-        shades: see `VideoFiles.shades`.
     """
     labels = read_labels(path)
     if single:
-        return object_of(labels, shades)
+        return (labels > 0).astype(np.uint8)
     return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
+
+
+def read_one(path: Path) -> Labels:
+    """Read the mask of one object as labels of 0 and 1; see `hodor.data.mask_reader.read_plane`."""
+    return read_plane(path).astype(np.uint8)
 
 
 def join_masks(parts: Mapping[int, Path], highest: int | None = None) -> Labels:
@@ -307,5 +311,5 @@ def open_stills(root: Path, split: str | None = None, notes: list[str] | None = 
         notes.append(f"folders of masks beside mask files are not used: {shown(sorted(both))}")
     found = []
     for p, mask in zip(usable, chosen, strict=True):
-        found.append(Still(p.stem, p, mask, partial(read_mask, mask, single, shades=True), shades=single))
+        found.append(Still(p.stem, p, mask, partial(read_one if single else read_mask, mask), shades=single))
     return "pairs", found

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.data.file_cache import warn_of
-from hodor.data.mask_reader import masks_in, object_of, read_labels, read_plane
+from hodor.data.mask_reader import masks_in, read_labels, read_plane
 from hodor.masks import VOID, Labels, label_dtype, objects_in
 from hodor.video.pictures import Levels, picture_size, read_picture
 
@@ -108,9 +108,11 @@ class VideoFiles:
             raise ValueError(f"expected a frame of {self.name} with a mask ({shown(self.masks)}), got {frame!r}")
         if self.parts:
             return self._joined(frame)
+        if self.shades:
+            return read_plane(self.masks[frame]).astype(np.uint8)
         labels = read_labels(self.masks[frame])
         if self.single:
-            return object_of(labels, self.shades)
+            return (labels > 0).astype(np.uint8)
         if labels.dtype == np.uint8:
             labels = np.where(labels == VOID, np.uint8(0), labels)
         return labels

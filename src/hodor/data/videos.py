@@ -17,7 +17,7 @@ from hodor.data.benchmarks import benchmark
 from hodor.data.file_cache import FileCache, Objects, Size, cover_size, read_picture, shrink
 from hodor.data.layouts import Layout
 from hodor.data.sampling import below, chance, choose
-from hodor.data.stills import RawClip, StoredMask, join_masks, planes_of, read_mask, store_mask
+from hodor.data.stills import RawClip, StoredMask, join_masks, planes_of, read_mask, read_one, store_mask
 from hodor.data.videofiles import VideoFiles
 
 JUMP = 5
@@ -223,7 +223,7 @@ class Videos:
             if video.parts:
                 labels = join_masks(video.part_files(name), max(video.parts))
                 return store_mask(labels, self._clip_size)
-            return store_mask(read_mask(path, video.single, video.shades), self._clip_size)
+            return store_mask(read_one(path) if video.shades else read_mask(path, video.single), self._clip_size)
 
         return self._cache.get(("mask", path), path, read)
 
