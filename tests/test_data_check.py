@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from math import comb
 from pathlib import Path
@@ -129,3 +130,26 @@ def test_a_preview_has_a_row_a_clip_and_a_sheet_shows_damaged_folders_as_far_as_
     assert not np.array_equal(rows[0], rows[1])
     assert sheet(tmp_path, ALL, cells=16, columns=4, width=640).shape == (4 * 90, 640, 3)  # 13 of 16 can be read
     assert SIZE == (48, 64)
+
+
+def test_the_check_counts_the_objects_that_training_draws(tmp_path: Path) -> None:
+    """Pairs and videos: the objects of an item are the same for both, and a hidden one is in neither."""
+    write_pairs(tmp_path / "s", [1, 2, 3])
+    write_video(tmp_path / "v", "goat", 5)
+    for root in (tmp_path / "s", tmp_path / "v"):
+        stream = Stream(Data(root=(root,), **{**FREE, "count": "any", "max_objects": 9}, motion="none"), 1, 1, 0)
+        drawn = Counter(int(stream.clip(step, 0).objects_BN.sum()) for step in range(40))
+        assert set(drawn) == set(examine(root, ALL).by_number) - {0}
+
+
+def test_videos_too_short_for_a_clip_and_too_many_damaged_files_are_noted(tmp_path: Path) -> None:
+    write_video(tmp_path / "v", "goat", 5)
+    write_video(tmp_path / "v", "cow", 5, labelled=(0, 4))
+    notes = examine(tmp_path / "v", ALL).notes
+    assert notes[-1] == "videos of fewer than 3 labelled frames, in which no clip begins: cow"
+    assert not any("no clip begins" in note for note in examine(tmp_path / "v", replace(ALL, labels="first")).notes)
+    damage(tmp_path / "d")
+    assert any(
+        note.endswith("of the files are damaged, training accepts 1.0% (--data.damaged)")
+        for note in examine(tmp_path / "d", ALL).notes
+    )

@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from hodor.data.layouts import Layout, VideoFiles, open_layout
 from hodor.evaluate import evaluate
 from hodor.evaluation import datasets
 from hodor.evaluation.datasets import Masks, check_ground_truth, follow, segment_dataset, written
-from hodor.masks import objects_in, read_labels
+from hodor.masks import objects_in, read_labels, write_labels
 from hodor.models import weights
 from hodor.models.base import Network
 from hodor.scoring.stores.base import Store

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import benchmarks
 import numpy as np
 import pytest
 import torch
-from benchmarks import SIZE, labels, numbered
 from PIL import Image, ImageFilter
 
+import benchmarks
+from benchmarks import SIZE, labels, numbered
 from hodor.data.augment import PLAIN
 from hodor.data.check import examine, report_lines
 from hodor.data.layouts import open_layout

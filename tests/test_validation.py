@@ -11,6 +11,7 @@ import tiny
 import training
 from training import lines, small
 
+import benchmarks
 from hodor import train
 from hodor.data.layouts import open_layout
 from hodor.evaluate import evaluate
@@ -19,7 +20,7 @@ from hodor.masks import write_labels
 from hodor.models import weights
 from hodor.train import run
 from hodor.training.recipe import Validation
-from hodor.training.validation import Row, summary, validate
+from hodor.training.validation import Row, held_out, summary, validate
 
 pytestmark = pytest.mark.usefixtures("small_models")
 
@@ -90,3 +91,42 @@ def test_missing_held_out_videos_are_reported_before_the_first_step(root: Path, 
     with pytest.raises(ValueError, match=r"^expected a sequence of .* \(cow, goat, held\), got 'zebra'$"):
         run(small(root, validation=Validation(every=2, root=root, sequences=("zebra",))), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def held(root: Path, **lengths: tuple[int, list[int]]) -> Validation:
+    """Videos of the format "folder": their number of frames, and the frames with a mask."""
+    for name, (count, labelled) in lengths.items():
+        names = benchmarks.numbered(count)
+        benchmarks.frames(root / "JPEGImages" / name, names)
+        benchmarks.masks(root / "Annotations" / name, {names[t]: (1,) for t in labelled}, names)
+    return Validation(every=2, root=root)
+
+
+def test_held_out_videos_without_a_frame_to_score_are_left_out_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = held(tmp_path, good=(5, [0, 2, 4]), one=(1, [0]), two=(2, [0, 1]), bare=(5, [0]))
+    assert [video.name for video in held_out(given)] == ["good"]
+    (message,) = caplog.messages
+    assert message.startswith(
+        "warning: validation leaves out bare, one, two, of which no frame can be scored: a frame is scored"
+    )
+    assert [row.sequence for row in validate(tiny.network().eval(), held_out(given), history=3)] == ["good"]
+
+
+def test_held_out_videos_of_which_none_can_be_scored_are_refused_before_the_first_step(root: Path, tmp_path: Path) -> None:
+    given = held(tmp_path / "held", one=(1, [0]), two=(2, [0, 1]))
+    words = r"^expected held-out videos with masks after the first frame in .*, got none that can be scored \(one, two\): "
+    with pytest.raises(ValueError, match=words):
+        run(small(root, validation=given), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^expected frames in JPEGImages"):
+        run(small(root, validation=Validation(every=2, root=tmp_path / "empty")), tmp_path / "out")
+
+
+def test_a_damaged_mask_of_a_held_out_video_is_named_before_the_first_step(root: Path, tmp_path: Path) -> None:
+    given = held(tmp_path / "held", good=(5, [0, 2, 4]))
+    (tmp_path / "held" / "Annotations" / "good" / "00002.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"00002\.png cannot be read as a picture"):
+        run(small(root, validation=given), tmp_path / "out")
