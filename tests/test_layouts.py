@@ -402,9 +402,7 @@ def test_lists_of_images_are_obeyed(tmp_path: Path, line: str) -> None:
     assert (found.frames, found.objects) == (2, 2)
     assert any(note.endswith("train.txt: 2 of 4 are used") for note in found.notes)
     listed.write_text("p1\np9\n")
-    with pytest.raises(
-        ValueError, match=r"^expected images with masks for the names of .*train\.txt, got none for p9: correct"
-    ):
+    with pytest.raises(ValueError, match=r"^expected images with masks for the names of .*train\.txt, got none for p9: "):
         examine(tmp_path, data)
 
 

@@ -24,7 +24,7 @@ DARK = 64
 """A lossy mask without a brighter value has no object."""
 MIDDLE = 127
 """Greys of smoothed edges above this belong to the object, as for `hodor segment --mask`."""
-REACH = 8
+REACH = 16
 """Largest width of a smoothed edge, in pixels to either side."""
 
 
