@@ -347,3 +347,12 @@ def test_images_of_a_coco_file_can_be_chosen_by_name_with_and_without_suffix(tmp
     for name in ("1", "1.png"):
         assert int(stream(tmp_path, only=(name,)).clip(0, 0).masks_BTNHW.sum()) == 64
         assert int(stream(tmp_path, without=(name,)).clip(0, 0).masks_BTNHW.sum()) == 400
+
+
+def test_the_check_compares_the_limits_with_the_same_areas_as_training(tmp_path: Path) -> None:
+    """Of the larger object, 400 pixels, a smaller one covers 100."""
+    large, small = box(4, 4, 20, 20), box(14, 14, 10, 10)
+    write(tmp_path, [annotation(0, runs(large), large), annotation(0, runs(small), small)])
+    assert int(stream(tmp_path, min_area=350).clip(0, 0).masks_BTNHW.sum()) == 300
+    found = examine(tmp_path, Data(min_area=350, min_side=1))
+    assert (found.objects, found.fitting) == (2, 1)
