@@ -217,6 +217,63 @@ def test_what_is_left_out_has_a_note(tmp_path: Path) -> None:
     assert "1 annotations without a segmentation left out" in reading.notes
 
 
+@pytest.mark.parametrize("label", ["__ignore__", "_background_"])
+def test_labelme_regions_that_are_no_object_are_left_out(tmp_path: Path, label: str) -> None:
+    drawn = labelme(shape(label, [[0, 0], [10, 0], [10, 8], [0, 8]]), shape("cat", CORNERS), shape(label, CORNERS))
+    reading = doctor.read(save(tmp_path / "l.json", drawn))
+    np.testing.assert_array_equal(reading.labels, square())
+    assert reading.names == {1: "cat"}
+    assert reading.notes == ("shapes labelled __ignore__ or _background_ are no objects and left out: 2",)
+
+
+@pytest.mark.parametrize("tracks", [(0, 3), ("0", "3"), (0.0, 3.0)])
+def test_tracks_from_0_are_ids_from_1(tmp_path: Path, tracks: tuple[Any, ...]) -> None:
+    data = coco([SQUARE], [[8, 0, 10, 0, 10, 8, 8, 8]])
+    for annotation, track in zip(data["annotations"], tracks, strict=True):
+        annotation["attributes"] = {"track_id": track}
+    reading = doctor.read(save(tmp_path / "c.json", data))
+    assert reading.objects == (1, 4)
+    assert reading.notes == ("ids are the track_id of the annotations, plus 1 since they count from 0",)
+
+
+@pytest.mark.parametrize("track", [None, -1, 70000, True, "a", 1.5, float("nan")])
+def test_a_track_id_that_is_no_number_leaves_the_order(tmp_path: Path, track: Any) -> None:
+    data = coco([SQUARE], [[8, 0, 10, 0, 10, 8, 8, 8]])
+    data["annotations"][0]["track_id"], data["annotations"][1]["track_id"] = 5, track
+    reading = doctor.read(save(tmp_path / "c.json", data))
+    assert reading.objects == (1, 2)
+    assert reading.notes == ("ids follow the order of the annotations: only 1 of 2 have a track_id",)
+
+
+def test_a_picture_of_a_youtube_vis_file_has_the_ids_of_its_annotations(tmp_path: Path) -> None:
+    plane = square() == 1
+    other = np.roll(plane, 4, 0)
+    data = {
+        "videos": [{"id": 1, "height": 8, "width": 10, "file_names": ["clip/00000.jpg", "clip/00001.jpg"]}],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [
+            {"id": i, "video_id": 1, "category_id": 1, "segmentations": [p and {"size": [8, 10], "counts": p} for p in planes]}
+            for i, planes in ((3, (runs(plane), None)), (7, (runs(other), runs(plane))))
+        ],
+    }
+    path = save(tmp_path / "v.json", data)
+    for image in ("00001", "clip/00001.jpg", 1, "1"):
+        reading = doctor.read(path, image=image)
+        np.testing.assert_array_equal(reading.labels, square(7))
+    assert reading.kind == "YouTube-VIS JSON"
+    assert doctor.read(path, image=0).objects == (3, 7)
+    with pytest.raises(ValueError, match="holds no picture '2'"):
+        doctor.read(path, image="2")
+    data["videos"].append({"id": 2, "height": 8, "width": 10, "file_names": ["other/00000.jpg"]})
+    data["annotations"].append(
+        {**data["annotations"][1], "id": 9, "video_id": 2, "segmentations": [data["annotations"][1]["segmentations"][0]]}
+    )
+    path = save(tmp_path / "v.json", data)
+    assert doctor.read(path, image="other/00000.jpg").objects == (9,)
+    with pytest.raises(ValueError, match=r"holds 2 pictures \(clip/00000.jpg, other/00000.jpg\)"):
+        doctor.read(path, image="00000")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

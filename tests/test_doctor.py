@@ -354,6 +354,104 @@ def test_a_soft_matte_is_decided_at_half(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reading.labels, np.asarray(soft) > 127)
 
 
+def test_a_16_bit_matte_is_object_1(tmp_path: Path) -> None:
+    matte = (scene(1) > 0).astype(np.uint16) * 65535
+    Image.fromarray(matte).save(tmp_path / "m.png")
+    Image.fromarray(matte.astype(np.int32)).save(tmp_path / "m.tiff")
+    for name in ("m.png", "m.tiff"):
+        reading = doctor.read(tmp_path / name)
+        np.testing.assert_array_equal(reading.labels, scene(1))
+        noted(reading, f"0 and 65535: {np.count_nonzero(scene(1))} px of 65535 are object 1")
+
+
+@pytest.mark.parametrize("width", [1, 12])
+def test_a_soft_16_bit_matte_is_decided_at_half(tmp_path: Path, width: int) -> None:
+    """Edges of a few pixels, and edges of a quarter of the disc."""
+    small = Image.fromarray(scene(1).astype(np.float32) * 65535).resize((W // width, H // width), Image.Resampling.BOX)
+    soft = np.asarray(small.resize((2 * W, 2 * H), Image.Resampling.BICUBIC))
+    matte = np.clip(np.round(soft), 0, 65535).astype(np.uint16)
+    Image.fromarray(matte).save(tmp_path / "m.png")
+    reading = doctor.read(tmp_path / "m.png")
+    agrees(reading.labels, (matte > 32767).astype(np.uint8), 0.99)
+    noted(reading, "a matte of 16 bits: ")
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 65535), (40000, 65535), (65533, 65534, 65535), (300, 40000, 65535)])
+def test_65535_beside_other_ids_is_an_id(tmp_path: Path, ids: tuple[int, ...]) -> None:
+    Image.fromarray(scene(*ids)).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(doctor.read(tmp_path / "m.png").labels, scene(*ids))
+
+
+LOSSY: dict[str, dict[str, object]] = {
+    "m.webp": {"quality": 80},
+    "m.avif": {"quality": 60},
+    "m.tiff": {"compression": "jpeg", "quality": 80},
+    "m.jp2": {"irreversible": True, "quality_mode": "dB", "quality_layers": [38]},
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_pictures_compressed_with_loss_are_thresholded_or_refused_as_jpeg_is(tmp_path: Path, name: str) -> None:
+    Image.fromarray(scene(255, 255)).convert("RGB").save(tmp_path / name, **LOSSY[name])
+    reading = doctor.read(tmp_path / name)
+    agrees(reading.labels, scene(1, 1), 0.97)
+    noted(reading, "noise in")
+    coloured(scene(1, 2), np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)])).save(tmp_path / name, **LOSSY[name])
+    assert "that is not black and white" in refused(tmp_path / name)
+    Image.fromarray(scene(1, 2)).convert("RGB").save(tmp_path / name, **LOSSY[name])
+    assert "that is not black and white" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("m.webp", {"lossless": True}), ("m.jp2", {}), ("m.tiff", {"compression": "tiff_lzw"})]
+)
+def test_lossless_files_of_these_formats_keep_their_colours(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    coloured(scene(1, 2, 3)).save(tmp_path / name, **options)
+    np.testing.assert_array_equal(doctor.read(tmp_path / name).labels, scene(1, 2, 3))
+
+
+def test_the_alpha_of_a_lossy_webp_is_used_and_its_colours_are_not(tmp_path: Path) -> None:
+    alpha = Image.fromarray(np.where(scene(1, 1) > 0, 255, 0).astype(np.uint8))
+    for name, inside in {"photo": photograph("RGB"), "white": Image.new("RGB", (W, H), (255, 255, 255))}.items():
+        inside.putalpha(alpha)
+        inside.save(tmp_path / f"{name}.webp", quality=80)
+        np.testing.assert_array_equal(doctor.read(tmp_path / f"{name}.webp").labels, scene(1, 1))
+    colours = coloured(scene(1, 2), np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)]))
+    colours.putalpha(alpha)
+    colours.save(tmp_path / "colours.webp", quality=80)
+    assert "lossy WEBP of a few colours" in refused(tmp_path / "colours.webp")
+
+
+# --- what is read, with a remark ---
+
+
+def test_an_object_that_covers_nearly_the_whole_picture_has_a_remark(tmp_path: Path) -> None:
+    labels = np.ones((H, W), np.uint8)
+    indexed(labels).save(tmp_path / "m.png")
+    noted(doctor.read(tmp_path / "m.png"), "object 1 covers 100.0% of the picture: check that it is the object")
+    labels[:9] = 0
+    indexed(labels).save(tmp_path / "m.png")
+    noted(doctor.read(tmp_path / "m.png"), "object 1 covers 90.6% of the picture")
+    labels[:11] = 0
+    indexed(labels).save(tmp_path / "m.png")
+    assert doctor.read(tmp_path / "m.png").notes == ()
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_mask_that_seems_inverted_has_a_remark(tmp_path: Path, ending: str) -> None:
+    labels = np.roll(scene(255, 255), -20, 1)  # its disc touches the border
+    Image.fromarray(255 - labels).save(tmp_path / f"m.{ending}")
+    noted(doctor.read(tmp_path / f"m.{ending}"), "the mask seems inverted: object 1 covers 69", "invert the mask if")
+    Image.fromarray(labels).save(tmp_path / f"n.{ending}")
+    assert not any("inverted" in note for note in doctor.read(tmp_path / f"n.{ending}").notes)
+
+
+def test_an_inverted_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    write_parts(tmp_path / "m", obj_1=scene(1) == 0, obj_2=scene(0, 2) > 0)
+    notes = doctor.read(tmp_path / "m").notes
+    assert [note.split(":")[0] for note in notes if "inverted" in note] == ["obj_1.png"]
+
+
 # --- other sizes ---
 
 
@@ -406,13 +504,31 @@ def test_the_ids_of_a_folder_of_binary_masks_are_in_the_names(tmp_path: Path) ->
     assert reading.kind == "one file per object"
 
 
-@pytest.mark.parametrize("names", [("cat", "dog", "eel"), ("m0", "m1", "m2"), ("a1", "b1", "c2")])
+@pytest.mark.parametrize("names", [("cat", "dog", "eel"), ("a1", "b1", "c2"), ("a1", "b2", "c99999")])
 def test_names_without_usable_numbers_are_numbered_in_order(tmp_path: Path, names: tuple[str, ...]) -> None:
     labels = scene(1, 2, 3)
     write_parts(tmp_path / "m", **{name: labels == i for i, name in enumerate(names, 1)})
     reading = doctor.read(tmp_path / "m")
     np.testing.assert_array_equal(reading.labels, labels)
     noted(reading, "ids follow the sorted file names")
+
+
+def test_numbers_from_0_at_the_end_of_names_are_ids_from_1(tmp_path: Path) -> None:
+    labels = scene(1, 2, 8)
+    write_parts(tmp_path / "m", m0=labels == 1, m1=labels == 2, m7=labels == 8)
+    reading = doctor.read(tmp_path / "m")
+    np.testing.assert_array_equal(reading.labels, labels)
+    noted(reading, "ids are the numbers at the end of the file names, plus 1 since they count from 0")
+
+
+@pytest.mark.parametrize("stored", [1, 255])
+def test_the_id_of_the_only_file_of_a_folder_is_in_its_name(tmp_path: Path, stored: int) -> None:
+    (tmp_path / "m").mkdir()
+    Image.fromarray(scene(stored)).save(tmp_path / "m" / "obj_2.png")
+    reading = doctor.read(tmp_path / "m")
+    np.testing.assert_array_equal(reading.labels, scene(2))
+    assert reading.names == {2: "obj_2"}
+    noted(reading, "the id is the number at the end of the file name")
 
 
 def test_where_files_overlap_the_later_object_is_used_with_a_note(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ class Doctor:
     """Report what mask files contain: format, values, objects, what would be repaired, and the verdict."""
 
     files: Positional[tuple[Path, ...]]
-    """Masks: pictures, folders, COCO or labelme JSON."""
+    """Masks: pictures, folders, COCO or labelme JSON; FILE:IMAGE names one picture of a COCO file."""
     image: str | None = None
     """Which picture of a COCO file with several: its file name or id."""
 
@@ -25,7 +25,8 @@ class Doctor:
             raise ValueError("expected at least one file, got none: run hodor doctor FILE ...")
         refused = False
         for file in self.files:
-            lines = doctor.examine(file, image=self.image)
+            path, image = doctor.split_image(str(file))
+            lines = doctor.examine(path, image=image or self.image)
             print("\n".join(lines))
             refused |= lines[-1].startswith("refused")
         return 2 if refused else 0

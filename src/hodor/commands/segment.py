@@ -1,5 +1,6 @@
 """`hodor segment`: follow objects through a video."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ from hodor.commands.options import Network, parse
 from hodor.outputs.selection import OutputOptions
 
 if TYPE_CHECKING:
+    from hodor.masks import Labels
     from hodor.segment import Summary
 
 
@@ -26,7 +28,8 @@ class Segment:
     """A video file, a folder of images, a quoted glob pattern, or the number of a camera."""
     mask: UseAppendAction[tuple[str, ...]]
     """FILE or FILE@FRAME, frames counted from 0; repeat the option for masks on other frames. FILE is a picture, a folder of
-    pictures (one an object), or COCO or labelme JSON; `hodor doctor FILE` reports how it is read."""
+    pictures (one an object), or COCO or labelme JSON (FILE:IMAGE or FILE:IMAGE@FRAME names one picture of a COCO file);
+    `hodor doctor FILE` reports how it is read."""
     out: Annotated[Path, arg(aliases=["-o"])] = Path("hodor-out")
     """Folder of the results."""
     outputs: OmitArgPrefixes[OutputOptions] = field(default_factory=OutputOptions)
@@ -39,7 +42,7 @@ class Segment:
     json: Path | None = None
     """Write a summary of the run to this file; - prints it."""
     image: str | None = None
-    """Which picture of a COCO file with several: its file name or id."""
+    """Which picture of a COCO file with several: its file name or id. With several JSON masks write FILE:IMAGE instead."""
     network: OmitArgPrefixes[Network] = field(default_factory=Network)
 
     def run(self) -> int:
@@ -50,16 +53,9 @@ class Segment:
 
         if not self.mask:
             raise ValueError("expected at least one mask, got none: give --mask FILE, or --mask FILE@FRAME for a later frame")
-        with frames.open_source(self.source, [_file_and_frame(given)[0] for given in self.mask]) as source:
-            masks = {}
-            for given in self.mask:
-                file, index = _file_and_frame(given)
-                reading = doctor.read(file, source.size, self.image)
-                for note in reading.notes:
-                    info(f"mask {file}: {note}")
-                if index in masks:
-                    raise ValueError(f"two masks for frame {index}: give one, or a folder with one file an object")
-                masks[index] = reading.labels
+        mask_files = [doctor.split_image(_file_and_frame(given)[0])[0] for given in self.mask]
+        with frames.open_source(self.source, mask_files) as source:
+            masks, table = _read_masks(self.mask, source.size, self.image)
             for note in source.notes:
                 info(f"{source.name}: {note}")
             printed = list(source.notes)
@@ -77,7 +73,7 @@ class Segment:
                     overwrite=self.overwrite,
                     progress=report,
                 )
-        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json()})
+        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table})
         for note in summary.notes:
             if note not in printed:
                 info(f"{source.name}: {note}")
@@ -100,6 +96,49 @@ class Segment:
 def main(argv: list[str]) -> int:
     """Run `hodor segment` with these arguments. Returns the exit code."""
     return parse(Segment, "segment", argv)
+
+
+def _read_masks(
+    given: Sequence[str], size: tuple[int, int], image: str | None
+) -> tuple[dict[int, "Labels"], list[dict[str, int | str]]]:
+    """Read the masks and print what was found.
+
+    Args:
+        given: values of `--mask`.
+        size: size of the frames (H, W).
+        image: value of `--image`.
+
+    Returns:
+        Index of a frame -> labels with common ids, and the table of ids.
+    """
+    import numpy as np
+
+    from hodor.mask_files import doctor, identity
+
+    masks: dict[int, identity.Given] = {}
+    parts = [_file_and_frame(each) for each in given]
+    pictures = [doctor.split_image(file) for file, _ in parts]
+    unnamed = [file for file, named in pictures if named is None and file.lower().endswith(".json")]
+    if image is not None and len(unnamed) > 1:
+        raise ValueError(
+            f"expected one JSON mask for --image {image}, got {len(unnamed)} ({', '.join(unnamed)}): "
+            "write --mask FILE:IMAGE@FRAME for each"
+        )
+    for (name, frame), (file, named) in zip(parts, pictures, strict=True):
+        reading = doctor.read(file, size, named or image)
+        if frame in masks:
+            raise ValueError(f"two masks for frame {frame}: give one, or a folder with one file an object")
+        masks[frame] = identity.Given(name, frame, reading)
+    joined = identity.join(list(masks.values()))
+    for name, frame, reading in masks.values():
+        changed = np.any((reading.labels != 0) & (reading.labels != joined.labels[frame]))
+        alone = " (with its ids when read alone)" if changed else ""
+        for note in reading.notes:
+            info(f"mask {name}{alone}: {note}")
+    if len(masks) > 1 or not all(row.stated.startswith(("value", "object")) for row in joined.rows):
+        for line in identity.lines_of(joined.rows):
+            info(line)
+    return joined.labels, [row._asdict() for row in joined.rows]
 
 
 def _file_and_frame(given: str) -> tuple[str, int]:

@@ -1,9 +1,9 @@
 """Read outlines and run lengths in JSON (COCO, labelme) as labels of one picture.
 
 COCO: a file with `images` and `annotations`, a bare list of annotations as segment-anything writes it, or a single run
-length; polygons, plain runs and compressed runs. labelme: polygon, rectangle, circle and mask shapes. In both, x goes to
-the right and y down from the corner of the picture: pixel (0, 0) covers 0..1, and is inside an outline when its centre
-(0.5, 0.5) is. Only numpy and Pillow are needed.
+length; polygons, plain runs and compressed runs. YouTube-VIS: one picture of a video. labelme: polygon, rectangle, circle
+and mask shapes. In all, x goes to the right and y down from the corner of the picture: pixel (0, 0) covers 0..1, and is
+inside an outline when its centre (0.5, 0.5) is. Only numpy and Pillow are needed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.files import check_pixels
+from hodor.mask_files.marks import Kind, Mark, Marks
 
 if TYPE_CHECKING:
     from hodor.masks import Labels
@@ -27,6 +28,8 @@ Size = tuple[int, int]
 MAX_COORDINATE = 1e9  # a corner farther away is moved to this distance, so that products do not overflow
 MAX_MESSAGE = 1000  # characters: messages of numpy repeat values of the file
 MAX_DIGITS = 20  # characters of one compressed run; more than any picture needs
+NOT_OBJECTS = ("__ignore__", "_background_")
+"""Labels of labelme's own lists for regions that are no object."""
 
 
 class Drawn(NamedTuple):
@@ -37,12 +40,14 @@ class Drawn(NamedTuple):
         notes: remarks on what was read, one line each.
         kind: format of the file in words, such as "COCO JSON".
         names: id -> name of the object, where the file has one.
+        marks: id -> what the file states about the identity of the object.
     """
 
     labels: Labels
     notes: tuple[str, ...]
     kind: str
     names: dict[int, str]
+    marks: Marks
 
 
 class Shape(NamedTuple):
@@ -52,30 +57,33 @@ class Shape(NamedTuple):
         key: key of its object; shapes with equal keys are one object.
         name: name of its object, "" if it has none.
         draw: function from a size (H, W) to its plane.
+        marks: what the annotation states about the identity of its object.
     """
 
     key: object
     name: str
     draw: Callable[[Size], Plane]
+    marks: tuple[Mark, ...]
 
 
 def draw_annotations(data: Any, where: str, size: Size | None = None, image: str | int | None = None) -> Drawn:
     """Draw the objects of parsed COCO or labelme JSON.
 
-    Ids of COCO: the `track_id` of the annotations (their own or in `attributes`) if all have one in 1..65535, and equal
-    ones are one object; else 1, 2, ... in the order of the file. COCO's own annotation ids count over the whole data set
-    and are not used. Ids of labelme: 1, 2, ... in order of appearance; shapes of the same label and the same `group_id`
-    are one object, each shape without group_id is an object. Where objects overlap, the later one is used.
+    Ids of COCO: the `track_id` of the annotations (their own or in `attributes`) if all have one, and equal ones are one
+    object; plus 1 if the file has a track 0, as CVAT's have. Else 1, 2, ... in the order of the file. COCO's own
+    annotation ids count over the whole data set and are not used. Ids of labelme: 1, 2, ... in order of appearance;
+    shapes of the same label and the same `group_id` are one object, each shape without group_id is an object. Where
+    objects overlap, the later one is used.
 
     Args:
         data: result of `json.load`.
         where: name of the file, for messages.
         size: (H, W) of the video; used only where the file does not state its own size.
-        image: which picture of a COCO file: its file name (with or without folder and suffix) or its id. It can be
-            omitted if only one picture has annotations.
+        image: which picture of a COCO or YouTube-VIS file: its file name (with or without folder and suffix) or its id, of
+            YouTube-VIS with one video the index of the frame. It can be omitted if only one picture of COCO has annotations.
 
     Returns:
-        The labels, with notes, format and names.
+        The labels, with notes, format, names and marks.
 
     Raises:
         ValueError: one line that begins with `where`: the file is neither COCO nor labelme, it has several pictures and
@@ -83,13 +91,15 @@ def draw_annotations(data: Any, where: str, size: Size | None = None, image: str
     """
     try:
         if isinstance(data, dict) and "shapes" in data:
-            return _labelme(data, size)
+            return _labelme(data, size, image)
         if isinstance(data, dict) and "counts" in data:
             data = [{"segmentation": data}]
         if isinstance(data, list) and data and all(isinstance(a, dict) and "segmentation" in a for a in data):
             data = {"images": [{"id": i} for i in dict.fromkeys(a.get("image_id") for a in data)], "annotations": data}
         if isinstance(data, dict) and "videos" in data:
-            raise ValueError("holds whole videos (YouTube-VIS): give the masks of one frame")
+            if image is None:
+                raise ValueError("holds whole videos (YouTube-VIS): name a picture as image, in the command --mask FILE:IMAGE")
+            return _coco(_pictures(data), size, image)._replace(kind="YouTube-VIS JSON")
         if isinstance(data, dict) and "annotations" in data:
             return _coco(data, size, image)
         raise ValueError("is JSON, but neither COCO (images, annotations) nor labelme (shapes): give one of these")
@@ -181,28 +191,75 @@ def _coco(data: dict[str, Any], size: Size | None, image: str | int | None) -> D
     notes = []
     if len(drawable) < len(chosen):
         notes.append(f"{len(chosen) - len(drawable)} annotations without a segmentation left out")
-    tracks = [a.get("track_id", (a.get("attributes") or {}).get("track_id")) for a in drawable]
-    tracked = bool(tracks) and all(isinstance(t, int) and 1 <= t <= 65535 for t in tracks)
-    shapes = []
+    tracks = [_track(a) for a in drawable]
+    tracked, stated = None not in tracks, sum(t is not None for t in tracks)
+    from_zero = any(_track(a) == 0 for a in data["annotations"])
+    by_cvat = any("keyframe" in (a.get("attributes") or {}) for a in drawable)
+    kinds: tuple[tuple[Kind, Kind], ...] = (("track", "track0"), ("cvat", "cvat0"))
+    kind = kinds[by_cvat][from_zero]
+    shapes: list[Shape] = []
+    keys: dict[object, int] = {}
     for order, (annotation, track) in enumerate(zip(drawable, tracks, strict=True), 1):
         segmentation = annotation["segmentation"]
         if isinstance(segmentation, dict):
             size = size or (int(segmentation["size"][0]), int(segmentation["size"][1]))
         name = names.get(annotation.get("category_id"), "")
-        shapes.append(Shape(track if tracked else order, name, _segment(segmentation)))
-    notes.append("ids are the track_id of the annotations" if tracked else "ids follow the order of the annotations")
-    keys = {s.key: int(str(s.key)) for s in shapes}
+        key = track if tracked else order
+        if any(s.key == key and s.name != name for s in shapes):
+            raise ValueError(
+                f"holds track {key} with the categories {_name_of(shapes, key)!r} and {name!r}: correct one of them"
+            )
+        marks = (Mark(kind, track),) * tracked + (Mark("name", (name, None)),) * bool(name)
+        shapes.append(Shape(key, name, _segment(segmentation), marks))
+        keys[key] = (track or 0) + from_zero if tracked else order
+    if tracked and shapes:
+        notes.append("ids are the track_id of the annotations" + ", plus 1 since they count from 0" * from_zero)
+    else:
+        partly = f": only {stated} of {len(tracks)} have a track_id" if stated else ""
+        notes.append(f"ids follow the order of the annotations{partly}")
     return _paint(shapes, keys, size, "COCO JSON", notes)
+
+
+def _pictures(data: dict[str, Any]) -> dict[str, Any]:
+    """Convert YouTube-VIS JSON to COCO: pictures are named by their files, those of a single video also by index."""
+    images, annotations = [], []
+    for video in data["videos"]:
+        for k, name in enumerate(video["file_names"]):
+            key = k if len(data["videos"]) == 1 else f"{video['id']}/{k}"
+            images.append({"id": key, "file_name": name, "height": video.get("height"), "width": video.get("width")})
+            annotations += [
+                {
+                    "image_id": key,
+                    "segmentation": a["segmentations"][k],
+                    "track_id": a["id"],
+                    "category_id": a.get("category_id"),
+                }
+                for a in data["annotations"]
+                if a["video_id"] == video["id"] and a["segmentations"][k]
+            ]
+    return {"images": images, "annotations": annotations, "categories": data.get("categories")}
+
+
+def _track(annotation: dict[str, Any]) -> int | None:
+    """Return the track_id of an annotation, its own or in `attributes`; None if it is not a number from 0 to 65535."""
+    track = annotation.get("track_id")
+    if track is None:
+        track = (annotation.get("attributes") or {}).get("track_id")
+    if isinstance(track, str) and track.strip().isdecimal():
+        track = int(track)
+    if isinstance(track, bool) or not isinstance(track, int | float) or track != track // 1 or not 0 <= track <= 65535:
+        return None
+    return int(track)
+
+
+def _name_of(shapes: list[Shape], key: object) -> str:
+    return next(s.name for s in shapes if s.key == key)
 
 
 def _choose(images: list[dict[str, Any]], annotations: list[dict[str, Any]], chosen: str | int | None) -> Any:
     """Return the entry of `images` to draw; None if the file lists no picture."""
 
-    def is_chosen(entry: dict[str, Any]) -> bool:
-        name = PurePath(str(entry.get("file_name", "")))
-        return str(chosen) in (str(entry.get("id")), str(name), name.name, name.stem)
-
-    found = [i for i in images if chosen is None or is_chosen(i)]
+    found = [i for i in images if chosen is None or _is_named(i, chosen)]
     if chosen is None and len(found) > 1:
         annotated = {a.get("image_id") for a in annotations}
         found = [i for i in found if i.get("id") in annotated] or found
@@ -211,8 +268,15 @@ def _choose(images: list[dict[str, Any]], annotations: list[dict[str, Any]], cho
     listed = [str(i.get("file_name", i.get("id"))) for i in (found or images)]
     listing = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
     if found:
-        raise ValueError(f"holds {len(found)} pictures ({listing}): name one of them as image")
+        raise ValueError(
+            f"holds {len(found)} pictures ({listing}): name one of them as image, in the command --mask FILE:IMAGE"
+        )
     raise ValueError(f"holds no picture {chosen!r}: it has {listing or 'none'}")
+
+
+def _is_named(entry: dict[str, Any], chosen: str | int) -> bool:
+    name = PurePath(str(entry.get("file_name", "")))
+    return str(chosen) in (str(entry.get("id")), str(name), name.name, name.stem)
 
 
 def _segment(segmentation: Any) -> Callable[[Size], Plane]:
@@ -233,19 +297,28 @@ def _segment(segmentation: Any) -> Callable[[Size], Plane]:
     return draw
 
 
-def _labelme(data: dict[str, Any], size: Size | None) -> Drawn:
+def _labelme(data: dict[str, Any], size: Size | None, image: str | int | None) -> Drawn:
+    drawn_on = str(data.get("imagePath") or "").replace("\\", "/")
+    if image is not None and drawn_on and not _is_named({"file_name": drawn_on}, image):
+        raise ValueError(f"holds no picture {str(image)!r}: it has {drawn_on}")
     if data.get("imageHeight") and data.get("imageWidth"):
         size = int(data["imageHeight"]), int(data["imageWidth"])
-    shapes, left_out = [], []
+    shapes, left_out, ignored = [], [], 0
     for order, shape in enumerate(data["shapes"]):
         kind = shape.get("shape_type") or "polygon"
+        if str(shape.get("label", "")).strip() in NOT_OBJECTS:
+            ignored += 1
+            continue
         if kind not in ("polygon", "rectangle", "circle", "mask"):
             left_out.append(kind)
             continue
         label, group = str(shape.get("label", "")), shape.get("group_id")
         key = (label, order, None) if group is None else (label, None, group)
-        shapes.append(Shape(key, label, _labelme_shape(kind, shape)))
+        marks = (Mark("name", (label, group)),) if label else ()
+        shapes.append(Shape(key, label, _labelme_shape(kind, shape), marks))
     notes = [f"shapes of kind {', '.join(sorted(set(left_out)))} left out: {len(left_out)}"] if left_out else []
+    if ignored:
+        notes.append(f"shapes labelled {' or '.join(NOT_OBJECTS)} are no objects and left out: {ignored}")
     keys = {key: i for i, key in enumerate(dict.fromkeys(s.key for s in shapes), 1)}
     return _paint(shapes, keys, size, "labelme JSON", notes)
 
@@ -311,4 +384,4 @@ def _paint(shapes: list[Shape], keys: dict[object, int], size: Size | None, kind
     if covered:
         notes.append(f"{covered} px are in several objects: the later object is used")
     names = {keys[s.key]: s.name for s in shapes if s.name}
-    return Drawn(labels, tuple(notes), kind, names)
+    return Drawn(labels, tuple(notes), kind, names, {keys[s.key]: s.marks for s in shapes})

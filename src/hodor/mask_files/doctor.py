@@ -18,11 +18,19 @@ import numpy as np
 from hodor.files import parse_json
 from hodor.mask_files.annotations import draw_annotations
 from hodor.mask_files.images import Found, Plane, describe_picture, read_picture
+from hodor.mask_files.marks import Kind, Mark, Marks
 from hodor.masks import Labels, fit_labels, label_dtype, objects_in
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Size = tuple[int, int]
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".tga")
+FOLDER = "one file per object"
+WHOLE = 0.9
+"""Share of the picture from which an object gets a remark."""
+OBJECT_NAME = re.compile(
+    r"(?:^|[^a-z])(?:obj|object|objid|objectid|id|instance|inst|track|person|label)[ _.-]*\d+$", re.IGNORECASE
+)
+"""Names of files that state the number of an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +43,7 @@ class Reading:
         notes: what was found and repaired, one line each.
         kind: format of the source in words, such as "palette PNG".
         names: id -> name of the object, where the source has names (labelme labels, COCO categories, file names).
+        marks: id -> what the source states about the identity of the object, for `hodor.mask_files.identity`.
     """
 
     labels: Labels
@@ -42,15 +51,19 @@ class Reading:
     notes: tuple[str, ...]
     kind: str
     names: dict[int, str] = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict)
 
 
 def read(source: Source, size: Size | None = None, image: str | int | None = None) -> Reading:
     """Read a mask from a picture, a folder or list of pictures (one per object), or COCO or labelme JSON.
 
+    The ids are those of this file alone. `hodor.mask_files.identity.join` finds the ids of several masks of one video.
+
     Args:
         source: path, or several paths. Of several files each is one object. Its id is the number at the end of the
-            file's name if all files have different numbers above 0 there, else 1, 2, ... in sorted order. Where objects
-            overlap, the one with the higher id is used.
+            file's name (plus 1 if a number is 0) if all files have different numbers there, else 1, 2, ... in sorted
+            order. Where objects overlap, the one with the higher id is used. The single object of a folder with one file,
+            or of a file such as obj_2.png, has the id of the name, unless its pixel values state another.
         size: (H, W) of the video. A mask of another size is resized with nearest neighbour, with a note. Default: the
             size of the mask.
         image: which picture of a COCO file with several: its file name or id.
@@ -77,6 +90,7 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
             turned = "; is it rotated by 90 degrees?" if (width - height) * (size[1] - size[0]) < 0 else ""
             notes.append(f"its aspect ratio differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
     objects = objects_in(labels)
+    notes += _remarks(labels, objects) if found.kind != FOLDER else []
     if not objects:
         sizes = f"from {width}x{height} to {labels.shape[1]}x{labels.shape[0]}"
         raise ValueError(f"mask {where} is empty after resizing {sizes}: draw larger objects")
@@ -84,7 +98,21 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
         notes.append(f"object {_list(lost)} is too small for the new size: no pixel is left")
     labels = labels.astype(label_dtype(objects[-1]))
     names = {i: name for i, name in found.names.items() if i in objects}
-    return Reading(labels, objects, tuple(notes), found.kind, names)
+    marks = {i: marks for i, marks in found.marks.items() if i in objects or i == 0}
+    return Reading(labels, objects, tuple(notes), found.kind, names, marks)
+
+
+def split_image(given: str) -> tuple[str, str | None]:
+    """Split FILE.json:IMAGE, which names one picture of a JSON file.
+
+    Args:
+        given: "task.json:frame_7.png", or any other path. An existing file whose name has a colon is not split.
+
+    Returns:
+        The file, and the name or id of the picture; None if none is named.
+    """
+    parts = re.fullmatch(r"(.+?\.json):(.+)", given, re.IGNORECASE)
+    return (parts[1], parts[2]) if parts and not Path(given).exists() else (given, None)
 
 
 def examine(source: Source, size: Size | None = None, image: str | int | None = None) -> list[str]:
@@ -146,7 +174,47 @@ def _find(source: Source, size: Size | None, image: str | int | None) -> tuple[s
         return where, _one_file_per_object(files, size)
     if files[0].suffix.lower() == ".json":
         return where, _json(files[0], size, image)
-    return where, read_picture(files[0])
+    in_folder = files[0] != Path(where)
+    return where, _numbered_by_name(read_picture(files[0]), files[0], in_folder)
+
+
+def _numbered_by_name(found: Found, file: Path, in_folder: bool) -> Found:
+    """Give the only object of a file the number in the file's name, unless its pixel values state another id.
+
+    In a folder every name counts, elsewhere only names such as obj_2.png: 00007.png is a frame.
+    """
+    objects, end = objects_in(found.labels), re.search(r"(\d+)$", file.stem)
+    stored = {m.value for m in found.marks.get(objects[0], ()) if m.kind == "value"} if len(objects) == 1 else {0}
+    frame = file.stem.isdecimal() and (stored or int(file.stem) == 0)
+    named = file.stem if in_folder else OBJECT_NAME.search(file.stem)
+    if not stored <= {1} or not named or frame or (end and int(end[1]) > 65535):
+        return found
+    number = int(end[1]) if end else 1
+    notes = (
+        [*found.notes, f"the id is the number at the end of the file name{', plus 1' * (not number)}"] if end else found.notes
+    )
+    marks = (Mark("number" if number else "number0", number),) * bool(end) + (Mark("file", file.stem),) * in_folder
+    i = number or 1
+    return Found(
+        (found.labels != 0).astype(label_dtype(i)) * label_dtype(i).type(i), found.kind, notes, {i: file.stem}, {i: marks}
+    )
+
+
+def _remarks(labels: Labels, objects: Sequence[int]) -> list[str]:
+    """Remark on objects that cover nearly the whole picture, and on a mask that seems inverted."""
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    counts, notes = np.bincount(labels.ravel(), minlength=max(objects, default=0) + 1), []
+    for i in objects:
+        share = counts[i] / labels.size
+        if share > 0.5 and share < 1 and np.sum(corners == i) >= 3 and np.mean(border == i) >= 0.6:
+            notes.append(
+                f"the mask seems inverted: object {i} covers {share:.1%} of the picture and {np.mean(border == i):.0%} of its "
+                "border; invert the mask if the object is the rest"
+            )
+        elif share >= WHOLE:
+            notes.append(f"object {i} covers {share:.1%} of the picture: check that it is the object and not the background")
+    return notes
 
 
 def _json(path: Path, size: Size | None, image: str | int | None) -> Found:
@@ -156,17 +224,25 @@ def _json(path: Path, size: Size | None, image: str | int | None) -> Found:
         data = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"mask {path} is not valid JSON: {error}") from None
-    labels, notes, kind, names = draw_annotations(data, f"mask {path}", size, image)
-    return Found(labels, kind, list(notes), names)
+    drawn = draw_annotations(data, f"mask {path}", size, image)
+    return Found(drawn.labels, drawn.kind, list(drawn.notes), drawn.names, drawn.marks)
 
 
 def _one_file_per_object(files: list[Path], size: Size | None) -> Found:
     ends = [re.search(r"(\d+)$", file.stem) for file in files]
-    ids = [int(end[1]) for end in ends if end]
-    numbered = len(set(ids)) == len(files) and min(ids) > 0 and max(ids) <= 65535
-    if not numbered:
-        ids = list(range(1, len(files) + 1))
+    numbers = [int(end[1]) for end in ends if end]
+    numbered = len(set(numbers)) == len(files)
+    from_zero = numbered and min(numbers) == 0
+    ids = [number + from_zero for number in numbers] if numbered else list(range(1, len(files) + 1))
+    if numbered and max(ids) > 65535:
+        numbered, ids = False, list(range(1, len(files) + 1))
     notes = ["ids are the numbers at the end of the file names" if numbered else "ids follow the sorted file names"]
+    if numbered and from_zero:
+        notes[0] += ", plus 1 since they count from 0"
+    kind: Kind = "number0" if from_zero else "number"
+    marks = {
+        i: ((Mark(kind, i - from_zero),) if numbered else ()) + (Mark("file", f.stem),) for f, i in zip(files, ids, strict=True)
+    }
     planes: list[Plane] = []
     for file, i in zip(files, ids, strict=True):
         found = read_picture(file)
@@ -184,7 +260,8 @@ def _one_file_per_object(files: list[Path], size: Size | None) -> Found:
             raise ValueError(f"mask {file}: expected {expected} pixels, the size of {files[0].name}, got {got}")
         if not plane.any():
             notes.append(f"{file.name} is empty: no object {i}")
-        notes += [f"{file.name}: {note}" for note in found.notes if not note.startswith("0 and 255")]
+        notes += [f"{file.name}: {note}" for note in found.notes if not note.startswith(("0 and 255", "0 and 65535"))]
+        notes += [f"{file.name}: {note}" for note in _remarks(plane * label_dtype(i).type(i), [i])]
         planes.append(plane)
     _reject_video(files, planes)
     labels: Labels = np.zeros(planes[0].shape, label_dtype(max(ids)))
@@ -194,7 +271,7 @@ def _one_file_per_object(files: list[Path], size: Size | None) -> Found:
         labels[plane] = i
     if covered:
         notes.append(f"{covered} px are in several objects: the later object is used")
-    return Found(labels, "one file per object", notes, {i: f.stem for f, i in zip(files, ids, strict=True)})
+    return Found(labels, FOLDER, notes, {i: f.stem for f, i in zip(files, ids, strict=True)}, marks)
 
 
 def _reject_video(files: list[Path], planes: list[Plane]) -> None:
