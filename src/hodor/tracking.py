@@ -337,8 +337,8 @@ def _check_memory(memory: Memory) -> None:
             raise ValueError("its objects do not fit")
         if entry.per_object.shape[:2] != (1, len(ids)) or entry.complete_B.shape != (1,):
             raise ValueError("its entries do not fit")
-        if len({tuple(each.shape[2:]) for each in (entry.per_object, next(iter(memory.frames.values())).per_object)}) > 1:
-            raise ValueError("its entries differ in shape")
+        if entry.per_object.shape[2] != next(iter(memory.frames.values())).per_object.shape[2]:  # prototypes are a flat list
+            raise ValueError("its entries differ in width")
     tensors = [t for entry in memory.frames.values() for t in entry.tensors().values()]
     for tensor in [*tensors, *memory.state.values(), *memory.tally.values()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
