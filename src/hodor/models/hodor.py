@@ -28,7 +28,7 @@ from hodor.models.attention import (
 )
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import Entry, Memory, Network, pad_to_multiple
-from hodor.models.layers import Linear, double, recompute
+from hodor.models.layers import GroupNorm, Linear, double, recompute
 from hodor.models.prediction import UNKNOWN, Features, Prediction
 from hodor.models.pyramid import FPN
 from hodor.models.readout import background_cells, dot_max, pool_hard, pool_soft
@@ -121,7 +121,7 @@ class HODOR(Network):
         self.width, self.grid, self.joint, self.pooling, self.barebones = width, grid, joint, pooling, barebones
         self.backbone = BACKBONES[backbone]()
         self.pyramid = FPN(self.backbone.channels, width, smooth=(fine_conv, True))
-        self.norms = nn.ModuleList([nn.GroupNorm(16, width) for _ in range(2)])
+        self.norms = nn.ModuleList([GroupNorm(16, width) for _ in range(2)])
         self.positions = nn.Parameter(torch.full((width,), 0.3)) if feature_positions else None
         if not barebones:
             self.encoder = Encoder(
@@ -393,15 +393,15 @@ class Decoder(nn.Module):
             self.convs = nn.Sequential(
                 nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
             )  # fmt: skip
-        self.reduce_fine = nn.Sequential(nn.Conv2d(width, width // 4, 1, bias=False), nn.ReLU(), nn.GroupNorm(8, width // 4))
+        self.reduce_fine = nn.Sequential(nn.Conv2d(width, width // 4, 1, bias=False), nn.ReLU(), GroupNorm(8, width // 4))
         self.head = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU(), nn.GroupNorm(8, width)
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.ReLU(), GroupNorm(8, width)
         )  # fmt: skip
         self.object_proj, self.cell_proj = Linear(width, width), Linear(width, width)
         self.catch_all = (
             nn.Sequential(
                 nn.Conv2d(width, width // 2, 3, padding=1, bias=False),
-                nn.GroupNorm(8, width // 2),
+                GroupNorm(8, width // 2),
                 nn.ReLU(),
                 nn.Conv2d(width // 2, 1, 1, bias=False),
             )
@@ -481,7 +481,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.heads = heads
         self.conv = DeformableConv(width) if convolution == "deformable" else nn.Conv2d(width, width, 3, padding=1)
-        self.conv_norm = nn.GroupNorm(16, width)
+        self.conv_norm = GroupNorm(16, width)
         self.q_proj = Linear(width, width)
         self.k_objects, self.v_objects = Linear(width, width), Linear(width, width)
         self.k_cells, self.v_cells = Linear(width, width), Linear(width, width)

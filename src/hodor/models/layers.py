@@ -148,6 +148,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "no
     return out
 
 
+class GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm that trains on a channels-last input without gradients, such as the map of a frozen backbone.
+
+    On a CPU, torch's backward pass of small channels-last maps (up to about 2,000 cells) writes the gradient of the input also
+    when there is none to write, which ends the process. So such an input gets a gradient, which nothing uses. No value changes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        if trains and not x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            x = x.detach().requires_grad_()
+        return super().forward(x)
+
+
 class Depthwise(nn.Conv2d):
     """A depthwise convolution (as many groups as channels) whose gradients take a quarter of the time on a CPU.
 

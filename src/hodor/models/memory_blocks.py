@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import Memory, Network
-from hodor.models.layers import Backbone, double, exactly
+from hodor.models.layers import Backbone, GroupNorm, double, exactly
 from hodor.models.matching import others, settle
 from hodor.models.resnet import ResNet
 
@@ -89,7 +89,7 @@ class Levels(nn.ModuleList):
     """
 
     def __init__(self, channels: Sequence[int], normed: bool) -> None:
-        norms: list[nn.Module] = [nn.GroupNorm(1, c) if normed else nn.Identity() for c in channels]
+        norms: list[nn.Module] = [GroupNorm(1, c) if normed else nn.Identity() for c in channels]
         if len(channels) > 3:
             context = nn.Conv2d(channels[3], channels[2], 1)
             nn.init.zeros_(context.weight)
@@ -313,7 +313,7 @@ class LightMaskEncoder(Backbone):
         super().__init__()
         layers: list[nn.Module] = []
         for outputs in (width // 8, width // 4, width // 2, width):
-            layers += [nn.Conv2d(in_channels, outputs, 3, 2, 1), nn.GroupNorm(1, outputs), nn.ReLU()]
+            layers += [nn.Conv2d(in_channels, outputs, 3, 2, 1), GroupNorm(1, outputs), nn.ReLU()]
             in_channels = outputs
         self.layers = nn.Sequential(*layers)
         self.channels = (width,)
