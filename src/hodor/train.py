@@ -355,7 +355,7 @@ def _network(recipe: Recipe) -> Network:
         own_format = recipe.backbone.suffix == ".safetensors"
         load_checkpoint(network.backbone, weights.read(recipe.backbone)[1] if own_format else read_pth(recipe.backbone))
     if recipe.init:
-        weights.fill(network, weights.read(recipe.init)[1], str(recipe.init))
+        weights.begin_from(network, recipe.init)
     network.backbone.freeze(recipe.frozen)
     if recipe.checkpoint:
         network.checkpoint_activations()

@@ -1,7 +1,7 @@
 """Backbones by name, and the mapping of public checkpoints to their parameters."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from hodor.models.efficientnet import EfficientNetLite
 from hodor.models.layers import Backbone, fold
 from hodor.models.resnet import ResNet
+from hodor.models.state_dicts import cut, not_finite, shortest, unwrapped
 from hodor.models.swin import SwinTiny
 
 __all__ = ["BACKBONES", "Backbone", "EfficientNetLite", "ResNet", "SwinTiny", "fold", "load_checkpoint", "remap"]
@@ -56,15 +57,12 @@ def load_checkpoint(backbone: Backbone, state: Mapping[str, Any]) -> list[str]:
         for name, value in own.items()
         if name in given and given[name].shape != value.shape
     ]
-    problems = [
-        f"{len(names)} {kind} ({_some(names)})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if names
-    ]
-    if problems:
-        name = type(backbone).__name__
-        advice = "give weights of the same architecture"
-        raise ValueError(f"checkpoint does not fit {name}: {', '.join(problems)}: {advice}")
+    kinds = [(n, k) for n, k in ((missing, "missing"), (unexpected, "unexpected"), (misshapen, "misshapen")) if n]
+    if kinds:
+        text = shortest(lambda shown: ", ".join(f"{len(n)} {kind} ({_some(n, shown)})" for n, kind in kinds), _SHOWN)
+        raise ValueError(f"checkpoint does not fit {type(backbone).__name__}: {text}: give weights of the same architecture")
+    if bad := not_finite(given):
+        raise ValueError(f"expected finite weights, got a checkpoint in which {bad}: give another file")
     backbone.load_state_dict(given, strict=False)
     return sorted(optional)
 
@@ -86,6 +84,7 @@ def remap(backbone: Backbone, state: Mapping[str, Any]) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), Mapping):
             state = state[key]
+    state = unwrapped(state)
     state = {key.removeprefix("module."): value for key, value in state.items() if not key.endswith(_REBUILT)}
     if any(key.startswith("backbone.") for key in state):  # a detector: drop its neck and heads
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
@@ -187,7 +186,6 @@ def _size(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "one number"
 
 
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    return ", ".join(names[:_SHOWN] + more)
+def _some(names: Sequence[str], shown: int) -> str:
+    more = [f"{len(names) - shown} more"] if len(names) > shown else []
+    return ", ".join([*map(cut, names[:shown]), *more])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hodor.models import cutie, stcn, weights, xmem
+from hodor.models import cutie, state_dicts, stcn, weights, xmem
 from hodor.models.base import Network
 
 HODOR_RULES: tuple[tuple[str, str | None], ...] = (
@@ -160,8 +160,9 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     """Read the state dict of a .pth file without executing anything in it.
 
     Args:
-        path: a file whose content is a dict of tensors, or has one under "model", "state_dict", "network" (a training state
-            of STCN or XMem) or "weights" (Cutie).
+        path: a file whose content is a dict of tensors, or has one under a name of `state_dicts.WRAPPERS`: "model",
+            "state_dict", "network" (a training state of STCN or XMem), "weights" (Cutie), "ema". A prefix such as "module."
+            before all names is removed.
 
     Raises:
         FileNotFoundError, ValueError: as `convert`.
@@ -183,9 +184,10 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can raise any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"{path} is not a PyTorch file: {reason}") from None
-    for name in ("model", "state_dict", "network", "weights"):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if state_dicts.is_run(content):
+        raise ValueError(state_dicts.run_line(path))
+    content = state_dicts.inner(content)
+    named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    if not named or not content:
         raise ValueError(f"{path} contains no state dict: give a dict of tensors, or one under 'model' or 'state_dict'")
-    return content
+    return state_dicts.unwrapped(content)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hodor.files import parse_json
 from hodor.masks import written_whole
+from hodor.models import state_dicts
 from hodor.models.base import Network
 from hodor.models.cutie import Cutie
 from hodor.models.hodor import HODOR
@@ -364,7 +365,11 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             about = (opened.metadata() or {}).get("hodor", "null")
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}): convert a .pth file with `hodor convert`") from None
+        if state_dicts.is_run_file(path):
+            raise ValueError(state_dicts.run_line(path)) from None
+        raise ValueError(
+            f"{path} is not a safetensors file ({str(error)[:100]}): convert a .pth file with `hodor convert`"
+        ) from None
     with contextlib.suppress(ValueError):
         about = parse_json(about)
     if not isinstance(about, dict) or not {"model", "settings", "size"} <= about.keys():
@@ -380,29 +385,53 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
 
     Args:
         network: the network.
-        state: tensors by name.
+        state: tensors by name; a prefix such as "module." before all of them is ignored (`state_dicts.unwrapped`).
         source: name of their file, for the message.
 
     Raises:
-        ValueError: "FILE does not fit the network: missing a; unexpected b; c is (7,), expected (32,)".
+        ValueError: "FILE does not fit the network: missing a; unexpected b; c is (7,), expected (32,)", of at most some
+            300 characters.
+        ValueError: "expected finite weights, got FILE, in which 3 of 120 tensors hold NaN or infinity (first: a): give ...".
     """
-    check_fit(network, state, source)
+    state = check_fit(network, state, source)
+    if bad := state_dicts.not_finite(state):
+        advice = "give weights from before the training diverged"
+        raise ValueError(f"expected finite weights, got {source}, in which {bad}: {advice}")
     own = network.state_dict()
     network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
 
 
-def check_fit(network: Network, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise ValueError, as `fill` does, if names or shapes of the tensors are not those of the network."""
+def check_fit(network: Network, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """Return the state under the network's names; raise ValueError, as `fill` does, if names or shapes are not the network's."""
     own = network.state_dict()
-    problems = [f"missing {k}" for k in own if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in own]
-    problems += [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if problems:
-        raise ValueError(f"{source} does not fit the network: {'; '.join(problems)}")
+    if state.keys() != own.keys():
+        plain = state_dicts.unwrapped(state)
+        state = plain if len(plain.keys() & own.keys()) > len(state.keys() & own.keys()) else state
+    if problems := state_dicts.problems(state, own):
+        raise ValueError(f"{source} does not fit the network: {problems}")
+    return state
+
+
+def begin_from(network: Network, path: str | Path) -> None:
+    """Load the weights of a file into a network that was built by its name.
+
+    Args:
+        network: the network.
+        path: see `load`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; "expected weights of xmem-lite, got FILE, which has those of hodor-lite: ...".
+    """
+    about, state = read(path)
+    try:
+        fill(network, state, str(path))
+    except ValueError as error:
+        if about["model"] == network.name or "does not fit" not in str(error):
+            raise
+        advice = f"give weights of {network.name}, or train {about['model']}"
+        raise ValueError(
+            f"expected weights of {network.name}, got {path}, which has those of {about['model']}: {advice}"
+        ) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
