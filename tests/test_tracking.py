@@ -236,6 +236,38 @@ def test_the_state_of_an_earlier_version_is_refused_in_one_line_and_changes_noth
     assert walk.memory is before
 
 
+def test_the_state_of_another_network_is_refused_in_one_line_and_changes_nothing(tmp_path: Path) -> None:
+    walk, path = tracker(), tmp_path / "state.safetensors"
+    walk.track(video(1)[0], labels(7, 300))
+    walk.save(path)
+    other = Tracker(tiny.network(pooling="soft"))
+    before = other.memory
+    advice = "load the network that the state was saved with, or start again"
+    words = rf"^expected the state of a tracker with HODOR, got .*state\.safetensors of HODOR with other settings: {advice}$"
+    with pytest.raises(ValueError, match=words):
+        other.restore(path)
+    assert other.memory is before
+    other.network.settings, other.network.name = walk.network.settings, "hodor-x"
+    with pytest.raises(ValueError, match=r"^expected the state of a tracker with hodor-x, got .* of HODOR: "):
+        other.restore(path)
+
+
+def test_a_network_in_training_mode_tracks_as_in_evaluation_mode_and_stays_in_training_mode() -> None:
+    network, frames = tiny.network(dropout=0.5), video(3)
+    network.eval()
+    still = Tracker(network)
+    expected = [still.track(frames[0], labels(1, 2)), *(still.track(frame) for frame in frames[1:])]
+    network.train()
+    modes = [module.training for module in network.modules()]
+    walk = Tracker(network)
+    found = [walk.track(frames[0], labels(1, 2)), *(walk.track(frame) for frame in frames[1:])]
+    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert [module.training for module in network.modules()] == modes
+    with pytest.raises(ValueError, match="expected a frame"):
+        walk.track(np.zeros((3, 3), np.uint8))
+    assert [module.training for module in network.modules()] == modes
+
+
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (45, 33), (200, 70), (31, 31)])
 def test_labels_come_back_at_the_frames_own_size(size: tuple[int, int]) -> None:
     walk, frames = tracker(), video(2, size)

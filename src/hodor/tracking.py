@@ -8,7 +8,8 @@ labels = tracker.track(frames[1])
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Tracker:
     reference to it, continue, and assign it again to return.
 
     Args:
-        network: the network, from `hodor.load`.
+        network: the network, from `hodor.load`. In training mode it is set to evaluation mode during every step.
         history: number of past frames kept in memory (T), at least 1. Default: the network's own (7 for HODOR, as in the
             paper).
         pin_first: whether to keep also, for each object, the first mask that was given and the latest. Default: the network's
@@ -138,7 +139,7 @@ class Tracker:
             ValueError: "expected labels with an id above 0, got none".
             ValueError: "expected a frame uint8 [H, W, 3] or a tensor [3, H, W], got (480, 854)".
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), _evaluating(self.network):
             image, size = self._image(frame)
             features = self.network.encode(image)
             # a memory set from outside can hold later frames
@@ -166,6 +167,7 @@ class Tracker:
         tensors |= {f"state.{name}": t for name, t in self.memory.state.items()}
         tensors |= {f"tally.{name}": t for name, t in self.memory.tally.items()}
         about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
+        about["network"] = _identity(self.network)
         data = to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}, {"tracker": json.dumps(about)})
         with written_whole(Path(path)) as out:
             out.write(data)
@@ -182,6 +184,7 @@ class Tracker:
         Raises:
             FileNotFoundError: "no file PATH".
             ValueError: "PATH is not the state of a tracker of this version".
+            ValueError: "expected the state of a tracker with xmem-lite, got PATH of stcn: ..."; the tracker is unchanged.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -198,6 +201,12 @@ class Tracker:
             _check_memory(memory)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path} is not the state of a tracker of this version") from None
+        own = _identity(self.network)
+        if (saved := about.get("network", own)) != own:  # states of earlier versions do not have it
+            theirs, mine = (str(each["model"])[:40] if isinstance(each, dict) else "?" for each in (saved, own))
+            theirs = f"{theirs} with other settings" if theirs == mine else theirs
+            advice = "load the network that the state was saved with, or start again"
+            raise ValueError(f"expected the state of a tracker with {mine}, got {path} of {theirs}: {advice}")
         self.memory, self.index = memory, index
         return note
 
@@ -319,6 +328,26 @@ class Tracker:
         if inner != size:
             image = F.interpolate(image, inner, mode="bilinear", align_corners=False)
         return image, size
+
+
+@contextmanager
+def _evaluating(network: Network) -> Iterator[None]:
+    """Set a network to evaluation mode, and after it every module to the mode that it had."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _identity(network: Network) -> dict[str, Any]:
+    """What networks must have in common to read each other's memories, as JSON returns it."""
+    kind = type(network).__name__
+    settings: dict[str, Any] = json.loads(json.dumps(dict(network.settings), default=str))
+    return {"model": network.name or kind, "class": kind, "settings": settings}
 
 
 def _under(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
