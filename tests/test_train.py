@@ -338,6 +338,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_batch(
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4]
 
 
+def test_weights_that_diverge_within_the_forward_pass_stop_the_run_and_leave_the_batch(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(network: Any, clip: Any, plan: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            torch.nn.functional.embedding_bag(torch.tensor([[-(2**62)]]), torch.ones(3, 2), mode="sum")
+        return real(network, clip, plan)
+
+    calls, real = 0, train.plans.rollout
+    monkeypatch.setattr(train.plans, "rollout", spoil)
+    with pytest.raises(FloatingPointError) as stop:
+        run(recipe, tmp_path)
+    message = f"expected a finite loss and gradient, got nan and nan at step 2: the batch is in {tmp_path / 'nan.pt'}"
+    assert str(stop.value) == f"{message}; lower --lr, or train in float32"
+    left = torch.load(tmp_path / "nan.pt", weights_only=True)
+    expected = train.Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed).batch(2)
+    assert torch.equal(left["clips"][0]["frames_BTCHW"], expected.frames_BTCHW)
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(), "DefaultCPUAllocator"]
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -200,7 +201,14 @@ def _run(
                 # gradients are exchanged between processes after the last part only
                 with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):
                     clip = clips[-1].to(device)
-                    losses, supervised = player(clip, step, parts[part].start, start)
+                    try:
+                        losses, supervised = player(clip, step, parts[part].start, start)
+                    except (RuntimeError, IndexError) as error:
+                        if not re.search(r"embedding_bag|valid range|out of (range|bounds)", str(error)):
+                            raise
+                        # positions that are not finite became indices: the loss could only be NaN
+                        nan = [journal.StepNumbers.unpack([math.nan] * (1 + len(journal.Terms._fields)))] * count
+                        _stop(out, recipe, step, clips, nan, rank)
                     (losses.total / len(parts)).backward()
                 terms.append(journal.Terms.of(losses, supervised[-1], clip))
             norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
