@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hodor.analysis.plots import load_matplotlib
 from hodor.frames import VideoWriter, open_source
 from hodor.masks import write_labels, written_whole
 from hodor.segment import Outputs, segment
@@ -405,6 +406,7 @@ def check_plot(path: Path) -> None:
         raise ValueError(f"expected a plot whose name ends in .png or .svg, got {path}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("a plot needs matplotlib: pip install 'hodor-vos[viz]'")
+    load_matplotlib()
 
 
 def plot(report: dict[str, Any], path: Path) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,26 @@ def check(path: Path) -> None:
     if path.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"expected a figure that ends in .png or .svg, got {path}")
     need("matplotlib", "a figure")
+    load_matplotlib()
+
+
+def load_matplotlib() -> None:
+    """Import matplotlib, also where MPLBACKEND names a backend that is not installed here, such as that of a notebook.
+
+    Figures are written to files without a backend. The variable keeps its value for child processes.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+
+        if backend is not None:
+            with suppress(ValueError):
+                matplotlib.rcParams["backend"] = backend
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def need(module: str, what: str) -> None:
