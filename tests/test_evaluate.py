@@ -277,7 +277,7 @@ def test_processes_without_a_main_guard_end_in_an_error(out: Path, ground_truth:
     )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
-    assert "RuntimeError: a scoring process died (exit code 1): start the script under `if __name__" in ended.stderr
+    assert "WorkerError: a scoring process died (exit code 1): start the script under `if __name__" in ended.stderr
 
 
 def test_json_holds_every_score_of_every_frame(out: Path, ground_truth: Path) -> None:

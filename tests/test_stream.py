@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,17 @@ def test_a_clip_depends_on_seed_step_and_index_alone(tmp_path: Path) -> None:
     frames = [clip.frames_BTCHW for clip in wanted.values()]
     frames.append(stream(*roots, seed=4).clip(0, 0).frames_BTCHW)
     assert not any(torch.equal(a, b) for i, a in enumerate(frames) for b in frames[:i])
+
+
+def test_a_stream_goes_to_another_process_with_the_same_clips(tmp_path: Path) -> None:
+    write_video(tmp_path, "a", 8)
+    write_pairs(tmp_path / "pairs", (1, 2, 3))
+    drawn = stream(tmp_path, tmp_path / "pairs")
+    expected = drawn.batch(3)
+    drawn.warm(1)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert same(pool.submit(drawn.batch, 3).result(), expected)
+    assert same(pickle.loads(pickle.dumps(drawn)).batch(3), expected)
 
 
 def test_dense_clips_follow_their_first_frame_in_order_within_the_gap(tmp_path: Path) -> None:

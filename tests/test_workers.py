@@ -69,6 +69,20 @@ def test_a_failure_comes_with_its_cause() -> None:
         list(each(fails, range(9), 2))
 
 
+def asserts(number: int) -> int:
+    assert number < 0
+    return number
+
+
+def test_a_bare_assertion_is_one_line_with_its_place() -> None:
+    words = (
+        r"^a scoring process failed: AssertionError \(test_workers\.py, line \d+\): use workers=1 \(--workers 1\) for [^\n]*$"
+    )
+    with pytest.raises(ValueError, match=words) as caught:
+        list(each(asserts, [5, 6], 2))
+    assert "Traceback" in str(caught.value.__cause__)
+
+
 def test_work_that_does_not_arrive_is_an_error() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)a scoring process failed: .*not here"):
         list(each(Unloadable(), range(9), 2))

@@ -72,6 +72,10 @@ class Stream:
         self.cutouts = [self._open_cutouts(root) for root in data.cutouts]
         self.shares = data.share or (1.0,) * len(self.sources)
 
+    def __reduce__(self) -> tuple[type[Stream], tuple[Data, int, int, int, int]]:
+        """Pickle the arguments alone: another process opens the roots again, and its clips are the same."""
+        return type(self), (self.data, self.frames, self.batch_size, self.seed, self.steps)
+
     @property
     def damaged(self) -> dict[Path, str]:
         """The damaged files found so far and their errors."""

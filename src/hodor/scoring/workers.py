@@ -18,6 +18,10 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class WorkerError(RuntimeError, ValueError):
+    """A scoring process failed or died. The commands print it as one line."""
+
+
 def each(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[int, Result]]:
     """Yield the results of all tasks as they are done.
 
@@ -33,7 +37,8 @@ def each(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | N
         (index of the task, work(task)).
 
     Raises:
-        RuntimeError: "a scoring process died (exit code 1): ..."; "a scoring process failed: ..." with the traceback.
+        WorkerError: "a scoring process died (exit code 1): ..."; "a scoring process failed: AssertionError (metrics.py, line 9):
+            ...", whose cause has the traceback of the process.
     """
     count = min(workers if workers is not None else os.cpu_count() or 1, len(tasks))
     if count <= 1:
@@ -59,7 +64,9 @@ def each(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | N
                 parent_end = cast("Connection", ready)
                 place, result, failure = _receive(parent_end, running[parent_end])
                 if failure:
-                    raise RuntimeError(f"a scoring process failed: {failure}")
+                    summary, trace = failure
+                    advice = "use workers=1 (--workers 1) for the whole traceback"
+                    raise WorkerError(f"a scoring process failed: {summary}: {advice}") from RuntimeError(trace)
                 left -= 1
                 _send(parent_end, running[parent_end], next(waiting, None))
                 yield place, result
@@ -77,17 +84,25 @@ def _serve(connection: Connection, packed: bytes) -> None:
     with suppress(EOFError, BrokenPipeError):
         try:
             work = pickle.loads(packed)
-        except Exception:
+        except Exception as error:
             connection.recv()
-            connection.send((0, None, traceback.format_exc()))
+            connection.send((0, None, _failure(error)))
             return
         while True:
             place, task = connection.recv()
             try:
-                answer = (place, work(task), "")
-            except Exception:
-                answer = (place, None, traceback.format_exc())
+                answer = (place, work(task), None)
+            except Exception as error:
+                answer = (place, None, _failure(error))
             connection.send(answer)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """An error in one line, with the place where it was raised, and its traceback."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:200]
+    named = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{named} ({os.path.basename(place.filename)}, line {place.lineno})", "".join(traceback.format_exception(error))
 
 
 def _send(connection: Connection, process: Any, message: Any) -> None:
@@ -105,9 +120,9 @@ def _receive(connection: Connection, process: Any) -> Any:
         raise _died(process) from None
 
 
-def _died(process: Any) -> RuntimeError:
+def _died(process: Any) -> WorkerError:
     process.join(5)
-    return RuntimeError(
+    return WorkerError(
         f"a scoring process died (exit code {process.exitcode}): start the script under "
         '`if __name__ == "__main__":`, give it more memory, or use workers=1'
     )
