@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from training import write_videos
 
 import benchmarks
 from hodor import cli
@@ -368,6 +369,16 @@ def test_a_row_shows_the_predicted_labels_of_evenly_spaced_frames(network: HODOR
     first, *_ = sheets.row(network, video, 3, given=True)
     assert (first.frame, first.score) == ("00000", None)
     assert np.array_equal(first.labels, video.labels("00000"))
+
+
+def test_a_video_of_one_frame_has_no_sheet_without_its_given_frame(tmp_path: Path) -> None:
+    write_videos(tmp_path, ("a",), frames=1)
+    (video,) = open_layout(tmp_path).videos
+    words = "expected at least one frame of video a after the given masks of 00000, got none: give a longer video"
+    with pytest.raises(ValueError, match=f"^{words}"):
+        sheets.row(tiny.network(), video, 3)
+    (cell,) = sheets.row(tiny.network(), video, 3, given=True)
+    assert cell.frame == "00000"
 
 
 def test_many_sequences_go_to_several_sheets(

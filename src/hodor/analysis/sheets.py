@@ -63,12 +63,18 @@ def row(
         given: begin with the first frame and its given mask.
         history: number of past frames kept in memory (T). Default: the network's own.
         size: short side inside the network, in pixels. Default: the network's own.
+
+    Raises:
+        ValueError: "expected at least one frame of video a after the given masks of 00000, got none: give a longer video".
     """
     index_of = {frame: index for index, frame in enumerate(video.frames)}
     begin = min((index_of[frame] for frame in video.given if frame in index_of), default=0)
     chosen = [begin + 1 + i for i in even(len(video.frames) - begin - 1, columns - given)]
     if given:
         chosen = [begin, *chosen]
+    if not chosen:
+        expected = f"expected at least one frame of video {video.name} after the given masks of {video.frames[begin]}"
+        raise ValueError(f"{expected}, got none: give a longer video, or leave it out with --sequences")
     images = dict(zip(chosen, video.pictures(chosen), strict=True))
     cells = []
     for index, followed, ids in runs.follow(network, video, history=history, size=size):

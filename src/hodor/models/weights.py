@@ -402,7 +402,7 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def check_fit(network: Network, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
-    """Return the state under the network's names; raise ValueError, as `fill` does, if names or shapes are not the network's."""
+    """Return the state under the network's names; raise ValueError, as `fill` does, if names or shapes are others."""
     own = network.state_dict()
     if state.keys() != own.keys():
         plain = state_dicts.unwrapped(state)

@@ -37,8 +37,8 @@ def each(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | N
         (index of the task, work(task)).
 
     Raises:
-        WorkerError: "a scoring process died (exit code 1): ..."; "a scoring process failed: AssertionError (metrics.py, line 9):
-            ...", whose cause has the traceback of the process.
+        WorkerError: "a scoring process died (exit code 1): ..."; "a scoring process failed: AssertionError (metrics.py,
+            line 9): ...", whose cause has the traceback of the process.
     """
     count = min(workers if workers is not None else os.cpu_count() or 1, len(tasks))
     if count <= 1:
@@ -90,6 +90,7 @@ def _serve(connection: Connection, packed: bytes) -> None:
             return
         while True:
             place, task = connection.recv()
+            answer: tuple[int, Any, tuple[str, str] | None]
             try:
                 answer = (place, work(task), None)
             except Exception as error:
