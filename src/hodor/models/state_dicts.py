@@ -86,7 +86,7 @@ def problems(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         own: the network's tensors by name.
 
     Returns:
-        "missing a; unexpected b; c is (7,), expected (32,)", or as many of them as `SHORT` characters have room for, then
+        "missing a; unexpected b; c is (7,), expected (32,)", or as many of them as fit into `SHORT` characters, then
         "and 412 more".
     """
     found = [f"missing {cut(name)}" for name in own if name not in state]
