@@ -110,6 +110,19 @@ def test_coco_ids_follow_the_order_and_the_later_object_is_used(tmp_path: Path) 
     assert "6 px are in several objects: the later object is used" in reading.notes
 
 
+@pytest.mark.parametrize(
+    ("attributes", "kind"), [({"rotation": 30.0}, "rotated boxes"), ({"rotation": 0.0}, "boxes"), (None, "boxes")]
+)
+def test_boxes_alone_are_named(tmp_path: Path, attributes: dict[str, float] | None, kind: str) -> None:
+    data = coco([])
+    data["annotations"][0] |= {"bbox": [1, 1, 4, 4], "attributes": attributes}
+    words = (
+        rf"c\.json holds {kind} alone, expected outlines or masks: draw polygons or masks, or convert the boxes to polygons$"
+    )
+    with pytest.raises(ValueError, match=words):
+        doctor.read(save(tmp_path / "c.json", data))
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_coco_track_ids_are_the_ids_and_equal_ones_one_object(tmp_path: Path, inside: bool) -> None:
     data = coco([SQUARE], [[8, 0, 10, 0, 10, 8, 8, 8]], [[0, 6, 2, 6, 2, 8, 0, 8]], [[0, 1, 6, 1, 6, 3, 0, 3]])

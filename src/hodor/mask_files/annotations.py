@@ -189,6 +189,12 @@ def _coco(data: dict[str, Any], size: Size | None, image: str | int | None) -> D
     names = {c["id"]: str(c["name"]) for c in data.get("categories") or []}
     drawable = [a for a in chosen if a.get("segmentation")]
     notes = []
+    if chosen and not drawable and all(a.get("bbox") for a in chosen):
+        turned = any((a.get("attributes") or {}).get("rotation") for a in chosen)
+        boxes = "rotated boxes" if turned else "boxes"
+        raise ValueError(
+            f"holds {boxes} alone, expected outlines or masks: draw polygons or masks, or convert the boxes to polygons"
+        )
     if len(drawable) < len(chosen):
         notes.append(f"{len(chosen) - len(drawable)} annotations without a segmentation left out")
     tracks = [_track(a) for a in drawable]
