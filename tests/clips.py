@@ -33,18 +33,19 @@ def make(
     form: str | None = None,
     flags: dict[str, str] | None = None,
     noise: bool = False,
+    tick: Fraction = Fraction(1, 1000),
     **options: Any,
 ) -> Path:
     with av.open(str(path), "w", format=form, options=flags or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options={k: str(v) for k, v in options.items()})
         stream.height, stream.width, stream.pix_fmt = *size, pixels
         if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = tick
         for i in range(count):
             image = np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) if noise else picture(i, size)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if times is not None:
-                frame.pts, frame.time_base = round(times[i] * 1000), Fraction(1, 1000)
+                frame.pts, frame.time_base = round(times[i] / tick), tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

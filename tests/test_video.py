@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,19 @@ def test_a_cut_file_gives_what_decodes_and_reports_where_it_stopped(suffix: str,
     again = open_source(cut)
     assert stamp(again.frames(reverse=True)) == frames[::-1]
     assert again.stopped == source.stopped
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_empty_packets_of_dropped_frames_are_no_damage_but_a_cut_is(cut: bool, tmp_path: Path) -> None:
+    times = [(i + i // 10 * 5) / 25 for i in range(48)]
+    path = make(tmp_path / "capture.avi", 48, "mjpeg", "yuvj420p", times=times, tick=Fraction(1, 25))
+    if cut:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source = open_source(path)
+    frames = list(source)
+    assert [number(f.image) for f in frames] == list(range(len(frames)))
+    assert (len(frames) < 40) if cut else (len(frames) == 48)
+    assert (source.stopped is not None) == cut
 
 
 def test_a_file_damaged_in_the_middle_stops_there_with_the_message_of_ffmpeg(tmp_path: Path) -> None:

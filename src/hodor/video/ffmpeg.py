@@ -149,6 +149,9 @@ class Video(Source):
 
     def _shortfall(self, container: InputContainer, stream: VideoStream, packets: int, end: float) -> str | None:
         """Describe how much of a cut file is missing: FFmpeg reports no error, but the header announces more."""
+        if container.format.name == "avi" and stream.average_rate:
+            # AVI counts the empty packets of dropped frames, which FFmpeg does not return: the next time stamp includes them
+            packets = max(packets, round(end * stream.average_rate))
         if packets < _announced(container, stream):
             return f"the file ends here, its header announces {stream.frames} frames"
         announced = 0.0
@@ -250,7 +253,8 @@ def _announced(container: InputContainer, stream: VideoStream) -> int:
 
 
 def _end(packet: Packet[Any]) -> float:
-    return float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+    start = packet.dts if packet.pts is None else packet.pts
+    return float(((start or 0) + (packet.duration or 0)) * packet.time_base)
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
