@@ -138,6 +138,7 @@ def test_frames_outside_an_edit_list_do_not_count(between: int, tmp_path: Path) 
 
 def test_backwards_nothing_is_decoded_twice_where_keyframes_are_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(make(tmp_path / "a.mp4", 100, g=10, bf=0))
+    assert next(source.frames(reverse=True)).index == 99  # the whole video is decoded once to number its frames
     runs, decoded = ffmpeg.Video._run, []
 
     def counted(self: ffmpeg.Video, key: int) -> Iterator[Any]:
@@ -179,23 +180,6 @@ def test_empty_packets_of_dropped_frames_are_no_damage_but_a_cut_is(cut: bool, t
     assert [number(f.image) for f in frames] == list(range(len(frames)))
     assert (len(frames) < 40) if cut else (len(frames) == 48)
     assert (source.stopped is not None) == cut
-
-
-def test_a_file_damaged_in_the_middle_stops_there_with_the_message_of_ffmpeg(tmp_path: Path) -> None:
-    path = make(tmp_path / "a.mp4", 100, g=10, noise=True)
-    whole = stamp(open_source(path).frames())
-    data = bytearray(path.read_bytes())
-    middle = data.index(b"mdat") + len(data) * 55 // 100
-    data[middle : middle + 4000] = b"\xff" * 4000
-    path.write_bytes(data)
-    source = open_source(path)
-    frames = stamp(source.frames())
-    assert 45 < len(frames) < 65
-    assert frames[:10] == whole[:10]
-    assert source.stopped == f"frame {len(frames)}: Invalid data found when processing input"
-    backwards = [f.index for f in source.frames(reverse=True)]
-    assert backwards == list(range(99, 99 - len(backwards), -1))  # it stops: no gap
-    assert 20 < len(backwards) < 45
 
 
 @pytest.mark.parametrize("reverse", [False, True])

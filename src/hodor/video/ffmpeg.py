@@ -1,8 +1,9 @@
 """Read a video file, an address or a camera with FFmpeg (PyAV). See hodor.frames.
 
-From the start, frames are counted while they are decoded. To start at a later frame or to read backwards, the packets are
-first read without decoding: their sorted time stamps give the numbers of the frames and the keyframes from which to
-decode.
+A frame's number is its place in the order in which the decoder returns the frames from the start of the file. To start at
+a later frame or to read backwards, the file is first decoded once without converting its pictures. If the time stamps of
+the frames are unique and increasing, they then give the number of each frame after a jump to a keyframe; otherwise every
+read decodes from the start.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,34 +22,34 @@ import av
 import numpy as np
 
 from hodor.files import MAX_PIXELS
+from hodor.video.decoding import Decoded, Pass
 from hodor.video.source import Frame, Picture, Source, size_of
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
     from av.container import InputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 BLOCK = 32  # frames held at once when a video is read backwards
+BLOCK_BYTES = 256 << 20  # pictures held at once when every block must be decoded from the start
+PROBE = 64  # frames that are decoded to see whether their time stamps increase
 ACCURATE = 0x2 | 0x2000 | 0x40000  # swscale: bilinear, full chroma interpolation, accurate rounding
 
 
 class _Index(NamedTuple):
-    """What packets contain without decoding.
+    """What one pass over the whole video has found.
 
     Attributes:
-        pts: time stamps of the frames, sorted.
-        keys: indices of the keyframes.
-        packets: number of packets.
-        end: end of the last packet, in seconds.
+        count: number of frames.
+        pts: time stamps of the frames, strictly increasing; None if they do not identify the frames.
+        keys: numbers of the frames at which decoding can begin, sorted; [0] if `pts` is None.
     """
 
-    pts: array[int]
+    count: int
+    pts: array[int] | None
     keys: list[int]
-    packets: int
-    end: float
 
 
 class Video(Source):
@@ -68,6 +69,9 @@ class Video(Source):
         super().__init__(name)
         self._url, self._shown = url, shown
         self._first: int | None = None
+        self._local = url.startswith("file:")
+        self._threads = True
+        self._timed: bool | None = None
         container, stream = self._open()
         with container:
             self.rate = stream.average_rate or stream.guessed_rate
@@ -77,13 +81,14 @@ class Video(Source):
             if self.count is None and seconds and self.rate:
                 self.count, self.estimated = max(1, round(seconds * self.rate)), True
             aspect, self._tick = stream.sample_aspect_ratio, stream.time_base
-        _, frame = next(self._run(0), (0, None))
-        if frame is None:
+        with contextlib.closing(self._run(0)) as run:
+            _, first = next(run, (0, None))
+        if first is None:
             raise ValueError(
                 f"no frame of {shown} decodes ({self.stopped or 'it is empty'}): check whether the file is complete"
             )
         self.stopped = None
-        self._first = frame.pts
+        frame, self._first, _ = first
         self._matrix = _display_matrix(frame)
         self.size = size_of(self._picture(frame))
         if aspect not in (None, 0, 1):
@@ -111,41 +116,59 @@ class Video(Source):
         if streams[0].codec_context is None:
             container.close()
             raise ValueError(f"{self._shown} is not a video FFmpeg can read: its codec is unknown")
-        streams[0].thread_type = "AUTO"
+        streams[0].thread_type = "AUTO" if self._threads else "SLICE"
         streams[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return container, streams[0]
 
-    def _run(self, key: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Yield index and decoded frame, from keyframe `key` to the end of what decodes.
+    def _run(self, key: int) -> Generator[tuple[int, Decoded]]:
+        """Yield number and decoded frame, from keyframe `key` to the end of what decodes."""
+        if key:
+            yield from self._run_from(key)
+            return
+        number = 0
+        while True:
+            container, stream = self._open()
+            with container:
+                whole = Pass(container, stream)
+                for place, decoded in enumerate(whole.frames()):
+                    if whole.errors and self._threads and self._local:
+                        break
+                    if place < number:
+                        continue
+                    if decoded.message is not None:
+                        self.damaged[place] = decoded.message
+                    yield place, decoded
+                    number = place + 1
+                if not (whole.errors and self._threads and self._local):
+                    problem = whole.problem or self._shortfall(container, stream, whole.packets, whole.end)
+                    if problem:
+                        self.stopped = f"frame {number}: {problem}"
+                    self._passed = whole
+                    return
+            self._threads = False  # frames decoded in parallel report an error after later packets: decode again without
 
-        From keyframe 0 the frames are counted. From a later keyframe their index is looked up by pts; a first frame
-        without a pts has no valid index.
-        """
+    def _run_from(self, key: int) -> Generator[tuple[int, Decoded]]:
+        index, last, before = self._index, -1, None
+        assert index.pts is not None
         container, stream = self._open()
-        packets, end, problem, number = 0, 0.0, None, -1 if key == 0 else sys.maxsize
         with container:
-            if key and self._index:
-                container.seek(self._index.pts[key], stream=stream)
+            container.seek(index.pts[key], stream=stream)
+            for decoded in Pass(container, stream).frames():
+                number = bisect_left(index.pts, decoded.pts) if decoded.pts is not None else index.count
+                if decoded.message is not None or number == index.count or index.pts[number] != decoded.pts:
+                    continue
+                if before is not None:
+                    yield from self._repeated(before, last, number)
+                yield number, decoded
+                last, before = number, decoded
+            if before is not None:
+                yield from self._repeated(before, last, index.count)
 
-            def decoded() -> Iterator[VideoFrame]:
-                nonlocal packets, end, problem
-                try:
-                    for packet in _complete(container.demux(stream)):
-                        packets, end = packets + 1, max(end, _end(packet))
-                        yield from stream.decode(packet)
-                except av.error.FFmpegError as e:
-                    problem = e.strerror
-                with contextlib.suppress(av.error.FFmpegError):  # frames that the decoder's threads still hold
-                    yield from stream.codec_context.decode(None)
-
-            for frame in decoded():
-                number = number + 1 if key == 0 else self._rank(frame.pts, number + 1)
-                yield number, frame
-            if key and self._index:
-                packets, end = self._index.packets, self._index.end
-            problem = problem or self._shortfall(container, stream, packets, end)
-            if problem:
-                self.stopped = f"frame {number + 1}: {problem}"
+    def _repeated(self, before: Decoded, last: int, stop: int) -> Iterator[tuple[int, Decoded]]:
+        """Yield the damaged frames directly after frame `last`, each with its picture."""
+        assert self._index.pts is not None
+        for number in itertools.takewhile(self.damaged.__contains__, range(last + 1, stop)):
+            yield number, Decoded(before.frame, self._index.pts[number], self.damaged[number])
 
     def _shortfall(self, container: InputContainer, stream: VideoStream, packets: int, end: float) -> str | None:
         """Describe how much of a cut file is missing: FFmpeg reports no error, but the header announces more."""
@@ -164,86 +187,104 @@ class Video(Source):
         return None
 
     @cached_property
-    def _index(self) -> _Index | None:
-        """The index, read once; None if packets have no time stamps (a raw stream): then every read starts at frame 0."""
-        pts, keys, packets, end = set(), set(), 0, 0.0
-        container, stream = self._open()
-        with container:
-            for packet in _complete(container.demux(stream)):
-                packets, end = packets + 1, max(end, _end(packet))
-                if packet.pts is None or self._first is None:
-                    return None
-                # an edit list marks packets that are decoded but not shown; others before the first frame never decode
-                if packet.pts >= self._first and not packet.is_discard:
-                    pts.add(packet.pts)
-                    if packet.is_keyframe:
-                        keys.add(packet.pts)
-            problem = self._shortfall(container, stream, packets, end)
-            self.stopped = self.stopped or (f"frame {len(pts)}: {problem}" if problem else None)
-        table = array("q", sorted(pts))
-        self.count, self.estimated = len(table), False
-        return _Index(table, sorted({0, *(bisect_left(table, p) for p in keys)}), packets, end)
+    def _index(self) -> _Index:
+        """The numbers of the frames, from one pass over the whole file."""
+        stamps = [decoded.pts for _, decoded in self._run(0)]
+        self.count, self.estimated = len(stamps), False
+        self._increasing = _increase(stamps)
+        packets = self._passed.stamps
+        unique = {pts for pts in packets if pts is not None}
+        if not self._increasing or len(unique) < len(packets) or not unique.issuperset(stamps):
+            self.notes.append("its time stamps do not identify its frames: it is decoded from the start again, which is slower")
+            return _Index(len(stamps), None, [0])
+        table = array("q", (pts for pts in stamps if pts is not None))
+        places = {pts: number for number, pts in enumerate(table)}
+        keys = {places[pts] for pts in self._passed.keys if pts in places} - self.damaged.keys()
+        return _Index(len(table), table, sorted({0, *keys}))
 
-    def _rank(self, pts: int | None, otherwise: int) -> int:
-        """Return the index of the frame with this pts, `otherwise` if there is none."""
-        table = self._index.pts if self._index else array("q")
-        place = bisect_left(table, pts) if pts is not None else len(table)
-        return place if place < len(table) and table[place] == pts else otherwise
+    def _check_times(self) -> None:
+        """Decide once whether time stamps are used."""
+        if self._timed is not None:
+            return
+        self._timed = True
+        if "_index" in vars(self):
+            usable = self._increasing
+        elif self._local:
+            with contextlib.closing(self._run(0)) as run:
+                usable = _increase([decoded.pts for _, decoded in itertools.islice(run, PROBE)])
+            container, stream = self._open()
+            with container:
+                scan = Pass(container, stream)
+                scan.scan()
+            usable = usable and scan.ordered
+        else:
+            return
+        if not usable:
+            self._ignore_times()
 
-    def _decode(self, start: int, stop: int | None) -> Iterator[Frame]:
-        index = self._index if start else None
-        before = index.keys[: bisect_right(index.keys, start)] if index else [0]
+    def _ignore_times(self) -> None:
+        self._timed = False
+        rate = f"{float(self.rate):g} frames/s" if self.rate else "25 frames/s"
+        self.notes.append(f"time stamps of {self._shown} are not increasing: films take its frame rate, {rate}")
+
+    def _decode(self, start: int, stop: int | None, keys: Sequence[int] | None = None) -> Iterator[Frame]:
+        if start:
+            begin = next((n for n in range(start, 0, -1) if n not in self.damaged), 0) if self._index else 0
+            keys = self._index.keys if keys is None else keys
+            before = keys[: bisect_right(keys, begin)]
+        else:
+            before = [0]
+        expected = start
         # a container that seeks by dts can start after the requested keyframe: then try two earlier keyframes, at last 0
-        for key in [*before[:0:-1][:2], 0]:
-            run = self._run(key)
-            first = next(run, None)
-            if key == 0 or (first is not None and first[0] <= start):
-                break
-        for number, frame in itertools.chain([first] if first else [], run):
-            if number >= start and (stop is None or number < stop):
-                yield Frame(number, f"{number:05d}", self._picture(frame), self._time(frame, number))
-            if stop is not None and number >= stop - 1:
-                break
-        run.close()  # type: ignore[attr-defined]
+        for key in [*before[:0:-1][:3], 0]:
+            with contextlib.closing(self._run(key)) as run:
+                for number, decoded in run:
+                    if number < expected:
+                        continue
+                    if number > expected or (stop is not None and number >= stop):
+                        break
+                    picture = self._picture(decoded.frame)
+                    yield Frame(number, f"{number:05d}", picture, self._time(decoded.pts, number))
+                    expected += 1
+                    if expected == stop:
+                        return
+            if start and expected >= self._index.count:
+                return
 
     def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
-        return self._decode(start, stop) if stop is None or stop > start else iter(())
+        if stop is not None and stop <= start:
+            return
+        self._check_times()
+        last = -1.0
+        for frame in self._decode(start, stop):
+            if frame.time is not None and frame.time <= last and self._timed:
+                self._ignore_times()
+            last = last if frame.time is None else frame.time
+            yield frame if self._timed else frame._replace(time=None)
 
     def _backward(self, start: int, stop: int | None) -> Iterator[Frame]:
         index = self._index
-        total = len(index.pts) if index else sum(1 for _ in self._run(0))
-        keys = index.keys if index else [0]
-        high = end = total if stop is None else min(stop, total)
+        self._check_times()
+        most = BLOCK if index.pts else max(BLOCK, BLOCK_BYTES // (3 * self.size[0] * self.size[1]))
+        high = index.count if stop is None else min(stop, index.count)
         while high > start:
-            low = max(start, high - BLOCK)
-            place = bisect_left(keys, low)  # a block that starts on a keyframe decodes nothing twice
-            low = keys[place] if place < len(keys) and keys[place] < high else low
+            low = max(start, high - most)
+            place = bisect_left(index.keys, low)  # a block that starts on a keyframe decodes nothing twice
+            low = index.keys[place] if place < len(index.keys) and index.keys[place] < high else low
             block = list(self._decode(low, high))
-            if high < end and (not block or block[-1].index != high - 1):
-                return  # damaged here: the frames before would not be adjacent to those already returned
             while block:
                 yield block.pop()
             high = low
 
-    def _time(self, frame: VideoFrame, number: int) -> float | None:
-        if frame.pts is not None and self._tick is not None and self._first is not None:
-            return float((frame.pts - self._first) * self._tick)
+    def _time(self, pts: int | None, number: int) -> float | None:
+        if not self._timed:
+            return None
+        if pts is not None and self._tick is not None and self._first is not None:
+            return float((pts - self._first) * self._tick)
         return float(number / self.rate) if self.rate else None
 
     def _picture(self, frame: VideoFrame) -> Picture:
         return _turn(_rgb(frame), self._matrix)
-
-
-def _complete(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
-    """Yield the packets with data, without a last one in which the file was cut: it would decode to grey blocks."""
-    held = None
-    for packet in packets:
-        if packet.size:
-            if held is not None:
-                yield held
-            held = packet if packet.is_corrupt else None
-            if held is None:
-                yield packet
 
 
 def _announced(container: InputContainer, stream: VideoStream) -> int:
@@ -252,9 +293,10 @@ def _announced(container: InputContainer, stream: VideoStream) -> int:
     return min(stream.frames, indexed or stream.frames)
 
 
-def _end(packet: Packet[Any]) -> float:
-    start = packet.dts if packet.pts is None else packet.pts
-    return float(((start or 0) + (packet.duration or 0)) * packet.time_base)
+def _increase(stamps: Sequence[int | None]) -> bool:
+    """Whether all time stamps are present and strictly increasing, or all are absent."""
+    present = [pts for pts in stamps if pts is not None]
+    return len(present) in (0, len(stamps)) and all(a < b for a, b in itertools.pairwise(present))
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:

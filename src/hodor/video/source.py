@@ -44,6 +44,8 @@ class Source:
         estimated: True while `count` is an estimate from the duration.
         rate: average rate in frames a second, None if unknown.
         notes: what was skipped or ignored, one line each.
+        damaged: number of each frame read so far that does not decode -> FFmpeg's message. Its picture is that of the
+            frame before it; at the start of a video, of the frame after it.
         stopped: "frame 37: ..." with FFmpeg's message, after a damaged video has been read as far as it decodes; else
             None.
     """
@@ -57,6 +59,7 @@ class Source:
         self.estimated = False
         self.rate: Fraction | None = None
         self.notes: list[str] = []
+        self.damaged: dict[int, str] = {}
         self.stopped: str | None = None
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[Frame]:

@@ -1,0 +1,169 @@
+"""Decode the packets of an open video in order, past damaged ones. See hodor.video.ffmpeg."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import av
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+
+class Decoded(NamedTuple):
+    """One frame in the order of the decoder.
+
+    Attributes:
+        frame: the frame; of a damaged one the frame before it, at the start the frame after it.
+        pts: time stamp of the frame, in ticks of the stream; None if it has none.
+        message: FFmpeg's message if the frame is damaged, else None.
+    """
+
+    frame: VideoFrame
+    pts: int | None
+    message: str | None = None
+
+
+class Pass:
+    """One pass over the packets of a video. A packet that does not decode takes the place that its time stamp gives it.
+
+    A packet without a time stamp takes the place at which its error appears. Packets before the first keyframe that
+    do not decode have no place: a recording that begins between two keyframes begins with such packets.
+
+    Args:
+        container: the open file.
+        stream: its video stream.
+
+    Attributes:
+        packets: number of packets so far.
+        end: end of the last packet, in seconds.
+        stamps: time stamps of the packets that are shown, in the order of the file, None where one has none.
+        keys: those of the keyframes among them.
+        errors: number of errors so far.
+        problem: FFmpeg's message, if an error in the file itself ended the pass.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        self.packets, self.end = 0, 0.0
+        self.stamps: list[int | None] = []
+        self.keys: list[int] = []
+        self._decodes: list[int] = []
+        self.errors = 0
+        self.problem: str | None = None
+        self._message = ""  # of the last error
+        self._failed: dict[int, str] = {}
+        self._waiting: list[int] = []  # heap: time stamps of packets whose frame has not appeared
+        self._exact = True  # until the first error, each packet has given a frame
+        self._counted: int | None = None  # time stamp of the first keyframe, from which damaged frames are counted
+        self._unplaced = 0  # damaged frames without a time stamp that have not been returned
+
+    def frames(self) -> Iterator[Decoded]:
+        """Yield the frames in the order of the decoder, with the damaged ones at their places."""
+        last: VideoFrame | None = None
+        for frame in self._decoded():
+            for pts, message in self._missing(frame.pts, last is None):
+                yield Decoded(last or frame, pts, message)
+            last = frame
+            yield Decoded(frame, frame.pts)
+        if last is not None:
+            for pts, message in self._missing(None, False, ended=True):
+                yield Decoded(last, pts, message)
+
+    def scan(self) -> None:
+        """Read all packets without decoding them."""
+        for packet in self._read():
+            self._add(packet)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the packets have unique time stamps in an order that the decoder can return, or none has one."""
+        present = [pts for pts in self.stamps if pts is not None]
+        return len(set(present)) in (0, len(self.stamps)) and self._decodes == sorted(self._decodes)
+
+    def _read(self) -> Iterator[Packet[Any]]:
+        try:
+            yield from complete(self._container.demux(self._stream))
+        except av.error.FFmpegError as e:
+            self.problem = e.strerror
+
+    def _add(self, packet: Packet[Any]) -> None:
+        self.packets, self.end = self.packets + 1, max(self.end, end_of(packet))
+        if packet.is_discard:  # an edit list marks packets that are decoded but not shown
+            return
+        self.stamps.append(packet.pts)
+        if packet.dts is not None:
+            self._decodes.append(packet.dts)
+        if packet.pts is not None and packet.is_keyframe:
+            self.keys.append(packet.pts)
+            if self._counted is None:
+                self._counted = packet.pts
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        for packet in self._read():
+            self._add(packet)
+            if not packet.is_discard and packet.pts is not None:
+                heapq.heappush(self._waiting, packet.pts)
+            try:
+                frames = self._stream.decode(packet)
+            except av.error.FFmpegError as e:
+                self._fail(e)
+                if packet.pts is not None:
+                    self._failed[packet.pts] = self._message
+                else:
+                    self._unplaced += 1
+                continue
+            yield from frames
+        try:  # frames that the decoder's threads still hold
+            frames = self._stream.codec_context.decode(None)
+        except av.error.FFmpegError as e:
+            self._fail(e)
+        else:
+            yield from frames
+
+    def _fail(self, error: av.error.FFmpegError) -> None:
+        self.errors, self._message = self.errors + 1, error.strerror or str(error)
+
+    def _missing(self, pts: int | None, first: bool, ended: bool = False) -> list[tuple[int | None, str]]:
+        """Return time stamps and messages of the damaged frames before a frame, or before the end."""
+        found: list[tuple[int | None, str]] = []
+        while self._waiting and (ended or (pts is not None and self._waiting[0] < pts)):
+            stamp = heapq.heappop(self._waiting)
+            if first and (self._counted is None or stamp < self._counted or not self.errors):
+                self._failed.pop(stamp, None)
+            elif stamp in self._failed:
+                found.append((stamp, self._failed.pop(stamp)))
+            elif self.errors and self._exact:
+                found.append((stamp, self._message))
+            elif not ended:
+                self._exact = False
+        if self._waiting and self._waiting[0] == pts:
+            heapq.heappop(self._waiting)
+        if first and not found and not self._failed:
+            self.errors = self._unplaced = 0
+        found += [(None, self._message)] * self._unplaced
+        self._unplaced = 0
+        return found
+
+
+def complete(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """Yield the packets with data, without a last one in which the file was cut: it would decode to grey blocks."""
+    held = None
+    for packet in packets:
+        if packet.size:
+            if held is not None:
+                yield held
+            held = packet if packet.is_corrupt else None
+            if held is None:
+                yield packet
+
+
+def end_of(packet: Packet[Any]) -> float:
+    """Return the end of a packet, in seconds."""
+    start = packet.dts if packet.pts is None else packet.pts
+    return float(((start or 0) + (packet.duration or 0)) * packet.time_base)
