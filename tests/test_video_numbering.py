@@ -167,7 +167,8 @@ def test_films_of_frames_whose_stamps_step_back_take_the_frame_rate(tmp_path: Pa
         for frame in source:
             writer.write(frame.image, frame.time)
     film = list(open_source(tmp_path / "film.mp4"))
-    assert [number(f.image) for f in film] == list(range(COUNT))
+    for written, frame in zip(film, source, strict=True):
+        assert abs(written.image.mean() - frame.image.mean()) < 2
     assert [f.time for f in film] == pytest.approx([i / 25 for i in range(COUNT)])
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+WITH_BEGINNING = ("mov", "matroska", "avi", "flv", "asf", "mxf", "ogg", "nut", "gif")
+"""Formats whose files begin with a keyframe."""
+
+
 class Decoded(NamedTuple):
     """One frame in the order of the decoder.
 
@@ -32,8 +36,9 @@ class Decoded(NamedTuple):
 class Pass:
     """One pass over the packets of a video. A packet that does not decode takes the place that its time stamp gives it.
 
-    A packet without a time stamp takes the place at which its error appears. Packets before the first keyframe that
-    do not decode have no place: a recording that begins between two keyframes begins with such packets.
+    A packet without a time stamp takes the place at which its error appears. In a transport or raw stream, packets
+    before the first frame have no place: a recording that begins between two keyframes begins with packets that do not
+    decode.
 
     Args:
         container: the open file.
@@ -45,6 +50,7 @@ class Pass:
         stamps: time stamps of the packets that are shown, in the order of the file, None where one has none.
         keys: those of the keyframes among them.
         errors: number of errors so far.
+        skipped: number of packets before the first frame that do not decode and have no place.
         problem: FFmpeg's message, if an error in the file itself ended the pass.
     """
 
@@ -54,13 +60,13 @@ class Pass:
         self.stamps: list[int | None] = []
         self.keys: list[int] = []
         self._decodes: list[int] = []
-        self.errors = 0
+        self.errors = self.skipped = 0
         self.problem: str | None = None
         self._message = ""  # of the last error
         self._failed: dict[int, str] = {}
         self._waiting: list[int] = []  # heap: time stamps of packets whose frame has not appeared
         self._exact = True  # until the first error, each packet has given a frame
-        self._counted: int | None = None  # time stamp of the first keyframe, from which damaged frames are counted
+        self._begins = container.format.name.startswith(WITH_BEGINNING)
         self._unplaced = 0  # damaged frames without a time stamp that have not been returned
 
     def frames(self) -> Iterator[Decoded]:
@@ -101,8 +107,6 @@ class Pass:
             self._decodes.append(packet.dts)
         if packet.pts is not None and packet.is_keyframe:
             self.keys.append(packet.pts)
-            if self._counted is None:
-                self._counted = packet.pts
 
     def _decoded(self) -> Iterator[VideoFrame]:
         for packet in self._read():
@@ -131,23 +135,21 @@ class Pass:
 
     def _missing(self, pts: int | None, first: bool, ended: bool = False) -> list[tuple[int | None, str]]:
         """Return time stamps and messages of the damaged frames before a frame, or before the end."""
-        found: list[tuple[int | None, str]] = []
+        if first and not self._begins:
+            self.skipped, self.errors, self._unplaced = self.errors, 0, 0
+            self._failed.clear()
+        found: list[tuple[int | None, str]] = [(None, self._message)] * self._unplaced
+        self._unplaced = 0
         while self._waiting and (ended or (pts is not None and self._waiting[0] < pts)):
             stamp = heapq.heappop(self._waiting)
-            if first and (self._counted is None or stamp < self._counted or not self.errors):
-                self._failed.pop(stamp, None)
-            elif stamp in self._failed:
+            if stamp in self._failed:
                 found.append((stamp, self._failed.pop(stamp)))
             elif self.errors and self._exact:
                 found.append((stamp, self._message))
-            elif not ended:
+            elif not first:
                 self._exact = False
         if self._waiting and self._waiting[0] == pts:
             heapq.heappop(self._waiting)
-        if first and not found and not self._failed:
-            self.errors = self._unplaced = 0
-        found += [(None, self._message)] * self._unplaced
-        self._unplaced = 0
         return found
 
 

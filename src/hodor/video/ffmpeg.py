@@ -72,6 +72,7 @@ class Video(Source):
         self._local = url.startswith("file:")
         self._threads = True
         self._timed: bool | None = None
+        self._skipped = 0
         container, stream = self._open()
         with container:
             self.rate = stream.average_rate or stream.guessed_rate
@@ -131,15 +132,18 @@ class Video(Source):
             with container:
                 whole = Pass(container, stream)
                 for place, decoded in enumerate(whole.frames()):
-                    if whole.errors and self._threads and self._local:
+                    if (whole.errors or whole.skipped) and self._threads and self._local:
                         break
+                    if place == 0 and whole.skipped and not self._skipped:
+                        self._skipped = whole.skipped
+                        self.notes.append(f"{whole.skipped} packets before its first frame do not decode: they are not counted")
                     if place < number:
                         continue
                     if decoded.message is not None:
                         self.damaged[place] = decoded.message
                     yield place, decoded
                     number = place + 1
-                if not (whole.errors and self._threads and self._local):
+                if not ((whole.errors or whole.skipped) and self._threads and self._local):
                     problem = whole.problem or self._shortfall(container, stream, whole.packets, whole.end)
                     if problem:
                         self.stopped = f"frame {number}: {problem}"
@@ -189,9 +193,10 @@ class Video(Source):
     @cached_property
     def _index(self) -> _Index:
         """The numbers of the frames, from one pass over the whole file."""
-        stamps = [decoded.pts for _, decoded in self._run(0)]
+        frames = [(decoded.pts, decoded.message) for _, decoded in self._run(0)]
+        stamps = [pts for pts, _ in frames]
         self.count, self.estimated = len(stamps), False
-        self._increasing = _increase(stamps)
+        self._increasing = _increase([pts for pts, message in frames if message is None])
         packets = self._passed.stamps
         unique = {pts for pts in packets if pts is not None}
         if not self._increasing or len(unique) < len(packets) or not unique.issuperset(stamps):
@@ -211,7 +216,7 @@ class Video(Source):
             usable = self._increasing
         elif self._local:
             with contextlib.closing(self._run(0)) as run:
-                usable = _increase([decoded.pts for _, decoded in itertools.islice(run, PROBE)])
+                usable = _increase([d.pts for _, d in itertools.islice(run, PROBE) if d.message is None])
             container, stream = self._open()
             with container:
                 scan = Pass(container, stream)
