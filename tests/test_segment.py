@@ -613,6 +613,51 @@ def test_a_run_killed_while_its_files_are_assembled_can_be_resumed(tmp_path: Pat
 # Errors
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 30 frames whose frames 7 and 8 are overwritten."""
+    path = video(tmp_path_factory.mktemp("damaged") / "clip.mp4", 30)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0)]
+    data = path.read_bytes()
+    for packet in packets[7:9]:
+        data = data.replace(packet, b"\xff" * len(packet))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("given", [0, 20])
+def test_damaged_frames_are_named_and_get_a_mask_and_exit_code_3(
+    given: int, damaged: Path, tmp_path: Path, tiny: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    mask_of = f"{mask_file(tmp_path / 'm.png', given)}@{given}"
+    arguments = ["segment", damaged, "--mask", mask_of, "-o", tmp_path / "out", "--overlay", *tiny]
+    code, _, errors = command(capfd, *arguments, "--json", tmp_path / "summary.json")
+    assert code == 3
+    assert list(masks_in(tmp_path / "out" / "masks")) == [f"{i:05d}.png" for i in range(30)]
+    message = "Invalid data found when processing input"
+    assert errors[-1] == (
+        f"the source is damaged: frames 7 to 8: {message}; their picture is that of the frame before; "
+        "frames up to the next keyframe can be distorted"
+    )
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["damaged"] == {"7": message, "8": message}
+    assert (summary["stopped"], summary["frames"]) == (None, 30)
+    with open_source(tmp_path / "out" / "overlay.mp4") as source:
+        assert len(list(source)) == 30
+
+
+@pytest.mark.parametrize(("given", "first"), [(0, 7), (20, 8)])
+def test_strict_stops_at_the_first_damaged_frame(
+    given: int, first: int, damaged: Path, tmp_path: Path, tiny: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    mask_of = f"{mask_file(tmp_path / 'm.png', given)}@{given}"
+    code, _, errors = command(capfd, "segment", damaged, "--mask", mask_of, "-o", tmp_path / "out", "--strict", *tiny)
+    assert code == 2
+    message = "(Invalid data found when processing input): use a whole copy of the file, or leave out strict"
+    assert errors[-1] == f"hodor: frame {first} of clip does not decode {message}"
+
+
 def test_a_cut_video_ends_with_code_3_and_keeps_all_it_could_read(
     tmp_path: Path, tiny: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,7 @@ class Summary:
         objects: ids in the given masks, sorted.
         lost: id -> names of the frames on which no pixel was assigned to the object, in order of time.
         notes: warnings and remarks, one line each.
+        damaged: number of each frame that does not decode -> FFmpeg's message; its mask is that of a neighbour's picture.
         stopped: where and why a damaged source ended, None if it was read to its end.
         interrupted: True if Ctrl-C ended the run.
     """
@@ -59,6 +60,7 @@ class Summary:
     objects: tuple[int, ...] = ()
     lost: dict[int, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
     stopped: str | None = None
     interrupted: bool = False
 
@@ -67,6 +69,7 @@ class Summary:
         return {
             **vars(self),
             "objects": list(self.objects),
+            "damaged": {str(i): message for i, message in self.damaged.items()},
             "lost": {str(i): names for i, names in self.lost.items()},
             "frames_per_second": round(self.tracked / self.seconds, 3) if self.seconds else None,
         }
@@ -83,6 +86,7 @@ def segment(
     backward: bool = True,
     resume: bool = False,
     overwrite: bool = False,
+    strict: bool = False,
     progress: Progress = lambda count, total: None,
 ) -> Summary:
     """Follow the objects of the given masks through a source and write the results.
@@ -102,6 +106,7 @@ def segment(
             was complete, all frames are computed from the start and `Summary.notes` states it.
         overwrite: remove the results of an earlier run from the folder before the first frame. Without it and without
             `resume`, a folder with masks is refused. With `resume`, nothing is removed if there is a run to resume.
+        strict: raise at the first frame that does not decode, instead of using the picture before it.
         progress: called after each frame with the number of frames so far and the number of all frames, None if
             unknown.
 
@@ -113,17 +118,19 @@ def segment(
             "mask for frame 90, but clip ended at frame 79: ..." where this is only known at the end, "expected objects
             of the masks to cut out (1, 2), got 9", "OUT holds another run (its history was 7, now 5): give another
             folder, or start again with overwrite instead of resume", "expected a folder without masks, got 60 masks of an
-            earlier run in OUT/masks: ...".
+            earlier run in OUT/masks: ...", with
+            `strict` "frame 37 of clip does not decode (...): use a whole copy of the file, or leave out strict".
     """
     if not masks:
         raise ValueError("expected at least one mask, got none: give labels by frame index")
-    job = _Job(source, dict(masks), network, outputs, history, size, backward)
+    job = _Job(source, dict(masks), network, outputs, history, size, backward, strict)
     began = time.monotonic()
     try:
         job.run(resume, overwrite, progress)
     except KeyboardInterrupt:
         job.summary.interrupted = True
     job.summary.seconds = round(time.monotonic() - began, 3)
+    job.summary.damaged = dict(sorted(source.damaged.items()))
     job.summary.stopped = source.stopped
     job.summary.notes += source.notes
     return job.summary
@@ -141,7 +148,9 @@ class _Job:
         history: int | None,
         size: int | None,
         backward: bool,
+        strict: bool,
     ) -> None:
+        self.strict = strict
         self.source, self.masks, self.outputs, self.backward = source, masks, outputs, backward
         self.first = min(masks)
         self.summary = Summary(objects=tuple(sorted({int(i) for m in masks.values() for i in np.unique(m) if i})))
@@ -261,6 +270,7 @@ class _Job:
         stop = self.finished.start if restored else self.first + 1
         with contextlib.closing(prefetch(self.source.frames(0, stop, reverse=True))) as frames:
             for frame in frames:
+                self._refuse_damage(frame)
                 has_mask = frame.index == self.first
                 if not has_mask and not tracker.objects:
                     raise ValueError(self._mask_after_the_end(frame.index))
@@ -282,6 +292,7 @@ class _Job:
         last = -1
         with contextlib.closing(prefetch(self.source.frames())) as frames:
             for frame in frames:
+                self._refuse_damage(frame)
                 last = frame.index
                 if frame.index in self.finished:
                     yield self._read_back(frame)
@@ -300,6 +311,13 @@ class _Job:
             raise ValueError(self._mask_after_the_end(last))
         if unused:
             self.summary.notes.append(f"the mask for frame {unused[0]} was not used: the last frame is {last}")
+
+    def _refuse_damage(self, frame: Frame) -> None:
+        if self.strict and frame.index in self.source.damaged:
+            raise ValueError(
+                f"frame {frame.index} of {self.source.name} does not decode ({self.source.damaged[frame.index]}): "
+                "use a whole copy of the file, or leave out strict"
+            )
 
     def _mask_after_the_end(self, last: int) -> str:
         return f"mask for frame {self.first}, but {self.source.name} ended at frame {last}: give a mask of an earlier frame"

@@ -21,7 +21,7 @@ class Segment:
     """Follow objects through a video, a folder of images, a glob pattern or a camera, from a mask on one frame.
 
     Writes OUT/masks/<frame>.png for every frame while it runs. Exit codes: 0 complete; 2 wrong input; 3 the source was
-    damaged and ended early; 130 stopped by Ctrl-C. No file is left incomplete.
+    damaged: frames do not decode, or it ended early; 130 stopped by Ctrl-C. No file is left incomplete.
     """
 
     source: Positional[str]
@@ -39,6 +39,8 @@ class Segment:
     """Continue a run that was killed; it ends with the same files."""
     overwrite: bool = False
     """Remove the results of an earlier run from OUT first; without it, an OUT that holds masks is refused."""
+    strict: bool = False
+    """Stop at the first frame that does not decode, with exit code 2."""
     json: Path | None = None
     """Write a summary of the run to this file; - prints it."""
     image: str | None = None
@@ -71,6 +73,7 @@ class Segment:
                     backward=self.direction == "both",
                     resume=self.resume,
                     overwrite=self.overwrite,
+                    strict=self.strict,
                     progress=report,
                 )
         write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table})
@@ -87,10 +90,29 @@ class Segment:
         info(f"{summary.frames} frames, {summary.seconds:.1f} s, {rate:.1f} frames/s -> {self.out}")
         for i, names in summary.lost.items():
             info(f"object {i} was lost on {len(names)} frames, first on {names[0]}")
+        for line in _damage(summary.damaged):
+            info(f"the source is damaged: {line}")
         if summary.stopped:
             info(f"the source is damaged: {summary.stopped}; all frames before are written")
-            return 3
-        return 0
+        return 3 if summary.stopped or summary.damaged else 0
+
+
+def _damage(damaged: dict[int, str]) -> list[str]:
+    """Return one line for each run of damaged frames with the same message, at most ten."""
+    runs: list[list[int]] = []
+    for n, message in damaged.items():
+        if runs and runs[-1][-1] == n - 1 and damaged[n - 1] == message:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    lines = []
+    for run in runs[:10]:
+        frames, whose = (
+            (f"frame {run[0]}", "its picture is") if len(run) == 1 else (f"frames {run[0]} to {run[-1]}", "their picture is")
+        )
+        where = "before; frames up to the next keyframe can be distorted" if run[0] else "after"
+        lines.append(f"{frames}: {damaged[run[0]]}; {whose} that of the frame {where}")
+    return lines + ([f"{len(runs) - 10} more places"] if len(runs) > 10 else [])
 
 
 def main(argv: list[str]) -> int:

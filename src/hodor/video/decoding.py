@@ -67,6 +67,7 @@ class Pass:
         self._waiting: list[int] = []  # heap: time stamps of packets whose frame has not appeared
         self._exact = True  # until the first error, each packet has given a frame
         self._begins = container.format.name.startswith(WITH_BEGINNING)
+        self._delay = 0  # largest difference of a packet's two time stamps
         self._unplaced = 0  # damaged frames without a time stamp that have not been returned
 
     def frames(self) -> Iterator[Decoded]:
@@ -111,17 +112,21 @@ class Pass:
     def _decoded(self) -> Iterator[VideoFrame]:
         for packet in self._read():
             self._add(packet)
-            if not packet.is_discard and packet.pts is not None:
-                heapq.heappush(self._waiting, packet.pts)
+            delay = (packet.pts or 0) - (packet.dts or 0)
             try:
                 frames = self._stream.decode(packet)
             except av.error.FFmpegError as e:
                 self._fail(e)
-                if packet.pts is not None:
-                    self._failed[packet.pts] = self._message
-                else:
+                # AVI has no time stamps of presentation: FFmpeg derives them from the data, here damaged
+                if packet.pts is None or (self._container.format.name == "avi" and delay > self._delay):
                     self._unplaced += 1
+                else:
+                    self._failed[packet.pts] = self._message
+                    heapq.heappush(self._waiting, packet.pts)
                 continue
+            self._delay = max(self._delay, delay)
+            if packet.pts is not None and not packet.is_discard:
+                heapq.heappush(self._waiting, packet.pts)
             yield from frames
         try:  # frames that the decoder's threads still hold
             frames = self._stream.codec_context.decode(None)

@@ -42,12 +42,12 @@ class _Index(NamedTuple):
     """What one pass over the whole video has found.
 
     Attributes:
-        count: number of frames.
+        total: number of frames.
         pts: time stamps of the frames, strictly increasing; None if they do not identify the frames.
         keys: numbers of the frames at which decoding can begin, sorted; [0] if `pts` is None.
     """
 
-    count: int
+    total: int
     pts: array[int] | None
     keys: list[int]
 
@@ -158,15 +158,15 @@ class Video(Source):
         with container:
             container.seek(index.pts[key], stream=stream)
             for decoded in Pass(container, stream).frames():
-                number = bisect_left(index.pts, decoded.pts) if decoded.pts is not None else index.count
-                if decoded.message is not None or number == index.count or index.pts[number] != decoded.pts:
+                number = bisect_left(index.pts, decoded.pts) if decoded.pts is not None else index.total
+                if decoded.message is not None or number == index.total or index.pts[number] != decoded.pts:
                     continue
                 if before is not None:
                     yield from self._repeated(before, last, number)
                 yield number, decoded
                 last, before = number, decoded
             if before is not None:
-                yield from self._repeated(before, last, index.count)
+                yield from self._repeated(before, last, index.total)
 
     def _repeated(self, before: Decoded, last: int, stop: int) -> Iterator[tuple[int, Decoded]]:
         """Yield the damaged frames directly after frame `last`, each with its picture."""
@@ -253,7 +253,7 @@ class Video(Source):
                     expected += 1
                     if expected == stop:
                         return
-            if start and expected >= self._index.count:
+            if start and expected >= self._index.total:
                 return
 
     def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
@@ -271,7 +271,7 @@ class Video(Source):
         index = self._index
         self._check_times()
         most = BLOCK if index.pts else max(BLOCK, BLOCK_BYTES // (3 * self.size[0] * self.size[1]))
-        high = index.count if stop is None else min(stop, index.count)
+        high = index.total if stop is None else min(stop, index.total)
         while high > start:
             low = max(start, high - most)
             place = bisect_left(index.keys, low)  # a block that starts on a keyframe decodes nothing twice
