@@ -51,5 +51,18 @@ def make(
     return path
 
 
+def damage(path: Path, *frames: int) -> Path:
+    """Overwrite the data of these frames, in the order of presentation."""
+    with av.open(str(path)) as container:
+        packets = sorted((p.pts, bytes(p)) for p in container.demux(video=0) if p.size)
+    data = path.read_bytes()
+    for n in frames:
+        _, packet = packets[n]
+        assert data.count(packet) == 1
+        data = data.replace(packet, b"\xff" * len(packet))
+    path.write_bytes(data)
+    return path
+
+
 def stamp(frames: Iterator[Frame]) -> list[tuple[int, str, float | None, bytes]]:
     return [(f.index, f.name, f.time, f.image.tobytes()) for f in frames]

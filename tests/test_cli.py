@@ -170,6 +170,7 @@ ALL: dict[str, list[object]] = {
     "--prores": [1],
     "--direction": ["forward"],
     "--resume": [],
+    "--strict": [],
     "--image": ["unused-by-a-picture"],
     "--json": ["SUMMARY"],
     "--model": ["hodor-lite"],

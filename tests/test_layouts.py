@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import make, number
+from clips import damage, make, number
 from PIL import Image
 
 import benchmarks
@@ -153,6 +153,19 @@ def test_a_video_file_stands_for_a_folder_of_frames(tmp_path: Path) -> None:
     assert number(again.pictures([5])[0]) == 5
     with pytest.raises(IndexError, match="expected frames 0 to 8 of clip, got 9"):
         video.pictures([9])
+
+
+def test_damaged_frames_of_a_video_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    damage(make(tmp_path / "videos" / "clip.mp4", 9, bf=0, noise=True), 5)
+    write_labels(tmp_path / "Annotations" / "clip" / "00003.png", labels(3, (4,)))
+    video = only(open_layout(tmp_path))
+    assert len(video.pictures([0, 4])) == 2
+    line = r"^frame 5 of .*clip\.mp4 does not decode \(Invalid data found .*\): replace the file$"
+    with pytest.raises(ValueError, match=line):
+        video.pictures([3, 5])
+    with pytest.raises(ValueError, match=line):
+        list(video.stream())
 
 
 def test_frames_of_a_video_file_have_the_names_of_its_masks_if_each_has_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from clips import damage
 from job import SIZE, checkpoint, mask, mask_file, masks_in, network, picture, process, stills, stopped, video
 from PIL import Image
 from pycocotools import mask as coco_masks
@@ -616,14 +617,7 @@ def test_a_run_killed_while_its_files_are_assembled_can_be_resumed(tmp_path: Pat
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 30 frames whose frames 7 and 8 are overwritten."""
-    path = video(tmp_path_factory.mktemp("damaged") / "clip.mp4", 30)
-    with av.open(str(path)) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0)]
-    data = path.read_bytes()
-    for packet in packets[7:9]:
-        data = data.replace(packet, b"\xff" * len(packet))
-    path.write_bytes(data)
-    return path
+    return damage(video(tmp_path_factory.mktemp("damaged") / "clip.mp4", 30), 7, 8)
 
 
 @pytest.mark.parametrize("given", [0, 20])

@@ -4,23 +4,9 @@ from pathlib import Path
 
 import av
 import pytest
-from clips import make, stamp
+from clips import damage, make, stamp
 
 from hodor.frames import open_source
-
-
-def damage(path: Path, *frames: int) -> Path:
-    """Overwrite the data of these frames, in the order of presentation."""
-    with av.open(str(path)) as container:
-        packets = sorted((p.pts, bytes(p)) for p in container.demux(video=0) if p.size)
-    data = path.read_bytes()
-    for n in frames:
-        _, packet = packets[n]
-        assert data.count(packet) == 1
-        data = data.replace(packet, b"\xff" * len(packet))
-    path.write_bytes(data)
-    return path
-
 
 FILES = {
     "h264 in MP4": ("mp4", "libx264", "yuv420p", {"g": 10, "bf": 0}),

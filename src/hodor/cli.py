@@ -1,8 +1,8 @@
 """The command `hodor`: it parses arguments and prints messages.
 
 Exit codes: 0 complete; 2 wrong input, one line states what was expected, what was given and what to do; 3 the source was
-damaged and ended early, all frames before are written; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, all files are
-complete.
+damaged: frames of it do not decode, or it ended early, and all that can be read is written; 130 stopped by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP, all files are complete.
 """
 
 import io

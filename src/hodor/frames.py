@@ -8,7 +8,8 @@
 
 No function here holds a whole video in memory. A file is decoded while its frames are used. Backwards it is decoded in
 blocks, each from the keyframe before it, so at most 32 pictures are held at once, whatever the distance of the
-keyframes.
+keyframes. If the time stamps of a video do not identify its frames, each block is decoded from the start and holds up to
+256 MB of pictures.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def open_source(spec: str | os.PathLike[str] | int | Iterable[Any], left_out: Se
     """Open a source of frames.
 
     Rotation (display matrix, EXIF) is applied, alpha is dropped, more than 8 bits are reduced to 8 without tone mapping (of
-    images by the range of all frames, see `hodor.video.pictures.Levels`), and non-square pixels stay as stored. A damaged
-    video sets `Source.stopped`. A damaged image in a folder is a ValueError when it is read, since skipping it would shift
-    all later frames.
+    images by the range of all frames, see `hodor.video.pictures.Levels`), and non-square pixels stay as stored. A video that
+    is cut off sets `Source.stopped`; frames that do not decode are named in `Source.damaged`. A damaged image in a folder is
+    a ValueError when it is read, since skipping it would shift all later frames.
 
     Args:
         spec: one of

@@ -65,7 +65,7 @@ class VideoFiles:
         Raises:
             IndexError: "expected frames 0 to 79 of bear, got 80".
             ValueError: the errors of `hodor.video.pictures.read_picture`; "expected 80 frames in FILE, got at
-                most 79".
+                most 79"; "frame 37 of FILE does not decode (...): replace the file".
         """
         for i in indices:
             if not 0 <= i < len(self.frames):
@@ -77,6 +77,7 @@ class VideoFiles:
         requested, images = set(indices), dict[int, Picture]()
         for frame in self._source.frames(min(requested), max(requested) + 1):
             if frame.index in requested:
+                self._refuse_damage(frame.index)
                 images[frame.index] = frame.image
         if missing := sorted(requested - images.keys()):
             raise ValueError(f"expected {len(self.frames)} frames in {self.images}, got at most {missing[0]}")
@@ -90,9 +91,16 @@ class VideoFiles:
         count = 0
         for frame in self._source.frames(0, len(self.frames)):
             count += 1
+            self._refuse_damage(frame.index)
             yield frame.image
         if count < len(self.frames):
             raise ValueError(f"expected {len(self.frames)} frames in {self.images}, got {count}")
+
+    def _refuse_damage(self, index: int) -> None:
+        if index in self._source.damaged:
+            raise ValueError(
+                f"frame {index} of {self.images} does not decode ({self._source.damaged[index]}): replace the file"
+            )
 
     def labels(self, frame: str) -> Labels:
         """Read the mask of a frame as labels [H, W], uint8 (uint16 from 16-bit files); void is 0.

@@ -73,6 +73,7 @@ class Video(Source):
         self._threads = True
         self._timed: bool | None = None
         self._skipped = 0
+        self._packets: tuple[list[int | None], list[int]] = [], []  # of the last whole pass: all time stamps, of keyframes
         container, stream = self._open()
         with container:
             self.rate = stream.average_rate or stream.guessed_rate
@@ -147,7 +148,7 @@ class Video(Source):
                     problem = whole.problem or self._shortfall(container, stream, whole.packets, whole.end)
                     if problem:
                         self.stopped = f"frame {number}: {problem}"
-                    self._passed = whole
+                    self._packets = whole.stamps, whole.keys
                     return
             self._threads = False  # frames decoded in parallel report an error after later packets: decode again without
 
@@ -197,14 +198,14 @@ class Video(Source):
         stamps = [pts for pts, _ in frames]
         self.count, self.estimated = len(stamps), False
         self._increasing = _increase([pts for pts, message in frames if message is None])
-        packets = self._passed.stamps
+        packets, keyframes = self._packets
         unique = {pts for pts in packets if pts is not None}
         if not self._increasing or len(unique) < len(packets) or not unique.issuperset(stamps):
             self.notes.append("its time stamps do not identify its frames: it is decoded from the start again, which is slower")
             return _Index(len(stamps), None, [0])
         table = array("q", (pts for pts in stamps if pts is not None))
         places = {pts: number for number, pts in enumerate(table)}
-        keys = {places[pts] for pts in self._passed.keys if pts in places} - self.damaged.keys()
+        keys = {places[pts] for pts in keyframes if pts in places} - self.damaged.keys()
         return _Index(len(table), table, sorted({0, *keys}))
 
     def _check_times(self) -> None:
