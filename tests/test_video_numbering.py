@@ -112,7 +112,8 @@ def test_the_encoder_of_pyav_with_more_than_1000_frames_a_second(tmp_path: Path)
     assert check(path) == list(range(COUNT))
 
 
-def test_joined_transport_streams(tmp_path: Path) -> None:
+def test_joined_transport_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ffmpeg, "PROBE", 4)  # the stamps of the first frames increase: those of the packets do not
     data = write(tmp_path / "a.ts", "h264", 2, STAMPS["regular"]).read_bytes()
     (tmp_path / "joined.ts").write_bytes(data + data)
     assert check(tmp_path / "joined.ts") == [*range(COUNT), *range(COUNT)]
