@@ -258,8 +258,6 @@ def rollout_from(network: Network, clip: Clip, memory: Memory, index: int) -> li
     count = clip.frames_BTCHW.shape[1]
     training = network.training
     network.eval()
-    training = network.training
-    network.eval()
     images = network.encode(clip.frames_BTCHW.transpose(0, 1).flatten(0, 1)).split(count)
     valid_BN = clip.objects_BN
     supervised = []
