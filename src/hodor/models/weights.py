@@ -269,7 +269,8 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
             fit the network: ..." with all keys that are missing, unexpected or of another shape.
     """
     about, state = read(name_or_path)
-    with torch.device("meta"):  # shapes alone: settings of a damaged file can describe a network of any size
+    # shapes alone: settings of a damaged file can describe a network of any size; Swin cannot be built without data
+    with contextlib.suppress(NotImplementedError), torch.device("meta"):
         check_fit(_described(about, name_or_path), state, str(name_or_path))
     network = _described(about, name_or_path)
     fill(network, state, str(name_or_path))
@@ -286,8 +287,11 @@ def _described(about: Mapping[str, Any], source: str | Path) -> Network:
         slope, offset = about.get("calibration", Network.calibration)
         network.calibration = float(slope), float(offset)
         network.set_tracking(**about.get("tracking", {}))
+    except NotImplementedError:
+        raise
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError) as error:
-        reason = f"{type(error).__name__} {str(error)[:200]}"
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        reason = kind + str(error)[:200]
         raise ValueError(f"{source} contains a network that this version cannot build: {reason}") from None
     return network
 
