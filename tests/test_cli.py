@@ -542,6 +542,7 @@ def test_a_signal_ends_a_command_with_one_line_and_a_second_one_does_not_interru
     name: str, code: int, hodor: Hodor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number, steps = getattr(signal, name), []
+    before = signal.signal(number, signal.SIG_DFL)  # a test run under nohup ignores SIGHUP
 
     def stop(argv: list[str]) -> int:
         try:
@@ -554,7 +555,7 @@ def test_a_signal_ends_a_command_with_one_line_and_a_second_one_does_not_interru
     monkeypatch.setattr(cli, "_run", stop)
     assert hodor("segment") == (code, "", ["hodor: stopped"])
     assert steps == ["the files are complete"]
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.signal(number, before) == signal.SIG_DFL
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(hodor: Hodor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -588,6 +589,7 @@ def test_a_terminal_that_is_closed_ends_a_run_by_sighup_with_complete_files(tmp_
     )
     number, terminal = pty.fork()
     if number == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test run under nohup ignores it
         words = ["segment", source, "--mask", given, "-o", out, "--overlay", *tiny]
         os.execvp(HODOR[0], [*HODOR, *map(str, words)])
     while len(list((out / "masks").glob("[0-9]*.png"))) < 20:

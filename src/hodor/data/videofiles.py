@@ -185,7 +185,7 @@ class VideoFiles:
         return open_source(self.images)
 
 
-MAX_NAME = 80  # characters of a name in a message
+MAX_NAME = 250  # characters of a name in a message
 
 
 def shown(names: Sequence[str] | Mapping[str, object], max_names: int = 6) -> str:
