@@ -90,7 +90,7 @@ def test_the_command_reports_writes_and_returns_its_exit_code(tmp_path: Path, ca
     assert "s cannot be used for training: no readable image shows an object within the limits" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         command.main(["check", str(tmp_path / "nowhere")])
-    with pytest.raises(ValueError, match=r"^expected data check or data preview, got data 'chek': see `hodor data --help`$"):
+    with pytest.raises(ValueError, match=r"^expected data check, .* or data pack, got data 'chek': see `hodor data --help`$"):
         command.main(["chek"])
     with pytest.raises(ValueError, match=r"^expected a file name that ends in \.png, got .*out\.gif$"):
         command.main(["check", *roots, *limits, "--sheet", str(tmp_path / "out.gif")])

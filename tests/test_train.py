@@ -454,7 +454,17 @@ def test_recipes_are_values_that_import_no_network() -> None:
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert len(loaded) <= 28, loaded
-    heavy = ("tracking", "evaluation", "video.ffmpeg", "video.render", "models", "train", "training.validation", "training.plans", "training.losses")
+    heavy = (
+        "tracking",
+        "evaluation",
+        "video.ffmpeg",
+        "video.render",
+        "models",
+        "train",
+        "training.validation",
+        "training.plans",
+        "training.losses",
+    )
     assert not loaded & {f"hodor.{name}" for name in heavy}
 
 

@@ -92,9 +92,7 @@ def write_pictures(folder: Path) -> list[Path]:
         picture = picture.convert({"pbm": "1", "ppm": "RGB", "webp": "RGB"}.get(kind, "L"))
         paths.append(folder / f"mask.{kind}")
         picture.save(paths[-1], **({"lossless": True} if kind == "webp" else {}))
-    stack = [Image.fromarray(labels(n)) for n in range(3)]
-    stack[0].save(folder / "stack.tiff", save_all=True, append_images=stack[1:], compression="tiff_lzw")
-    return [*paths, folder / "stack.tiff"]
+    return paths
 
 
 def read_mask(path: Path) -> None:

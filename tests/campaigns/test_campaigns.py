@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import training
 from job import mask, network, picture
 from PIL import Image
 
@@ -189,8 +188,8 @@ def test_frames_of_8k(tmp_path: Path) -> None:
 # Threads, processes, determinism
 
 
+@pytest.mark.usefixtures("small_models")
 def test_two_trackers_on_one_network_in_two_threads_give_the_masks_of_one_thread() -> None:
-    training.add_models()
     import threads
 
     assert threads.in_threads("tiny", size=48)

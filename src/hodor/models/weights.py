@@ -291,7 +291,7 @@ def _described(about: Mapping[str, Any], source: str | Path) -> Network:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-        reason = kind + str(error)[:200]
+        reason = kind + " ".join(str(error).split())[:200]
         raise ValueError(f"{source} contains a network that this version cannot build: {reason}") from None
     return network
 
