@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -49,7 +48,7 @@ class Loader:
         pin: bool = False,
         kind: Literal["thread", "process"] = "thread",
     ) -> None:
-        self.make, self.todo, self.pin = make, [(step, part) for step in range(first, last) for part in parts], pin
+        self.make, self.todo, self.pin = make, _Todo(tuple(parts), first, last), pin
         self.waited = 0.0
         self.workers = workers
         self.forked = kind == "process" and workers > 0
@@ -117,17 +116,31 @@ class Loader:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Todo(Sequence[tuple[int, range]]):
+    """(step, part) of all parts of all steps, by number."""
+
+    def __init__(self, parts: tuple[range, ...], first: int, last: int) -> None:
+        self.parts, self.first, self.last = parts, first, last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first) * len(self.parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.first + index // len(self.parts), self.parts[index % len(self.parts)]
+
+
 class _Parts(Dataset[dict[str, Tensor]]):
     """The parts of all steps by number, as tensors by name. Masks are bool, a quarter of the bytes to hand over."""
 
-    def __init__(self, make: Make, todo: Sequence[tuple[int, range]]) -> None:
+    def __init__(self, make: Make, todo: _Todo) -> None:
         self.make, self.todo = make, todo
 
     def __len__(self) -> int:
         return len(self.todo)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        torch.set_num_threads(1)
         clip = self.make(*self.todo[index])
         return {**vars(clip), "masks_BTNHW": clip.masks_BTNHW > 0}
 
