@@ -162,6 +162,14 @@ def test_a_damaged_missing_or_foreign_pack_is_named_in_one_line(pack: Path, tmp_
         read_index(tmp_path)
 
 
+def test_a_folder_with_the_files_of_another_pack_is_refused(data: Path, pack: Path, tmp_path: Path) -> None:
+    write_pack([data / "stills"], tmp_path / "other", PackSettings(short_side=32))
+    unpack(tmp_path / "other", tmp_path / "files")
+    with pytest.raises(ValueError, match=r"expected a folder without another pack, got .*files: remove it"):
+        unpack(pack, tmp_path / "files")
+    assert unpack(tmp_path / "other", tmp_path / "files") == [tmp_path / "files" / "stills"]
+
+
 def test_a_pack_does_not_mix_with_other_files_or_with_a_root_of_the_same_name(data: Path, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"expected an empty folder for the pack"):

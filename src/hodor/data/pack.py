@@ -136,7 +136,8 @@ def read_index(pack: str | os.PathLike[str]) -> dict[str, Any]:
 def unpack(pack: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
     """Extract a pack, and return the folders of its roots in the order in which they were packed.
 
-    Shards that were extracted by an earlier call are not extracted again.
+    Shards that were extracted by an earlier call are not extracted again. A folder that holds another pack is refused: the
+    files of both would be mixed.
 
     Args:
         pack: folder of the pack.
@@ -144,11 +145,14 @@ def unpack(pack: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list
 
     Raises:
         ValueError: "expected shard-001.zip with sha256 ab12..., got cd34...: copy it again"; "expected shard-001.zip in DIR
-            ...: copy it"; as `read_index`.
+            ...: copy it"; "expected a folder without another pack, got DIR: ..."; as `read_index`.
     """
     pack, folder = Path(pack), Path(folder)
     index = read_index(pack)
     folder.mkdir(parents=True, exist_ok=True)
+    marks = {f".{shard['sha256']}" for shard in index["shards"]}
+    if any(other.name not in marks for other in folder.glob("." + "[0-9a-f]" * 64)):
+        raise ValueError(f"expected a folder without another pack, got {folder}: remove it, or give another one")
     for shard in index["shards"]:
         path, mark = pack / shard["name"], folder / f".{shard['sha256']}"
         if mark.exists():
