@@ -25,6 +25,7 @@ from hodor import train
 from hodor.commands import train as command
 from hodor.data.stream import Stream
 from hodor.models import weights
+from hodor.models.attention import DeformableConv
 from hodor.train import Data, Recipe, Scheme, Validation, plan_of, rate_of, run
 from hodor.training import checkpoints, plans
 from hodor.training.recipes import RECIPES
@@ -345,7 +346,8 @@ def test_weights_that_diverge_within_the_forward_pass_stop_the_run_and_leave_the
         nonlocal calls
         calls += 1
         if calls == 4:
-            torch.nn.functional.embedding_bag(torch.tensor([[-(2**62)]]), torch.ones(3, 2), mode="sum")
+            deformable = next(module for module in network.modules() if isinstance(module, DeformableConv))
+            torch.nn.init.constant_(deformable.conv_offsets.weight, float("nan"))
         return real(network, clip, plan)
 
     calls, real = 0, train.plans.rollout
@@ -357,6 +359,19 @@ def test_weights_that_diverge_within_the_forward_pass_stop_the_run_and_leave_the
     left = torch.load(tmp_path / "nan.pt", weights_only=True)
     expected = train.Stream(recipe.data, recipe.frames, recipe.batch, recipe.seed).batch(2)
     assert torch.equal(left["clips"][0]["frames_BTCHW"], expected.frames_BTCHW)
+
+
+def test_an_index_error_of_a_network_is_not_taken_for_divergence(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(*arguments: Any) -> Any:
+        raise IndexError("index 7 is out of range")
+
+    monkeypatch.setattr(train.plans, "rollout", spoil)
+    monkeypatch.setattr(train.budget, "estimate", lambda *_: train.budget.Budget(0, 0, 1))
+    with pytest.raises(IndexError, match="index 7 is out of range"):
+        run(recipe, tmp_path)
+    assert not (tmp_path / "nan.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
 
     Returns:
         Tensor [B, E, H, W].
+
+    Raises:
+        FloatingPointError: "expected finite sampling positions, got NaN or infinity: ...", where these end the sampling (CPU).
     """
     batch, _, height, width = x_BDHW.shape
     rows_R4, weights_R4 = _bilinear_rows(offsets_BtHW)
@@ -136,7 +139,13 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
     chunk = batch * height * width if torch.is_grad_enabled() or table.is_cuda else CHUNK_ROWS
     for start in range(0, batch * height * width, chunk):
         part = slice(start * 9, (start + chunk) * 9)
-        samples = F.embedding_bag(rows_R4[part], table, per_sample_weights=weights_R4[part], mode="sum")
+        try:
+            samples = F.embedding_bag(rows_R4[part], table, per_sample_weights=weights_R4[part], mode="sum")
+        except RuntimeError:
+            if torch.isfinite(offsets_BtHW).all():
+                raise
+            advice = "the network has diverged, use weights from before that"
+            raise FloatingPointError(f"expected finite sampling positions, got NaN or infinity: {advice}") from None
         pieces.append(linear(samples.view(-1, kernel.shape[1]), kernel, bias_E))
     out = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
