@@ -92,8 +92,23 @@ def test_missing_frames_sizes_and_sequences_are_all_reported_at_once(out: Path, 
 def test_two_true_frames_leave_nothing_to_score(out: Path, ground_truth: Path) -> None:
     store(ground_truth / "walk", video(frames=2)), store(out / "walk", video(frames=2))
     assert problems(out, ground_truth) == [
-        "walk: expected at least 1 ground-truth frame between the first and the last, got 2 frames in all"
+        "walk: expected at least 1 ground-truth frame between the first and the last, got 2 frames in all: "
+        "leave it out (name the others with sequences), or score its ends (ends both)"
     ]
+
+
+def test_exchanged_ids_have_a_note(out: Path, ground_truth: Path) -> None:
+    exchanged = [np.where(labels == 1, 2, np.where(labels == 2, 1, 0)).astype(np.uint8) for labels in video()]
+    store(ground_truth / "walk", video()), store(out / "walk", exchanged)
+    store(ground_truth / "right", video()), store(out / "right", video())
+    report = evaluate(out, ground_truth)
+    notes = [note for note in report.notes if "exchanged" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        "walk: the predictions show object 2 on object 1, 1 on object 2 on most frames: the ids may be exch"
+    )
+    store(out / "walk", [np.zeros_like(labels) for labels in video()])  # lost, not exchanged
+    assert not any("exchanged" in note for note in evaluate(out, ground_truth).notes)
 
 
 def test_a_first_frame_without_an_object_is_a_problem(out: Path, ground_truth: Path) -> None:

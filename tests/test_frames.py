@@ -245,3 +245,13 @@ def test_prefetch_raises_what_its_source_raises() -> None:
     assert not workers()
     with pytest.raises(ValueError, match="expected depth of at least 1, got 0"):
         prefetch([], 0)
+
+
+def test_several_videos_are_named_where_one_is_expected(tmp_path: Path) -> None:
+    for name in ("b.mp4", "a.mp4"):
+        make(tmp_path / name)
+    for spec in (tmp_path, tmp_path / "*.mp4"):
+        with pytest.raises(
+            ValueError, match=r"^expected one video or images, got 2 videos \(a\.mp4, b\.mp4\): give one of them$"
+        ):
+            open_source(spec)

@@ -195,7 +195,9 @@ def _jobs(
     for name, source in pairs:
         job, found = plan(predictions, ground_truth, name, source, terms, listed.get(name, {}))
         jobs += [job] if job else []
-        problems += found.problems
+        short = job is None and "expected at least 1 ground-truth frame" in " ".join(found.problems)
+        advice = ": leave it out (name the others with sequences), or score its ends (ends both)" if short else ""
+        problems += [text + advice for text in found.problems]
         notes += found.notes
     if not (pairs or problems):
         problems.append("no sequence to score: the ground truth has none")

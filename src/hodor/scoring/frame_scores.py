@@ -21,6 +21,9 @@ from hodor.scoring.stores.base import MappingStore, Store, some
 FRAMES = 24
 """Frames per task; a task takes some tenths of a second."""
 
+MISSED = 0.1
+"""J of a frame below which the prediction is searched for another id on the object."""
+
 Labels = NDArray[Any]
 
 
@@ -80,6 +83,7 @@ class FrameResult(NamedTuple):
             that is not in the frame.
         unread: messages, if a mask could not be read.
         size: message, if the sizes differ.
+        instead: {id: another id}, objects with J near 0 where the prediction shows another object on most of their pixels.
     """
 
     frame: str
@@ -88,6 +92,7 @@ class FrameResult(NamedTuple):
     scores: Mapping[int, Any] = {}
     unread: tuple[str, ...] = ()
     size: str = ""
+    instead: Mapping[int, int] = {}
 
 
 def plan(
@@ -211,7 +216,20 @@ def _score_frame(predictions: Store, ground_truth: Store, rule: Profile, job: Jo
         return FrameResult(frame, shown, predicted)
     order = sorted(ids)
     j, f = frame_scores(mask, labels, order, void)
-    return FrameResult(frame, shown, predicted, dict(zip(order, zip(j.tolist(), f.tolist(), strict=True), strict=True)))
+    scores = dict(zip(order, zip(j.tolist(), f.tolist(), strict=True), strict=True))
+    missed = [i for i in order if i in shown and scores[i][0] < MISSED]
+    return FrameResult(frame, shown, predicted, scores, instead=_instead(mask, labels, missed))
+
+
+def _instead(mask: Labels, labels: Labels, missed: Sequence[int]) -> dict[int, int]:
+    """Return the other object that the prediction shows on most pixels of each of these objects, {id: other id}."""
+    found = {}
+    for i in missed:
+        values, counts = np.unique(mask[labels == i], return_counts=True)
+        place = int(counts.argmax())
+        if values[place] not in (0, i) and 2 * counts[place] > counts.sum():
+            found[i] = int(values[place])
+    return found
 
 
 def _score_planes(

@@ -1,6 +1,7 @@
 """From the results of frames to the scores of a sequence: which frames count for which object, and which problems there are."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -64,6 +65,7 @@ def merge(job: Job, results: Sequence[FrameResult], terms: Terms, only_check: bo
             notes += renamed
         else:
             scores = [_score(i, job, results, terms) for i in objects]
+            notes += _exchanged(objects, results)
         if empty := [score.object for score in scores if not score.frames]:
             scores = [score for score in scores if score.frames]
             if scores:
@@ -104,6 +106,19 @@ def _id_problems(
         above = ids(i for i in predicted if i > len(objects))
         problems.append(f"expected predicted ids up to {len(objects)}, got {above}: the official tool gives no score")
     return problems
+
+
+def _exchanged(objects: Sequence[int], results: Sequence[FrameResult]) -> list[str]:
+    """Return a note if other ids are predicted on objects on most of their frames: the ids may be exchanged."""
+    others = {}
+    for i in objects:
+        found = Counter(result.instead[i] for result in results if i in result.instead).most_common(1)
+        if found and 2 * found[0][1] > sum(i in result.shown for result in results):
+            others[i] = found[0][0]
+    if not others:
+        return []
+    pairs = ", ".join(f"{other} on object {i}" for i, other in others.items())
+    return [f"the predictions show object {pairs} on most frames: the ids may be exchanged, as equal ids are compared"]
 
 
 def _notes(job: Job, objects: Sequence[int], shown: set[int], predicted: set[int], rule: Profile, compat: bool) -> list[str]:

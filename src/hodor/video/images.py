@@ -20,6 +20,8 @@ STILLS = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
 """Suffixes of image files."""
+VIDEOS = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())  # noqa: SIM905
+"""Suffixes that only name videos in messages: a video file is recognised by its content."""
 BLOCK = 32
 """Number of pictures that are held at once while a `Stack` is read backwards."""
 
@@ -33,7 +35,8 @@ class Stills(Source):
         empty: beginning of the message if there is no image: "shots holds no image".
 
     Raises:
-        ValueError: "shots holds no image: give files such as ...", "a.jpg and a.png share the name a: give a pattern such
+        ValueError: "shots holds no image: give files such as ...", "expected one video or images, got 2 videos (a.mp4, b.mp4):
+            give one of them", "a.jpg and a.png share the name a: give a pattern such
             as '*.png'".
     """
 
@@ -41,6 +44,10 @@ class Stills(Source):
         super().__init__(name)
         images = [p for p in paths if is_image(p)]
         if not images:
+            videos = sorted(p.name for p in paths if p.suffix.lower() in VIDEOS)
+            if videos:
+                several = ", ".join(videos[:3]) + (", ..." if len(videos) > 3 else "")
+                raise ValueError(f"expected one video or images, got {len(videos)} videos ({several}): give one of them")
             raise ValueError(f"{empty}: give files such as 00000.jpg or 00000.png")
         self.files = tuple(sorted(images, key=lambda p: (natural_key(p.name), str(p))))
         if other := sorted(p.name for p in set(paths) - set(images)):
