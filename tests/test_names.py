@@ -14,6 +14,7 @@ from hodor.names import natural_key
         ["07", "7", "8"],
         ["A", "a", "B"],
         ["a", "a1", "a1b"],
+        ["0", "1", "9" * 5000, "1" + "0" * 5000],
     ],
 )
 def test_names_are_ordered_by_numbers_then_text_then_the_name(ordered: list[str]) -> None:

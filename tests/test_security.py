@@ -217,6 +217,15 @@ def test_a_png_of_a_huge_size_is_refused(side: int, depth: int, colour: int, tmp
     assert "a.png" in refusal(lambda: open_source(file))
 
 
+@pytest.mark.usefixtures("limited")
+def test_a_png_chunk_of_a_huge_length_is_refused(tmp_path: Path) -> None:
+    data = big_png(tmp_path / "a.png", 40).read_bytes()
+    at = data.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + struct.pack(">I", 2**31 - 1) + data[at + 4 :])
+    assert "a.png" in refusal(lambda: doctor.read(tmp_path / "a.png"))
+    assert "a.png" in refusal(lambda: list(open_source(tmp_path / "a.png").frames()))
+
+
 def objects(size: Any, **more: Any) -> dict[str, Any]:
     return {"images": [{"id": 1, "height": size[0], "width": size[1]}], "annotations": [{"id": 1, "image_id": 1, **more}]}
 
@@ -277,6 +286,8 @@ def test_compressed_content_cannot_fill_the_memory(tmp_path: Path) -> None:
         b"[" * 100_000,
         {"__metadata__": {"hodor": "[" * 100_000}},
         {"__metadata__": {"hodor": json.dumps({"model": "calm", "settings": {"width": 2**20, "heads": 4}, "size": 48})}},
+        {"__metadata__": {"hodor": json.dumps({"model": "calm", "settings": {"encoder_layers": 2**63}, "size": 48})}},
+        {"__metadata__": {"hodor": json.dumps({"model": "calm", "settings": {"heads": 5}, "size": 48})}},
         {"__metadata__": {"tracker": "[" * 100_000}},
     ],
 )

@@ -623,6 +623,21 @@ def test_a_damaged_state_is_refused_and_changes_nothing(key: str, change: Any, t
     assert one.memory is before
 
 
+@pytest.mark.parametrize("network", [{"class": "HODOR"}, 7, None])
+def test_a_state_that_does_not_name_its_network_is_refused(network: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    one = tracker()
+    one.track(video(1)[0], labels(1, 2))
+    one.save(tmp_path / "a.safetensors")
+    with safe_open(str(tmp_path / "a.safetensors"), "pt") as opened:
+        about = json.loads(opened.metadata()["tracker"])
+    changed = {"tracker": json.dumps({**about, "network": network})}
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "a.safetensors", changed)
+    with pytest.raises(ValueError, match=r"^expected the state of a tracker with .*, got .*a\.safetensors of "):
+        one.restore(tmp_path / "a.safetensors")
+
+
 def test_a_state_with_numbers_that_are_not_finite_is_refused(tmp_path: Path) -> None:
     one = tracker()
     one.track(video(1)[0], labels(1, 2))

@@ -1,6 +1,8 @@
 """Limits of what is read from files, so that a small or damaged file cannot fill the memory or end in a traceback."""
 
 import json
+import zipfile
+from pathlib import Path
 from typing import Any
 
 MAX_PIXELS = 1 << 26
@@ -46,3 +48,23 @@ def check_pixels(height: int, width: int) -> None:
     if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
         got = f"{str(width)[:20]}x{str(height)[:20]}"
         raise ValueError(f"has a size of {got} pixels (width x height), expected 1 to {MAX_PIXELS} pixels")
+
+
+def check_stored(path: Path) -> None:
+    """Raise for a zip file with compressed content, which can be thousands of times larger than the file.
+
+    Args:
+        path: a file; one that is no zip file passes.
+
+    Raises:
+        ValueError: "expected content that is not compressed, got 100000000 bytes of content"; a damaged zip file.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(str(error)[:200]) from None
+    if held > path.stat().st_size:
+        raise ValueError(f"expected content that is not compressed, got {held} bytes of content")

@@ -257,8 +257,8 @@ def open_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, int]:
         raise ValueError(f"mask {path}: {error}") from None
     except UnidentifiedImageError:
         raise ValueError(f"mask {path} cannot be read as a picture: not a known picture format") from None
-    except DECODE_ERRORS as error:
-        raise ValueError(f"mask {path} cannot be read as a picture: {str(error) or 'damaged'}") from None
+    except (*DECODE_ERRORS, MemoryError) as error:  # a damaged length can ask for any amount
+        raise ValueError(f"mask {path} cannot be read as a picture: {str(error)[:200] or 'damaged'}") from None
     return picture, step
 
 

@@ -15,14 +15,15 @@ def natural_key(name: str) -> tuple[tuple[Any, ...], str]:
         name: name of a file, frame or sequence.
 
     Returns:
-        The key: a tuple that alternates between case-folded text and numbers, and the name itself.
+        The key: a tuple that alternates between case-folded text and numbers (length, digits), and the name itself.
 
     Example:
         >>> sorted(["b2", "a10", "a9"], key=natural_key)
         ['a9', 'a10', 'b2']
     """
     parts = re.split(r"(\d+)", name)
-    return tuple(int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
+    digits = [part.lstrip("0") for part in parts]  # by length, then as text: Python limits the digits of an int
+    return tuple((len(digits[i]), digits[i]) if i % 2 else part.casefold() for i, part in enumerate(parts)), name
 
 
 def read_list(path: Path) -> list[str]:

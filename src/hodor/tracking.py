@@ -203,7 +203,7 @@ class Tracker:
             raise ValueError(f"{path} is not the state of a tracker of this version") from None
         own = _identity(self.network)
         if (saved := about.get("network", own)) != own:  # states of earlier versions do not have it
-            theirs, mine = (str(each["model"])[:40] if isinstance(each, dict) else "?" for each in (saved, own))
+            theirs, mine = (str(each.get("model"))[:40] if isinstance(each, dict) else "?" for each in (saved, own))
             theirs = f"{theirs} with other settings" if theirs == mine else theirs
             advice = "load the network that the state was saved with, or start again"
             raise ValueError(f"expected the state of a tracker with {mine}, got {path} of {theirs}: {advice}")

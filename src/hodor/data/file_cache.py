@@ -81,7 +81,7 @@ class FileCache:
         try:
             value, size = read()
         except DECODE_ERRORS as error:
-            damaged = self.mark_damaged(path, str(error) or type(error).__name__)
+            damaged = self.mark_damaged(path, str(error)[:1000] or type(error).__name__)
             with self._lock:
                 self._errors[key] = str(damaged)
             raise damaged from None

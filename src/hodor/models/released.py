@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hodor.files import check_stored
 from hodor.models import cutie, state_dicts, stcn, weights, xmem
 from hodor.models.base import Network
 
@@ -145,17 +145,6 @@ def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
     return network
 
 
-def _check_zip(path: Path) -> None:
-    """Raise ValueError for compressed content, which can be thousands of times larger than the file; torch.save writes none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            held = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is not a PyTorch file: {str(error)[:200]}") from None
-    if held > path.stat().st_size:
-        raise ValueError(f"{path} is not a PyTorch file: expected content that is not compressed, got {held} bytes of content")
-
-
 def read_pth(path: Path) -> dict[str, Tensor]:
     """Read the state dict of a .pth file without executing anything in it.
 
@@ -172,9 +161,8 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         if not file.read(2).startswith((b"PK", b"\x80\x02")):  # a zip, or the older form's pickle
             raise ValueError(f"{path} is not a PyTorch file: it does not begin as a file of torch.save does")
-    if zipfile.is_zipfile(path):
-        _check_zip(path)
     try:
+        check_stored(path)  # torch.save compresses nothing
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual protocols: what cannot be read raises
             content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -269,6 +269,12 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
             fit the network: ..." with all keys that are missing, unexpected or of another shape.
     """
     about, state = read(name_or_path)
+    settings = about.get("settings")
+    for name, count in settings.items() if isinstance(settings, dict) else ():
+        if name.endswith(("layers", "blocks")) and isinstance(count, int) and count > len(state):
+            raise ValueError(
+                f"{name_or_path} does not fit the network: its {name} is {count}, but it holds {len(state)} tensors"
+            )
     # shapes alone: settings of a damaged file can describe a network of any size; Swin cannot be built without data
     with contextlib.suppress(NotImplementedError), torch.device("meta"):
         check_fit(_described(about, name_or_path), state, str(name_or_path))
@@ -289,7 +295,9 @@ def _described(about: Mapping[str, Any], source: str | Path) -> Network:
         network.set_tracking(**about.get("tracking", {}))
     except NotImplementedError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError) as error:
+    except (
+        TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError, AssertionError,
+    ) as error:  # fmt: skip
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
         reason = kind + " ".join(str(error).split())[:200]
         raise ValueError(f"{source} contains a network that this version cannot build: {reason}") from None

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
+from hodor.files import check_stored
 from hodor.masks import written_whole
 from hodor.models import weights
 from hodor.models.base import Network
@@ -141,10 +141,7 @@ def read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("expected content that is not compressed")  # it could fill the memory
+        check_stored(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual protocols: what cannot be read raises
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

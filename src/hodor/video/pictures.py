@@ -346,5 +346,5 @@ def named_errors(path: Path) -> Iterator[None]:
         raise FileNotFoundError(f"picture {path} does not exist") from None
     except UnusablePictureError as error:
         raise ValueError(f"{path}: {error}") from None
-    except DECODE_ERRORS as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): replace it or remove it") from None
+    except (*DECODE_ERRORS, MemoryError) as error:  # a damaged length can ask for any amount
+        raise ValueError(f"{path} cannot be read as an image ({str(error)[:200]}): replace it or remove it") from None

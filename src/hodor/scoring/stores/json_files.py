@@ -32,12 +32,7 @@ class Shapes:
 @dataclass(frozen=True)
 class _Json(MappingStore):
     def read(self, sequence: str, frame: str) -> Labels:
-        planes, size = self.planes(sequence, frame), self._size(sequence, frame)
-        try:
-            check_pixels(*size)
-        except ValueError as error:
-            raise ValueError(f"{self.place(sequence, frame)} {error}") from None
-        return painted(planes, size)
+        return painted(self.planes(sequence, frame), self._size(sequence, frame))
 
     def planes(self, sequence: str, frame: str) -> dict[int, Plane]:
         shapes = self.value(sequence, frame)
@@ -50,6 +45,15 @@ class _Json(MappingStore):
 
     def _size(self, sequence: str, frame: str) -> tuple[int, int]:
         """Return the frame's size; if the file does not have it, that of any run length of the sequence."""
+        try:
+            height, width = self._stated(sequence, frame)
+            check_pixels(height, width)
+        except DAMAGES as error:
+            fault = error if isinstance(error, ValueError) else f"is damaged: {type(error).__name__} {error}"
+            raise ValueError(f"{self.place(sequence, frame)} {str(fault)[:1000]}") from None
+        return height, width
+
+    def _stated(self, sequence: str, frame: str) -> tuple[int, int]:
         own: Shapes = self.value(sequence, frame)
         if own.size is not None:
             return own.size
@@ -58,7 +62,7 @@ class _Json(MappingStore):
                 if isinstance(segmentation, dict):
                     height, width = segmentation["size"]
                     return int(height), int(width)
-        raise ValueError(f"{self.place(sequence, frame)} has no height and width: add them to the file")
+        raise ValueError("has no height and width: add them to the file")
 
 
 def open_json(path: Path, what: str) -> Store:
