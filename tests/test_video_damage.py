@@ -82,3 +82,20 @@ def test_packets_before_the_first_frame_of_a_stream_are_noted_but_not_counted(tm
     assert source.damaged == {}
     assert source.notes == ["26 packets before its first frame do not decode: they are not counted"]
     assert [f.index for f in source.frames(reverse=True)] == [2, 1, 0]
+
+
+def test_a_frame_whose_damage_the_decoder_conceals_is_named(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", 30, size=(192, 256), noise=True, g=30, bf=0)
+    whole = stamp(open_source(path).frames())
+    with av.open(str(path)) as container:
+        place, size = sorted((p.pts, p.pos, p.size) for p in container.demux(video=0) if p.size)[12][1:]
+    data = bytearray(path.read_bytes())
+    data[place + size // 2 : place + size // 2 + 40] = bytes(range(40))
+    path.write_bytes(data)
+    source = open_source(path)
+    forward = stamp(source.frames())
+    assert [f[:3] for f in forward] == [f[:3] for f in whole]
+    assert source.damaged == {12: "a part of its data is damaged"}
+    assert [f[3] for f in forward[:12]] == [f[3] for f in whole[:12]]
+    assert forward[12][3] == whole[11][3]
+    assert stamp(open_source(path).frames(reverse=True)) == forward[::-1]

@@ -19,6 +19,10 @@ WITH_BEGINNING = ("mov", "matroska", "avi", "flv", "asf", "mxf", "ogg", "nut", "
 """Formats whose files begin with a keyframe."""
 
 
+CONCEALED = "a part of its data is damaged"
+"""Message of a frame of which the decoder has filled damaged parts without an error."""
+
+
 class Decoded(NamedTuple):
     """One frame in the order of the decoder.
 
@@ -76,6 +80,9 @@ class Pass:
         for frame in self._decoded():
             for pts, message in self._missing(frame.pts, last is None):
                 yield Decoded(last or frame, pts, message)
+            if frame.is_corrupt:
+                yield Decoded(last or frame, frame.pts, CONCEALED)
+                continue
             last = frame
             yield Decoded(frame, frame.pts)
         if last is not None:
