@@ -20,6 +20,7 @@ import training
 from training import lines, same, small, state
 
 from hodor.data.settings import Data
+from hodor.models import weights
 from hodor.train import Recipe, Validation, run
 from hodor.training import checkpoints, journal
 from hodor.training.checkpoints import Average, clear, differences, plain, read, save
@@ -272,7 +273,7 @@ def test_a_full_disk_is_an_error_of_the_system_not_of_torch(tmp_path: Path, monk
     """torch alone raises RuntimeError: "unexpected pos 64 vs 0"."""
 
     @contextmanager
-    def full(path: Path) -> Iterator[IO[bytes]]:
+    def full(path: Path, new_folder: bool = True) -> Iterator[IO[bytes]]:
         with open("/dev/full", "wb", buffering=0) as file:
             yield file
 
@@ -300,3 +301,11 @@ def test_a_folder_that_is_removed_during_training_ends_it_and_is_not_created_aga
     run(small(root), tmp_path / "out", resume=True)
     run(small(root), tmp_path / "whole")
     assert same(state(tmp_path / "out"), state(tmp_path / "whole"))
+
+
+def test_the_files_of_a_run_are_not_written_into_a_folder_that_was_removed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        checkpoints.save(tmp_path / "gone" / "last.pt", {"step": 1})
+    with pytest.raises(FileNotFoundError):
+        checkpoints.write_weights(tmp_path / "gone" / "weights.safetensors", weights.build("hodor-lite"), {})
+    assert not (tmp_path / "gone").exists()

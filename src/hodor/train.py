@@ -166,7 +166,6 @@ def _run(
         state = {"network": network.state_dict(), "average": average.network.state_dict(), "optimiser": optimiser.state_dict()}
         facts = {"step": done, "best": best, "recipe": about, "rounding": checkpoints.rounding(count)}
         checkpoints.save(out / checkpoints.LAST, {**state, **facts})
-        checkpoints.check_present(out)
         checkpoints.write_weights(out / checkpoints.WEIGHTS, average.network, about, step=done)
 
     with ExitStack() as stack:

@@ -149,7 +149,7 @@ def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
     return network
 
 
-def save(network: Network, path: str | Path, *, half: bool = False, **provenance: Any) -> None:
+def save(network: Network, path: str | Path, *, half: bool = False, new_folder: bool = True, **provenance: Any) -> None:
     """Write weights, name, size, settings, calibration, tracking and provenance as one safetensors file.
 
     The file is written under another name and then renamed, so that a partial file is never left.
@@ -158,6 +158,7 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
         network: the network, not folded.
         path: file to write.
         half: whether to store float16, half the size; the weights are read as float32. Default: False.
+        new_folder: see `hodor.masks.written_whole`. Default: True.
         **provenance: further plain values (recipe, commit ...) for the metadata.
 
     Raises:
@@ -172,7 +173,7 @@ def save(network: Network, path: str | Path, *, half: bool = False, **provenance
         about["calibration"] = network.calibration
     if network.tracking:
         about["tracking"] = dict(network.tracking)
-    _write(Path(path), about, state)
+    _write(Path(path), about, state, new_folder)
 
 
 def restate(
@@ -243,10 +244,10 @@ def interpolate(start: str | Path, end: str | Path, out: str | Path, share: floa
     _write(Path(out), {**about, "interpolated": {"share": share, "start": before}}, mixed)
 
 
-def _write(path: Path, about: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+def _write(path: Path, about: Mapping[str, Any], state: Mapping[str, Tensor], new_folder: bool = True) -> None:
     from safetensors.torch import save as to_bytes
 
-    write_atomically(path, to_bytes(dict(state), {"hodor": json.dumps(about, sort_keys=True)}))
+    write_atomically(path, to_bytes(dict(state), {"hodor": json.dumps(about, sort_keys=True)}), new_folder)
 
 
 def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device = "cpu", folded: bool = True) -> Network:
@@ -446,7 +447,7 @@ def begin_from(network: Network, path: str | Path) -> None:
         ) from None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, new_folder: bool = True) -> None:
     """Write a file under another name, flush it to the disk and rename it.
 
     Whatever interrupts this, the path has the old file or the complete new one.
@@ -454,8 +455,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     Args:
         path: file to write.
         data: its content.
+        new_folder: see `hodor.masks.written_whole`. Default: True.
     """
-    with written_whole(path) as out:
+    with written_whole(path, new_folder) as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())

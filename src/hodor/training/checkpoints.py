@@ -90,7 +90,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         path: the file.
         state: tensors and plain values.
     """
-    with written_whole(path) as out:
+    with written_whole(path, new_folder=False) as out:
         guarded = _Guarded(out)
         try:
             torch.save(dict(state), cast("IO[bytes]", guarded))
@@ -211,7 +211,7 @@ def write_weights(path: Path, network: Network, about: Mapping[str, Any], **fact
         about: the plain recipe, with names instead of paths; stored in the file, as is the commit.
         facts: further plain values to store.
     """
-    weights.save(network, path, half=True, recipe=about, commit=commit(), **facts)
+    weights.save(network, path, half=True, new_folder=False, recipe=about, commit=commit(), **facts)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
