@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -637,3 +638,10 @@ def test_the_still_image_weights_of_the_repository_are_those_of_the_default_netw
     bundled = weights.load("xmem-lite")
     assert (stills.name, stills.settings, stills.size, stills.history) == ("xmem-lite", bundled.settings, 416, 7)
     assert stills.calibration == (1.0, 0.0)
+
+
+def test_loading_weights_does_not_import_the_compiler() -> None:
+    """torch._dynamo takes a second and 70 MB."""
+    code = "import sys, hodor; hodor.load('hodor-lite'); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

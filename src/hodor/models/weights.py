@@ -270,20 +270,22 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
             fit the network: ..." with all keys that are missing, unexpected or of another shape.
     """
     about, state = read(name_or_path)
-    settings = about.get("settings")
-    for name, count in settings.items() if isinstance(settings, dict) else ():
-        if name.endswith(("layers", "blocks")) and isinstance(count, int) and count > len(state):
-            raise ValueError(
-                f"{name_or_path} does not fit the network: its {name} is {count}, but it holds {len(state)} tensors"
-            )
-    # shapes alone: settings of a damaged file can describe a network of any size; Swin cannot be built without data
-    with contextlib.suppress(NotImplementedError), torch.device("meta"):
-        check_fit(_described(about, name_or_path), state, str(name_or_path))
+    _check_sizes(about.get("settings"), state, name_or_path)
     network = _described(about, name_or_path)
     fill(network, state, str(name_or_path))
     if folded:
         network.fold()
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_sizes(settings: Any, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise ValueError for settings of a much larger network than the tensors are of: building it would fill the memory."""
+    largest = max((side for tensor in state.values() for side in tensor.shape), default=0)
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        limit = len(state) if name.endswith(("layers", "blocks")) else largest if name == "grid" else None
+        limit = 4 * largest if "width" in name else limit
+        if limit is not None and isinstance(value, int) and value > limit:
+            raise ValueError(f"{source} does not fit the network: its {name} of {value} is too large for its tensors")
 
 
 def _described(about: Mapping[str, Any], source: str | Path) -> Network:
@@ -294,10 +296,9 @@ def _described(about: Mapping[str, Any], source: str | Path) -> Network:
         slope, offset = about.get("calibration", Network.calibration)
         network.calibration = float(slope), float(offset)
         network.set_tracking(**about.get("tracking", {}))
-    except NotImplementedError:
-        raise
     except (
         TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError, AssertionError,
+        IndexError,
     ) as error:  # fmt: skip
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
         reason = kind + " ".join(str(error).split())[:200]
