@@ -374,7 +374,7 @@ class _Job:
             return ""
         note = self._new_tracker().restore(self.state)
         if not isinstance(note.get("job"), dict) or not isinstance(note.get("index"), int) or "phase" not in note:
-            raise ValueError(f"{self.state} is not the state of a run: start again without resume")
+            raise ValueError(f"{self.state} is not the state of a run: start again with overwrite instead of resume")
         for key, now in self.job.items():
             before = note["job"].get(key)
             if before != now:
