@@ -85,7 +85,7 @@ def test_packets_before_the_first_frame_of_a_stream_are_noted_but_not_counted(tm
 
 
 def test_a_frame_whose_damage_the_decoder_conceals_is_named(tmp_path: Path) -> None:
-    path = make(tmp_path / "a.mp4", 30, size=(192, 256), noise=True, g=30, bf=0)
+    path = make(tmp_path / "a.mp4", 30, size=(192, 256), noise=True, g=30, bf=0, threads=1)
     whole = stamp(open_source(path).frames())
     with av.open(str(path)) as container:
         place, size = sorted((p.pts, p.pos, p.size) for p in container.demux(video=0) if p.size)[12][1:]

@@ -158,7 +158,7 @@ def _run(
     player = _distributed(accelerator, play) if count > 1 else play
     trained = [p for p in network.parameters() if p.requires_grad]
     scales = journal.scales(network)
-    network.train()
+    network.train(not recipe.evaluation_mode)
     replay = _replay(recipe, average.network, stream, parts)
 
     def save(done: int) -> None:

@@ -152,6 +152,9 @@ class Recipe:
     """For one-shot: the mask at the start of the return path, as predicted (soft) or rounded (hard)."""
     present: bool = False
     """For one-shot: leave out objects that have no pixel in the prediction on the last frame."""
+    evaluation_mode: bool = False
+    """Train the network in evaluation mode, so that it reads its memory as it does while tracking: top-k attention, a deep
+    update on every stored frame, no dropout. Cutie's auxiliary loss needs the training mode."""
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     """Clips that begin at the memory of a tracked training video instead of at a ground-truth mask."""
     loss: Loss = "released"

@@ -55,6 +55,7 @@ class Pass:
         keys: those of the keyframes among them.
         errors: number of errors so far.
         skipped: number of packets before the first frame that do not decode and have no place.
+        damaged: whether a packet did not decode, a frame has concealed damage, or packets at the end gave no frame.
         problem: FFmpeg's message, if an error in the file itself ended the pass.
     """
 
@@ -65,6 +66,7 @@ class Pass:
         self.keys: list[int] = []
         self._decodes: list[int] = []
         self.errors = self.skipped = 0
+        self.damaged = False
         self.problem: str | None = None
         self._message = ""  # of the last error
         self._failed: dict[int, str] = {}
@@ -81,10 +83,12 @@ class Pass:
             for pts, message in self._missing(frame.pts, last is None):
                 yield Decoded(last or frame, pts, message)
             if frame.is_corrupt:
+                self.damaged = True
                 yield Decoded(last or frame, frame.pts, CONCEALED)
                 continue
             last = frame
             yield Decoded(frame, frame.pts)
+        self.damaged = self.damaged or bool(self._waiting)  # decoding in threads, FFmpeg drops errors of the last packets
         if last is not None:
             for pts, message in self._missing(None, False, ended=True):
                 yield Decoded(last, pts, message)
@@ -143,6 +147,7 @@ class Pass:
             yield from frames
 
     def _fail(self, error: av.error.FFmpegError) -> None:
+        self.damaged = True
         self.errors, self._message = self.errors + 1, error.strerror or str(error)
 
     def _missing(self, pts: int | None, first: bool, ended: bool = False) -> list[tuple[int | None, str]]:

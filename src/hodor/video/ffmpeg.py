@@ -118,7 +118,9 @@ class Video(Source):
         if streams[0].codec_context is None:
             container.close()
             raise ValueError(f"{self._shown} is not a video FFmpeg can read: its codec is unknown")
-        streams[0].thread_type = "AUTO" if self._threads else "SLICE"
+        streams[0].thread_type = "AUTO"
+        if not self._threads:
+            streams[0].codec_context.thread_count = 1
         streams[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return container, streams[0]
 
@@ -133,7 +135,7 @@ class Video(Source):
             with container:
                 whole = Pass(container, stream)
                 for place, decoded in enumerate(whole.frames()):
-                    if (whole.errors or whole.skipped) and self._threads and self._local:
+                    if whole.damaged and self._threads and self._local:
                         break
                     if place == 0 and whole.skipped and not self._skipped:
                         self._skipped = whole.skipped
@@ -144,13 +146,15 @@ class Video(Source):
                         self.damaged[place] = decoded.message
                     yield place, decoded
                     number = place + 1
-                if not ((whole.errors or whole.skipped) and self._threads and self._local):
+                if not (whole.damaged and self._threads and self._local):
                     problem = whole.problem or self._shortfall(container, stream, whole.packets, whole.end)
                     if problem:
                         self.stopped = f"frame {number}: {problem}"
                     self._packets = whole.stamps, whole.keys
                     return
-            self._threads = False  # frames decoded in parallel report an error after later packets: decode again without
+            # FFmpeg's threads report an error after later packets, or not at all: decode again in one thread, so that the
+            # result does not depend on the number of cores
+            self._threads = False
 
     def _run_from(self, key: int) -> Generator[tuple[int, Decoded]]:
         index, last, before = self._index, -1, None
