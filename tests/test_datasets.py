@@ -75,6 +75,21 @@ def test_masks_after_the_first_frame_of_davis_are_never_read(tmp_path: Path, net
     assert [f.labels.tobytes() for f in follow(network, video)] == before
 
 
+@pytest.mark.parametrize("damaged", [True, False])
+def test_given_masks_are_checked_before_the_first_video_is_tracked(tmp_path: Path, network: Network, damaged: bool) -> None:
+    layout = open_layout(benchmarks.davis2017(tmp_path / "data"))
+    video = only(layout)
+    mask = video.masks[video.frames[0]]
+    if damaged:
+        mask.write_bytes(b"not a picture")
+    else:
+        write_labels(mask, np.ones((SIZE[0] // 2, SIZE[1]), np.uint8))
+    with pytest.raises(ValueError, match=r"data cannot be segmented: .*cows") as refusal:
+        segment_dataset(layout, network, tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_late_mask_brings_its_new_object_and_leaves_the_others_to_the_network(tmp_path: Path, boxed: Network) -> None:
     """The mask of frame 00010 shows object 5 alone, and where 2 is it holds zeros: unlabelled, not background."""
     video = only(open_layout(benchmarks.youtube(tmp_path)))

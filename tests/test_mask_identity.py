@@ -469,3 +469,26 @@ def test_the_command_refuses_a_contradiction_and_prints_changed_ids(
     assert (code, len(errors)) == (2, 1)
     assert errors[0].endswith("c1.png: give both in one form, such as palette PNG")
     assert not (tmp_path / "p").exists()
+
+
+def test_the_doctor_shows_the_ids_of_several_masks_or_why_they_cannot_be_used_together(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = picture(tmp_path / "c0", Image.fromarray(COLOURS[labels_of((1, 2))]))
+    late = picture(tmp_path / "c1", Image.fromarray(COLOURS[labels_of((1,))]))
+    other = picture(tmp_path / "other", indexed(labels_of((1,)), palette()))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor", str(first), str(late)])
+    lines = capfd.readouterr().out.splitlines()
+    table = [line.split(maxsplit=2) for line in lines[lines.index("as masks of one run:") + 1 :]]
+    assert stop.value.code in (None, 0)
+    assert table[0] == ["id", "mask", "object in the mask"]
+    cat = next(stated for i, file, stated in table[1:] if file == str(late))
+    assert [(i, file) for i, file, stated in table[1:] if stated == cat] == [("2", str(first)), ("2", str(late))]
+    assert len(table) == 4
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor", str(first), str(other)])
+    assert stop.value.code == 2
+    assert (
+        capfd.readouterr().out.splitlines()[-1].startswith("as masks of one run: refused: expected masks that can be compared")
+    )

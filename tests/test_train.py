@@ -288,6 +288,18 @@ def test_the_choice_of_loss_is_what_is_minimised(recipe: Recipe, tmp_path: Path,
     assert line["loss"] == pytest.approx(line["ce"] + (0 if loss == "cross-entropy" else line["dice"]))
 
 
+def test_a_run_in_evaluation_mode_never_trains_in_training_mode(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = set()
+    call = train.Play.forward
+    monkeypatch.setattr(train.Play, "forward", lambda self, *args: modes.add(self.network.training) or call(self, *args))
+    run(replace(recipe, evaluation_mode=True), tmp_path / "a")
+    assert modes == {False}
+    run(recipe, tmp_path / "b")
+    assert modes == {False, True}
+
+
 def test_a_run_in_bfloat16_is_finite_and_differs(recipe: Recipe, tmp_path: Path) -> None:
     for precision in get_args(Recipe.__annotations__["precision"]) or ("float32", "bfloat16"):
         run(replace(recipe, steps=2, precision=precision), tmp_path / precision)

@@ -64,8 +64,8 @@ class Tracker:
     reference to it, continue, and assign it again to return.
 
     Args:
-        network: the network, from `hodor.load`. In training mode it is set to evaluation mode during every step, so that it must
-            not be used by several threads then.
+        network: the network, from `hodor.load`. In training mode it is set to evaluation mode during every step, so that
+            it must not be used by several threads then.
         history: number of past frames kept in memory (T), at least 1. Default: the network's own (7 for HODOR, as in the
             paper).
         pin_first: whether to keep also, for each object, the first mask that was given and the latest. Default: the network's

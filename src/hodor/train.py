@@ -134,7 +134,7 @@ def _run(
     if first_process:
         _warn(recipe, stream, videos, resumed=saved is not None)
 
-    network = _network(recipe)
+    network = _network(recipe).train(not recipe.evaluation_mode)
     plans.check_recurrent(recipe, network)
     play = Play(network, recipe)
     data = recipe.data
@@ -158,7 +158,6 @@ def _run(
     player = _distributed(accelerator, play) if count > 1 else play
     trained = [p for p in network.parameters() if p.requires_grad]
     scales = journal.scales(network)
-    network.train(not recipe.evaluation_mode)
     replay = _replay(recipe, average.network, stream, parts)
 
     def save(done: int) -> None:

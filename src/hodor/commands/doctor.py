@@ -10,7 +10,10 @@ from hodor.commands.options import parse
 
 @dataclass(frozen=True)
 class Doctor:
-    """Report what mask files contain: format, values, objects, what would be repaired, and the verdict."""
+    """Report what mask files contain: format, values, objects, what would be repaired, and the verdict.
+
+    Of several files also which object of which file has which id if they are the masks of one run, or why they cannot be.
+    """
 
     files: Positional[tuple[Path, ...]]
     """Masks: pictures, folders, COCO or labelme JSON; FILE:IMAGE names one picture of a COCO file."""
@@ -19,16 +22,25 @@ class Doctor:
 
     def run(self) -> int:
         """Run the command. Returns the exit code."""
-        from hodor.mask_files import doctor
+        from hodor.mask_files import doctor, identity
 
         if not self.files:
             raise ValueError("expected at least one file, got none: run hodor doctor FILE ...")
         refused = False
-        for file in self.files:
+        given = []
+        for place, file in enumerate(self.files):
             path, image = doctor.split_image(str(file))
             lines = doctor.examine(path, image=image or self.image)
             print("\n".join(lines))
             refused |= lines[-1].startswith("refused")
+            if not refused and len(self.files) > 1:
+                given.append(identity.Given(str(file), place, doctor.read(path, image=image or self.image)))
+        if len(self.files) > 1 and not refused:
+            try:
+                print("as masks of one run:", *identity.lines_of(identity.join(given).rows, frames=False), sep="\n")
+            except ValueError as error:
+                print(f"as masks of one run: refused: {error}")
+                return 2
         return 2 if refused else 0
 
 

@@ -28,6 +28,7 @@ import hodor
 from hodor.data.layouts import Layout, VideoFiles
 from hodor.data.videofiles import shown
 from hodor.evaluation.ground_truth import Masks as Masks
+from hodor.evaluation.ground_truth import check_given
 from hodor.evaluation.ground_truth import check_ground_truth as check_ground_truth
 from hodor.evaluation.ground_truth import written as written
 from hodor.files import DAMAGES, parse_json
@@ -240,8 +241,10 @@ def segment_dataset(
 
     Raises:
         ValueError: "OUT holds another run (its size was 352, now 480): give another folder, or run again without resume"; "OUT
-            holds other things (cow): give an empty folder"; what `follow` raises.
+            holds other things (cow): give an empty folder"; what `check_given` raises before anything is written; what `follow`
+            raises.
     """
+    check_given(layout)
     tracker = Tracker(network, history=history, pin_first=pin_first, hold_lost=hold_lost)  # fills in the defaults
     settings = {"history": tracker.history, "size": size, "pin_first": tracker.pin_first, "hold_lost": tracker.hold_lost}
     run = Run(_about(layout, network, settings, weights, command))

@@ -162,6 +162,18 @@ def scorable(
     return Scorable(replace(layout, videos=kept), tuple(notes))
 
 
+def check_given(layout: Layout) -> None:
+    """Read every mask that will be given to a tracker, and compare its size with that of the pictures.
+
+    Raises:
+        ValueError: masks that are damaged or that differ in size from their pictures, all in one line.
+    """
+    masks = Recorded(layout)
+    problems = [text for video in layout.videos for text in _unusable(video, masks)]
+    if problems:
+        raise ValueError(f"{layout.root} cannot be segmented: {'; '.join(dict.fromkeys(problems))}")
+
+
 def _between_masks(video: VideoFiles) -> tuple[VideoFiles, str]:
     """Return a video that requires only the frames from its first to its last mask, and a note about the others."""
     labelled = [place for place, frame in enumerate(video.frames) if frame in video.masks]
@@ -184,9 +196,12 @@ def _unusable(video: VideoFiles, masks: Recorded) -> list[str]:
     for frame in video.given:
         if (video.name, frame) not in masks.sizes:
             try:
-                masks.read(video.name, frame)
+                labels = masks.read(video.name, frame)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
+            else:
+                if video.single and labels.any():  # the later masks are not given
+                    break
     first = dict[tuple[int, ...], str]()
     for frame in video.masks:
         if size := masks.sizes.get((video.name, frame)):

@@ -96,11 +96,13 @@ def join(masks: Sequence[Given]) -> Joined:
     return Joined(labels, tuple(rows))
 
 
-def lines_of(rows: Sequence[Row]) -> list[str]:
-    """Format the table of ids, one line a row after a heading."""
+def lines_of(rows: Sequence[Row], frames: bool = True) -> list[str]:
+    """Format the table of ids, one line a row after a heading, with or without the frames."""
     cells = [("id", "frame", "mask", "object in the mask"), *((str(r.id), str(r.frame), r.file, r.stated) for r in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in cells]
+    if not frames:
+        cells = [(i, file, stated) for i, _, file, stated in cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 class _Objects:
