@@ -98,9 +98,9 @@ def join(masks: Sequence[Given]) -> Joined:
 
 def lines_of(rows: Sequence[Row], frames: bool = True) -> list[str]:
     """Format the table of ids, one line a row after a heading, with or without the frames."""
-    cells = [("id", "frame", "mask", "object in the mask"), *((str(r.id), str(r.frame), r.file, r.stated) for r in rows)]
+    cells = [["id", "frame", "mask", "object in the mask"], *([str(r.id), str(r.frame), r.file, r.stated] for r in rows)]
     if not frames:
-        cells = [(i, file, stated) for i, _, file, stated in cells]
+        cells = [[i, file, stated] for i, _, file, stated in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
