@@ -6,7 +6,7 @@
     for frame in frames:
         labels = tracker.track(frame)
 
-`load` and `Tracker` are imported when they are first used, so that `import hodor` stays fast.
+`load`, `Tracker` and `Prompter` are imported when they are first used, so that `import hodor` stays fast.
 """
 
 import importlib
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hodor.models.weights import load as load
+    from hodor.prompter import Prompter as Prompter
     from hodor.tracking import Tracker as Tracker
 
 __version__ = "0.1.0"
-__all__ = ["Tracker", "__version__", "load", "metrics"]
+__all__ = ["Prompter", "Tracker", "__version__", "load", "metrics"]
 
-_LAZY = {"load": "hodor.models.weights", "Tracker": "hodor.tracking"}
+_LAZY = {"load": "hodor.models.weights", "Prompter": "hodor.prompter", "Tracker": "hodor.tracking"}
 
 
 def __getattr__(name: str) -> Any:
