@@ -1,5 +1,6 @@
 """Videos with damaged frames in the middle: the numbers of the other frames stay, and the damaged ones are named."""
 
+import itertools
 from pathlib import Path
 
 import av
@@ -7,6 +8,7 @@ import pytest
 from clips import damage, make, stamp
 
 from hodor.frames import open_source
+from hodor.video.decoding import skipped_frames
 
 FILES = {
     "h264 in MP4": ("mp4", "libx264", "yuv420p", {"g": 10, "bf": 0}),
@@ -99,3 +101,37 @@ def test_a_frame_whose_damage_the_decoder_conceals_is_named(tmp_path: Path) -> N
     assert [f[3] for f in forward[:12]] == [f[3] for f in whole[:12]]
     assert forward[12][3] == whole[11][3]
     assert stamp(open_source(path).frames(reverse=True)) == forward[::-1]
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "libx264"])
+def test_frames_that_a_damaged_container_loses_are_noted(codec: str, tmp_path: Path) -> None:
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    options = {} if codec == "mjpeg" else {"g": 1, "bf": 0}
+    path = make(tmp_path / "a.mkv", 60, codec, pixels, noise=True, **options)
+    whole = [f.image.tobytes() for f in open_source(path)]
+    source = open_source(path)
+    assert len(list(source.frames())) == 60
+    assert source.notes == []
+    with av.open(str(path)) as container:
+        packets = sorted((p.pts, bytes(p)) for p in container.demux(video=0) if p.size)
+    data = bytearray(path.read_bytes())
+    for n in (20, 41):
+        place = data.index(packets[n][1])
+        data[place - 4 : place] = b"\x8f\x00\x00\x00"  # number of the track, time and flags of the block
+    path.write_bytes(data)
+    source = open_source(path)
+    found = [whole.index(f.image.tobytes()) for f in source.frames()]
+    skipped = {k: b - a - 1 for k, (a, b) in enumerate(itertools.pairwise(found)) if b - a > 1}
+    assert {found[k] for k in skipped} == {19, 40}
+    where = ", ".join(f"{count} after frame {k}" for k, count in skipped.items())
+    assert source.notes == [
+        f"its time stamps skip frames ({where}): frames that are missing are not counted, so that later frames have lower numbers than in a complete file"
+    ]
+
+
+def test_a_variable_rate_has_no_skipped_frames() -> None:
+    assert skipped_frames([0, 10, 30, 40, 80, 90, 130, 170, 180, 210, 260]) == {}
+    assert skipped_frames([*range(0, 100, 10), *range(120, 200, 10)]) == {9: 2}
+    assert skipped_frames([None] * 20) == {}
+    assert skipped_frames([round(i * 1000 / 30) for i in range(40)]) == {}
+    assert skipped_frames([0, 33, 67, 100, 400]) == {}  # too few steps

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
+import numpy as np
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -180,6 +181,26 @@ def complete(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
             held = packet if packet.is_corrupt else None
             if held is None:
                 yield packet
+
+
+def skipped_frames(stamps: Iterable[int | None]) -> dict[int, int]:
+    """Find frames that are missing in a video of constant frame rate, such as those whose blocks are damaged in Matroska.
+
+    Args:
+        stamps: time stamps of the packets, in any order.
+
+    Returns:
+        Number of a frame -> how many frames are missing after it. Empty if the rate is not constant: where less than nine of
+        ten steps are equal up to a quarter.
+    """
+    times = np.unique([pts for pts in stamps if pts is not None])
+    steps = np.diff(times)
+    if len(steps) < 8:
+        return {}
+    step = float(np.median(steps))
+    if np.mean(np.abs(steps - step) <= max(1, step / 4)) < 0.9:
+        return {}
+    return {int(i): round(float(steps[i] / step)) - 1 for i in np.flatnonzero(steps > 1.6 * step)}
 
 
 def end_of(packet: Packet[Any]) -> float:

@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from hodor.files import MAX_PIXELS
-from hodor.video.decoding import Decoded, Pass
+from hodor.video.decoding import Decoded, Pass, skipped_frames
 from hodor.video.source import Frame, Picture, Source, size_of
 
 if TYPE_CHECKING:
@@ -227,6 +227,12 @@ class Video(Source):
                 scan = Pass(container, stream)
                 scan.scan()
             usable = usable and scan.ordered
+            if usable and (missing := skipped_frames(scan.stamps)):
+                where = ", ".join(f"{count} after frame {i}" for i, count in itertools.islice(missing.items(), 5))
+                self.notes.append(
+                    f"its time stamps skip frames ({where}{', ...' * (len(missing) > 5)}): frames that are missing are not "
+                    "counted, so that later frames have lower numbers than in a complete file"
+                )
         else:
             return
         if not usable:
