@@ -125,7 +125,8 @@ def test_frames_that_a_damaged_container_loses_are_noted(codec: str, tmp_path: P
     assert {found[k] for k in skipped} == {19, 40}
     where = ", ".join(f"{count} after frame {k}" for k, count in skipped.items())
     assert source.notes == [
-        f"its time stamps skip frames ({where}): frames that are missing are not counted, so that later frames have lower numbers than in a complete file"
+        f"its time stamps skip frames ({where}): frames that are missing are not counted, "
+        "so that later frames have lower numbers than in a complete file"
     ]
 
 
