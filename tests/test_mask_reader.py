@@ -15,7 +15,7 @@ from benchmarks import SIZE, labels, numbered
 from hodor.data.augment import PLAIN
 from hodor.data.check import examine, report_lines
 from hodor.data.layouts import open_layout
-from hodor.data.mask_reader import is_smooth, masks_in, read_labels, read_plane
+from hodor.data.mask_reader import is_smooth, lossy, masks_in, read_labels, read_plane
 from hodor.data.settings import Data
 from hodor.data.stream import Stream
 from hodor.mask_files import doctor
@@ -160,3 +160,14 @@ def test_images_without_a_mask_are_noted(tmp_path: Path) -> None:
     (root / "masks" / "p2.png").unlink()
     assert examine(root, SOLE).notes[0] == "1 images without a mask are left out"
     assert torch.equal(clips(root).clip(0, 0).objects_BN, torch.ones(1, 1, dtype=torch.bool))
+
+
+def test_a_tiff_with_jpeg_inside_is_read_as_a_jpeg_is(tmp_path: Path) -> None:
+    disc = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 20
+    Image.fromarray(np.repeat(disc[..., None] * np.uint8(255), 3, 2)).save(tmp_path / "m.tif", compression="jpeg", quality=60)
+    assert lossy(tmp_path / "m.tif") == "TIFF"
+    labels = read_labels(tmp_path / "m.tif")
+    assert set(np.unique(labels)) == {0, 1}
+    assert np.mean((labels > 0) != disc) < 0.01
+    Image.fromarray(disc * np.uint8(1)).save(tmp_path / "n.tif")
+    assert lossy(tmp_path / "n.tif") is None

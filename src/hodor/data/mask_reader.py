@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.mask_files import images, png
+from hodor.mask_files.lossy import is_lossy
 from hodor.masks import VOID, open_picture
 from hodor.names import natural_key
+from hodor.video.pictures import open_file
 
 Labels = npt.NDArray[np.integer[Any]]
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
 """Suffixes of mask files. Of files that differ only in the suffix, the first in this order is used."""
-LOSSY = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}
-"""First bytes of files whose values can be noisy -> format."""
 DARK = 64
 """A lossy mask without a brighter value has no object."""
 MIDDLE = 127
@@ -38,17 +39,18 @@ def masks_in(folder: Path) -> dict[str, Path]:
 
 
 def lossy(path: str | os.PathLike[str]) -> str | None:
-    """Return the format of a file whose values can be noisy (JPEG, WebP), by its content; None for other files."""
-    try:
+    """Return the format of a file that is compressed with loss, or of WebP, which has no ids; by its content. Else None."""
+    with contextlib.suppress(OSError, ValueError):
         with open(path, "rb") as file:
-            begin = file.read(4)
-    except OSError:
-        return None
-    return next((name for start, name in LOSSY.items() if begin.startswith(start)), None)
+            if file.read(8) == b"\x89PNG\r\n\x1a\n":
+                return None
+        with open_file(path) as picture:
+            return picture.format if picture.format == "WEBP" or is_lossy(picture, Path(path)) else None
+    return None
 
 
 def read_labels(path: Path) -> Labels:
-    """Read a mask as labels. Values are not changed, except in JPEG and WebP, which are read as `hodor segment --mask` does.
+    """Read a mask as labels. Values are not changed, except in lossy formats, which are read as `hodor segment --mask` does.
 
     Args:
         path: mask file.
