@@ -168,6 +168,9 @@ ALL: dict[str, list[object]] = {
     "--table": [],
     "--cutout": [1, 2],
     "--prores": [1],
+    "--start-frame": [0],
+    "--stop-frame": [2],
+    "--start-number": [1001],
     "--direction": ["forward"],
     "--resume": [],
     "--strict": [],
@@ -198,9 +201,9 @@ def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor
         *("cutout_1", "cutout_2", "cutout_1.mov"),
     }  # fmt: skip
     found = masks_in(out / "masks")
-    assert list(found) == ["a.png", "b.png", "c.png"]
-    assert not found["a.png"].any(), "forward leaves the frames before the mask empty"
-    assert np.array_equal(found["b.png"], mask())
+    assert list(found) == ["1001.png", "1002.png", "1003.png"]
+    assert not found["1001.png"].any(), "forward leaves the frames before the mask empty"
+    assert np.array_equal(found["1002.png"], mask())
     summary = json.loads((tmp_path / "s.json").read_text())
     assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
 

@@ -1,5 +1,6 @@
 """The mask doctor on masks in many forms: every file here is written by Pillow, none by the package."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -462,12 +463,31 @@ def test_another_size_is_resized_with_a_note(tmp_path: Path) -> None:
     assert reading.notes == (f"resized from {W}x{H} to the video's {2 * W}x{2 * H} (nearest neighbour)",)
 
 
-@pytest.mark.parametrize(("size", "warned"), [((96, 130), False), ((96, 131), True), ((128, 96), True)])
-def test_an_aspect_ratio_off_by_more_than_2_percent_has_a_note(tmp_path: Path, size: tuple[int, int], warned: bool) -> None:
+@pytest.mark.parametrize(("size", "fits"), [((96, 130), True), ((96, 131), False), ((128, 96), False), ((480, 640), True)])
+def test_an_aspect_ratio_off_by_more_than_2_percent_is_refused(tmp_path: Path, size: tuple[int, int], fits: bool) -> None:
     indexed(scene(1, 2)).save(tmp_path / "m.png")
-    notes = doctor.read(tmp_path / "m.png", size=size).notes
-    assert any("differs from the video's" in note for note in notes) == warned
-    assert any("rotated by 90 degrees" in note for note in notes) == (size == (128, 96))
+    write_parts(tmp_path / "parts", obj_1=scene(1) > 0, obj_2=scene(0, 2) > 0)
+    if fits:
+        assert doctor.read(tmp_path / "m.png", size).labels.shape == doctor.read(tmp_path / "parts", size).labels.shape == size
+        return
+    turned = ", which is rotated by 90 degrees" if size == (128, 96) else ""
+    for name, file in (("m.png", "m.png"), ("parts", "parts/obj_1.png")):
+        line = (
+            f"expected mask {tmp_path / file} in the aspect ratio of the upright frames, {size[1]}x{size[0]}, got {W}x{H}"
+            f"{turned}: draw on the picture that `hodor frame SOURCE -o frame.png` writes"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+            doctor.read(tmp_path / name, size)
+
+
+def test_the_rounded_sides_of_a_small_mask_fit(tmp_path: Path) -> None:
+    indexed(np.ones((9, 16), np.uint8)).save(tmp_path / "m.png")  # 1.778 : 1, a picture of 480x854 has 1.779 : 1
+    indexed(np.ones((8, 15), np.uint8)).save(tmp_path / "n.png")  # 1.875 : 1, 5 % off, rounded from 14.2
+    indexed(np.ones((8, 17), np.uint8)).save(tmp_path / "o.png")
+    for name in "mn":
+        assert doctor.read(tmp_path / f"{name}.png", (480, 854)).labels.shape == (480, 854)
+    with pytest.raises(ValueError, match=r"got 17x8: draw on"):
+        doctor.read(tmp_path / "o.png", (480, 854))
 
 
 def test_an_object_too_small_after_resizing_is_named_and_losing_all_is_an_error(tmp_path: Path) -> None:

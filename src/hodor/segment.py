@@ -10,11 +10,11 @@ for the overlay and ProRes, which are encoded again: their pictures are the same
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,54 +25,19 @@ from hodor.models.weights import weights_hash
 from hodor.outputs import writers
 from hodor.outputs.background import BackgroundWriter
 from hodor.outputs.selection import Outputs as Outputs
+from hodor.outputs.summary import Summary as Summary
 from hodor.outputs.writers import Result
 from hodor.tracking import Tracker
 from hodor.video.content import content_hash
+from hodor.video.extent import Extent
 from hodor.video.source import Frame, Source, prefetch
 
 MAX_PENDING = 6
 """Maximum number of results that wait to be written."""
 SAVE_EVERY = 20
-"""Frames between two saves of the tracker's state: the maximum that a killed run computes again."""
+"""Frames between two saves of the tracker's state: the maximum that a killed run computes again. Ctrl-C saves it as well."""
 
 Progress = Callable[[int, int | None], None]
-
-
-@dataclass
-class Summary:
-    """What a run did.
-
-    Attributes:
-        frames: number of frames that have a mask now.
-        tracked: number of frames that the network segmented in this run.
-        seconds: duration of this run, in seconds.
-        objects: ids in the given masks, sorted.
-        lost: id -> names of the frames on which no pixel was assigned to the object, in order of time.
-        notes: warnings and remarks, one line each.
-        damaged: number of each frame that does not decode -> FFmpeg's message; its mask is that of a neighbour's picture.
-        stopped: where and why a damaged source ended, None if it was read to its end.
-        interrupted: True if Ctrl-C ended the run.
-    """
-
-    frames: int = 0
-    tracked: int = 0
-    seconds: float = 0.0
-    objects: tuple[int, ...] = ()
-    lost: dict[int, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    damaged: dict[int, str] = field(default_factory=dict)
-    stopped: str | None = None
-    interrupted: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the attributes as values for JSON, and `frames_per_second` (tracked frames, None without a duration)."""
-        return {
-            **vars(self),
-            "objects": list(self.objects),
-            "damaged": {str(i): message for i, message in self.damaged.items()},
-            "lost": {str(i): names for i, names in self.lost.items()},
-            "frames_per_second": round(self.tracked / self.seconds, 3) if self.seconds else None,
-        }
 
 
 def segment(
@@ -87,6 +52,9 @@ def segment(
     resume: bool = False,
     overwrite: bool = False,
     strict: bool = False,
+    start_frame: int = 0,
+    stop_frame: int | None = None,
+    start_number: int | None = None,
     progress: Progress = lambda count, total: None,
 ) -> Summary:
     """Follow the objects of the given masks through a source and write the results.
@@ -107,6 +75,10 @@ def segment(
         overwrite: remove the results of an earlier run from the folder before the first frame. Without it and without
             `resume`, a folder with masks is refused. With `resume`, nothing is removed if there is a run to resume.
         strict: raise at the first frame that does not decode, instead of using the picture before it.
+        start_frame: index of the first frame that is used (the in point). Frames before it are neither tracked nor written.
+        stop_frame: index of the last frame that is used (the out point); it is included. Default: the last one.
+        start_number: number of the first file's name; the names are then 1001, 1002, ..., with at least four digits. Default:
+            the names of the source. It changes only names: indices of frames are those of the source.
         progress: called after each frame with the number of frames so far and the number of all frames, None if
             unknown.
 
@@ -115,7 +87,8 @@ def segment(
 
     Raises:
         ValueError: "expected at least one mask, got none: ...", "mask for frame 90, but clip has frames 0 to 79: ...",
-            "mask for frame 90, but clip ended at frame 79: ..." where this is only known at the end, "expected objects
+            "mask for frame 90, but clip ended at frame 79: ..." where this is only known at the end, "expected masks of frames
+            30 to 60, the frames that are used, got one of frame 0: ...", as `Extent` for the other numbers, "expected objects
             of the masks to cut out (1, 2), got 9", "OUT holds another run (its history was 7, now 5): give another
             folder, or start again with overwrite instead of resume", "expected a folder without masks, got 60 masks of an
             earlier run in OUT/masks: ...", with
@@ -123,15 +96,17 @@ def segment(
     """
     if not masks:
         raise ValueError("expected at least one mask, got none: give labels by frame index")
-    job = _Job(source, dict(masks), network, outputs, history, size, backward, strict)
+    extent = Extent(source, start_frame, stop_frame, start_number)
+    job = _Job(extent, dict(masks), network, outputs, history, size, backward, strict)
     began = time.monotonic()
     try:
         job.run(resume, overwrite, progress)
     except KeyboardInterrupt:
         job.summary.interrupted = True
+        job.save()
     job.summary.seconds = round(time.monotonic() - began, 3)
-    job.summary.damaged = dict(sorted(source.damaged.items()))
-    job.summary.stopped = source.stopped
+    job.summary.damaged = {i: message for i, message in sorted(source.damaged.items()) if i in extent}
+    job.summary.stopped = None if job.last == extent.last else source.stopped
     job.summary.notes += source.notes
     return job.summary
 
@@ -141,7 +116,7 @@ class _Job:
 
     def __init__(
         self,
-        source: Source,
+        extent: Extent,
         masks: dict[int, Labels],
         network: Network,
         outputs: Outputs,
@@ -151,7 +126,8 @@ class _Job:
         strict: bool,
     ) -> None:
         self.strict = strict
-        self.source, self.masks, self.outputs, self.backward = source, masks, outputs, backward
+        self.extent, self.source = extent, extent.source
+        self.masks, self.outputs, self.backward = masks, outputs, backward
         self.first = min(masks)
         self.summary = Summary(objects=tuple(sorted({int(i) for m in masks.values() for i in np.unique(m) if i})))
         history = network.history if history is None else history
@@ -163,11 +139,20 @@ class _Job:
         """Frames whose results are on the disk before the forward pass: those resumed, and those of the backward pass."""
         self.counted = range(0)
         """Frames of the backward pass of this process, which are in the summary already."""
+        self.last = -1
+        """Index of the last frame that the forward pass has read."""
+        self.written = -1
+        """Index of the last frame whose files are complete."""
+        self.reached: dict[int, tuple[str, int, Tracker]] = {}
+        """Of the last two frames: index -> phase, index from which that phase continues, and the tracker after the frame."""
         self._check()
         self.job = {
-            "source": source.name,
-            "content": content_hash(source),
-            "frame size": list(source.size),
+            "source": self.source.name,
+            "content": content_hash(self.source),
+            "frame size": list(self.source.size),
+            "start frame": extent.start or None,
+            "stop frame": extent.last,
+            "start number": extent.start_number,
             "history": history,
             "pin_first": network.pin_first,
             "hold_lost": network.hold_lost,
@@ -196,6 +181,11 @@ class _Job:
                 raise ValueError(f"expected objects of the masks to cut out ({', '.join(map(str, objects))}), got {i}")
         self._new_tracker()
         fit_size(self.source.size, self.size)
+        used = f"{self.extent.start} to {'the end' if self.extent.last is None else self.extent.last}"
+        for i in self.masks:
+            if i not in self.extent:
+                advice = "give the mask of one of them, as FILE@FRAME, or other start and stop frames"
+                raise ValueError(f"expected masks of frames {used}, the frames that are used, got one of frame {i}: {advice}")
         count = None if self.source.estimated else self.source.count
         if count is not None and max(self.masks) >= count:
             raise ValueError(
@@ -217,11 +207,11 @@ class _Job:
         if overwrite and phase == "":
             self.outputs.clear()
             earlier = set()
-        keep = {self.source.name_of(i) for i in self.resumed} if phase else None
+        keep = {self.extent.name_of(i) for i in self.resumed} if phase else None
         with contextlib.ExitStack() as open_writers:
             records = [open_writers.enter_context(w) for w in self.outputs.records(keep, self.source.name)]
-            if self.backward and self.first > 0 and phase != "forward":
-                with BackgroundWriter(_write_to(records), MAX_PENDING) as record_writer:
+            if self.backward and self.first > self.extent.start and phase != "forward":
+                with BackgroundWriter(self._write_to(records), MAX_PENDING) as record_writer:
                     for result in self._track_backward(phase == "backward", record_writer):
                         self.finished = range(result.index, self.first)
                         self.counted = range(result.index, max(self.counted.stop, result.index + 1))
@@ -230,7 +220,7 @@ class _Job:
                     names.reverse()  # into order of time
             streams = [open_writers.enter_context(w) for w in self.outputs.streams(self.source.rate)]
             with (
-                BackgroundWriter(_write_to(records), MAX_PENDING) as record_writer,
+                BackgroundWriter(self._write_to(records), MAX_PENDING) as record_writer,
                 BackgroundWriter(_write_to(streams), MAX_PENDING) as stream_writer,
             ):
                 for result in self._track_forward(phase == "forward", record_writer):
@@ -241,6 +231,7 @@ class _Job:
             # A run killed while its long files are assembled can still be resumed: the state is removed after that.
             for writer in [*streams, *records]:
                 writer.close(finished=False)
+            self.reached.clear()
             self.state.unlink(missing_ok=True)
         if earlier:
             left = f"{len(earlier)} masks of an earlier run ({min(earlier)}, ...)"
@@ -250,25 +241,25 @@ class _Job:
 
     def _check_earlier(self, earlier: set[str], resume: bool) -> None:
         """Raise if results of an earlier run would be lost, or would lie beside those of this run."""
-        folder, count = self.outputs.masks, None if self.source.estimated else self.source.count
+        folder, count = self.outputs.masks, None if self.source.estimated else self.extent.count
         if not resume:
             raise ValueError(
                 f"expected a folder without masks, got {len(earlier)} masks of an earlier run in {folder}: "
                 "give another folder, use overwrite to replace them, or resume to continue a run that was killed"
             )
-        if count is not None and (strange := earlier - {self.source.name_of(i) for i in range(count)}):
+        if count is not None and (strange := earlier - self._names(count)):
             raise ValueError(
                 f"expected masks of {self.source.name} in {folder}, got {len(strange)} of another run ({min(strange)}, ...): "
                 "give another folder, or use overwrite to replace them"
             )
 
     def _track_backward(self, restored: bool, record_writer: BackgroundWriter) -> Iterator[Result]:
-        """Yield the results from the first mask back to frame 0; the mask's own frame is part of the forward pass."""
+        """Yield the results from the first mask back to the first frame; the mask's own frame is part of the forward pass."""
         tracker = self._new_tracker()
         if restored:
             tracker.restore(self.state)
         stop = self.finished.start if restored else self.first + 1
-        with contextlib.closing(prefetch(self.source.frames(0, stop, reverse=True))) as frames:
+        with contextlib.closing(prefetch(self.extent.frames(stop, reverse=True))) as frames:
             for frame in frames:
                 self._refuse_damage(frame)
                 has_mask = frame.index == self.first
@@ -278,22 +269,22 @@ class _Job:
                 if has_mask:
                     continue
                 result = self._result(frame, tracked)
+                self._reach(frame, "backward", frame.index, tracker)
                 record_writer.write(result)
                 yield result
                 if (self.first - frame.index) % SAVE_EVERY == 0:
                     record_writer.wait()
-                    tracker.save(self.state, phase="backward", index=frame.index, job=self.job)
+                    self.save()
 
     def _track_forward(self, restored: bool, record_writer: BackgroundWriter) -> Iterator[Result]:
         """Yield the result of every frame in order of time: finished ones are read back, the others are computed."""
         tracker = self._new_tracker()
         if restored:
             tracker.restore(self.state)
-        last = -1
-        with contextlib.closing(prefetch(self.source.frames())) as frames:
+        with contextlib.closing(prefetch(self.extent.frames())) as frames:
             for frame in frames:
                 self._refuse_damage(frame)
-                last = frame.index
+                self.last = frame.index
                 if frame.index in self.finished:
                     yield self._read_back(frame)
                     continue
@@ -301,16 +292,20 @@ class _Job:
                     result = self._empty(frame)
                 else:
                     result = self._result(frame, tracker.step(frame.image, self.masks.get(frame.index)))
+                    self._reach(frame, "forward", frame.index + 1, tracker)
                 record_writer.write(result)
                 yield result
                 if result.index >= self.first and (frame.index + 1 - self.first) % SAVE_EVERY == 0:
                     record_writer.wait()
-                    tracker.save(self.state, phase="forward", index=frame.index + 1, job=self.job)
+                    self.save()
+        last = self.last
         unused = [i for i in sorted(self.masks) if i > last]
         if unused and not self.summary.tracked and not self.finished:
             raise ValueError(self._mask_after_the_end(last))
         if unused:
             self.summary.notes.append(f"the mask for frame {unused[0]} was not used: the last frame is {last}")
+        if self.extent.last is not None and last < self.extent.last:
+            self.summary.notes.append(f"the stop frame {self.extent.last} was not reached: the last frame is {last}")
 
     def _refuse_damage(self, frame: Frame) -> None:
         if self.strict and frame.index in self.source.damaged:
@@ -320,7 +315,8 @@ class _Job:
             )
 
     def _mask_after_the_end(self, last: int) -> str:
-        return f"mask for frame {self.first}, but {self.source.name} ended at frame {last}: give a mask of an earlier frame"
+        where = f"at frame {last}" if last >= 0 else f"before frame {self.extent.start}"
+        return f"mask for frame {self.first}, but {self.source.name} ended {where}: give a mask of an earlier frame"
 
     def _result(self, frame: Frame, tracked: Any) -> Result:
         soft = tracked.soft() if self.outputs.needs_soft else None
@@ -362,7 +358,7 @@ class _Job:
             self.summary.tracked += 1
         for i in result.lost:
             self.summary.lost.setdefault(i, []).append(result.name)
-        progress(self.summary.frames, self.source.count)
+        progress(self.summary.frames, self.extent.count)
 
     def _restore_progress(self) -> str:
         """Return the phase in which a run was killed, "" if there is no run to resume; set `resumed` and `finished`."""
@@ -383,15 +379,43 @@ class _Job:
                     "give another folder, or start again with overwrite instead of resume"
                 )
         index, phase = int(note["index"]), str(note["phase"])
-        self.resumed = range(index, self.first) if phase == "backward" else range(0 if self.backward else self.first, index)
+        self.resumed = (
+            range(index, self.first)
+            if phase == "backward"
+            else range(self.extent.start if self.backward else self.first, index)
+        )
         self.finished = self.resumed
-        missing = {self.source.name_of(i) for i in self.resumed} - writers.completed(self.outputs.masks)
+        missing = {self.extent.name_of(i) for i in self.resumed} - writers.completed(self.outputs.masks)
         if missing:
             raise ValueError(
                 f"{self.outputs.masks} lacks {len(missing)} finished masks ({min(missing)}, ...): "
                 "start again with overwrite instead of resume"
             )
         return phase
+
+    def _names(self, count: int) -> set[str]:
+        return {self.extent.name_of(self.extent.start + i) for i in range(count)}
+
+    def _reach(self, frame: Frame, phase: str, index: int, tracker: Tracker) -> None:
+        """Note the state after a frame, before its result is passed to the writers: Ctrl-C can come between the two."""
+        before = {i: state for i, state in self.reached.items() if i == next(reversed(self.reached))}
+        self.reached = before | {frame.index: (phase, index, copy.copy(tracker))}
+
+    def save(self) -> None:
+        """Save the state after the last frame whose files are complete, if the run has computed that frame."""
+        if self.written in self.reached:
+            phase, index, tracker = self.reached[self.written]
+            tracker.save(self.state, phase=phase, index=index, job=self.job)
+
+    def _write_to(self, records: Iterable[writers.Writer]) -> Callable[[Result], None]:
+        """Return a function that passes a result to the writers of records, and notes its frame as written."""
+        write = _write_to(records)
+
+        def write_and_note(result: Result) -> None:
+            write(result)
+            self.written = result.index
+
+        return write_and_note
 
 
 def _write_to(all_writers: Iterable[writers.Writer]) -> Callable[[Result], None]:

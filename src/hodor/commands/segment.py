@@ -33,6 +33,12 @@ class Segment:
     out: Annotated[Path, arg(aliases=["-o"])] = Path("hodor-out")
     """Folder of the results."""
     outputs: OmitArgPrefixes[OutputOptions] = field(default_factory=OutputOptions)
+    start_frame: int = 0
+    """In point: the first frame that is used, counted from 0 as in --mask. Frames before it are neither tracked nor written."""
+    stop_frame: int | None = None
+    """Out point: the last frame that is used; it is included. Default: the last frame of the source."""
+    start_number: int | None = None
+    """Number in the name of the first file, such as 1001, with at least four digits. Default: the names of the source."""
     direction: Literal["both", "forward"] = "both"
     """From the first mask: to both ends of the video, or only forward; frames before it are then empty."""
     resume: bool = False
@@ -74,6 +80,9 @@ class Segment:
                     resume=self.resume,
                     overwrite=self.overwrite,
                     strict=self.strict,
+                    start_frame=self.start_frame,
+                    stop_frame=self.stop_frame,
+                    start_number=self.start_number,
                     progress=report,
                 )
         write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table})

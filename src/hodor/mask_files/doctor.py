@@ -25,6 +25,8 @@ Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Size = tuple[int, int]
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".tga")
 FOLDER = "one file per object"
+MAX_STRETCH = 0.02
+"""Maximum difference of the aspect ratios of a mask and of the video, as a share; or one pixel, if that is more."""
 WHOLE = 0.9
 """Share of the picture from which an object gets a remark."""
 OBJECT_NAME = re.compile(
@@ -64,8 +66,8 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
             file's name (plus 1 if a number is 0) if all files have different numbers there, else 1, 2, ... in sorted
             order. Where objects overlap, the one with the higher id is used. The single object of a folder with one file,
             or of a file such as obj_2.png, has the id of the name, unless its pixel values state another.
-        size: (H, W) of the video. A mask of another size is resized with nearest neighbour, with a note. Default: the
-            size of the mask.
+        size: (H, W) of the video. A mask of another size is resized with nearest neighbour, with a note; one of another aspect
+            ratio is refused. Default: the size of the mask.
         image: which picture of a COCO file with several: its file name or id.
 
     Returns:
@@ -74,7 +76,8 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
     Raises:
         FileNotFoundError: "mask x.png does not exist".
         ValueError: one line that names the file: an empty mask, a file that is no picture, a JPEG or a photograph
-            without clear objects (with counts), JSON of another format.
+            without clear objects (with counts), JSON of another format, an aspect ratio that differs from that of the video
+            by more than 2 %.
     """
     where, found = _find(source, size, image)
     height, width = found.labels.shape
@@ -83,12 +86,9 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
         raise ValueError(f"mask {where} is empty: no object in {width}x{height} pixels")
     labels, notes = found.labels, list(found.notes)
     if size is not None and labels.shape != tuple(size):
+        _check_aspect(f"mask {where}", labels.shape, size)
         labels = fit_labels(labels, size)
         notes.append(f"resized from {width}x{height} to the video's {size[1]}x{size[0]} (nearest neighbour)")
-        stretch = (width * size[0]) / (height * size[1])
-        if abs(stretch - 1) > 0.02:
-            turned = "; is it rotated by 90 degrees?" if (width - height) * (size[1] - size[0]) < 0 else ""
-            notes.append(f"its aspect ratio differs from the video's by {abs(stretch - 1):.0%}: the mask is distorted{turned}")
     objects = objects_in(labels)
     notes += _remarks(labels, objects) if found.kind != FOLDER else []
     if not objects:
@@ -100,6 +100,21 @@ def read(source: Source, size: Size | None = None, image: str | int | None = Non
     names = {i: name for i, name in found.names.items() if i in objects}
     marks = {i: marks for i, marks in found.marks.items() if i in objects or i == 0}
     return Reading(labels, objects, tuple(notes), found.kind, names, marks)
+
+
+def _check_aspect(what: str, got: tuple[int, ...], size: Size) -> None:
+    """Raise ValueError for a mask that would be distorted, such as one of the sideways picture."""
+
+    def is_fit(height: int, width: int) -> bool:
+        allowed = max(MAX_STRETCH * height * size[1], *size)  # one pixel of a small mask, whose sides are rounded
+        return abs(width * size[0] - height * size[1]) <= allowed
+
+    if not is_fit(got[0], got[1]):
+        sideways = ", which is rotated by 90 degrees" if is_fit(got[1], got[0]) else ""
+        raise ValueError(
+            f"expected {what} in the aspect ratio of the upright frames, {size[1]}x{size[0]}, got {got[1]}x{got[0]}{sideways}: "
+            "draw on the picture that `hodor frame SOURCE -o frame.png` writes"
+        )
 
 
 def split_image(given: str) -> tuple[str, str | None]:
@@ -253,6 +268,7 @@ def _one_file_per_object(files: list[Path], size: Size | None) -> Found:
             )
         plane = found.labels != 0
         if size is not None and plane.shape != tuple(size):
+            _check_aspect(f"mask {file}", plane.shape, size)
             plane = fit_labels(plane.astype(np.uint8), size).astype(bool)
             notes.append(f"{file.name}: resized to the video's {size[1]}x{size[0]} (nearest neighbour)")
         if planes and plane.shape != planes[0].shape:
