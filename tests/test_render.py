@@ -127,7 +127,7 @@ def test_a_full_disk_is_an_oserror_and_leaves_no_half_video(tiny_disk: Path) -> 
     [
         ("a.avi", {}, r"expected a name that ends in \.mp4 .*, got a\.avi"),
         ("a.mp4", {"codec": "prores4444"}, r"expected a name that ends in \.mov or \.mkv for prores4444, got a\.mp4"),
-        ("a.mp4", {"codec": "vp9"}, r"expected a codec \(h264, prores4444\), got 'vp9'"),
+        ("a.mp4", {"codec": "av1"}, r"expected a codec \(h264, prores4444, vp9, ffv1\), got 'av1'"),
         ("a.mp4", {"rate": 0}, "expected a rate above 0 frames a second, got 0"),
     ],
 )

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hodor.video.films import VideoWriter as VideoWriter
 from hodor.video.images import STILLS, Stream, open_images
 from hodor.video.render import Sheet as Sheet
-from hodor.video.render import VideoWriter as VideoWriter
 from hodor.video.render import contact_sheet as contact_sheet
 from hodor.video.render import overlay as overlay
 from hodor.video.source import Frame as Frame

@@ -218,7 +218,7 @@ class _Job:
                         self._count(result, progress)
                 for names in self.summary.lost.values():
                     names.reverse()  # into order of time
-            streams = [open_writers.enter_context(w) for w in self.outputs.streams(self.source.rate)]
+            streams = [open_writers.enter_context(w) for w in self.outputs.streams(self.source.rate, self.source)]
             with (
                 BackgroundWriter(self._write_to(records), MAX_PENDING) as record_writer,
                 BackgroundWriter(_write_to(streams), MAX_PENDING) as stream_writer,
@@ -231,6 +231,7 @@ class _Job:
             # A run killed while its long files are assembled can still be resumed: the state is removed after that.
             for writer in [*streams, *records]:
                 writer.close(finished=False)
+                self.summary.notes += writer.notes
             self.reached.clear()
             self.state.unlink(missing_ok=True)
         if earlier:

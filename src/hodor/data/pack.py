@@ -243,7 +243,7 @@ def _items(source: Source, settings: PackSettings) -> Iterator[dict[str, bytes]]
 
 def _video(video: VideoFiles, settings: PackSettings) -> dict[str, bytes]:
     """One video as videos/NAME.mp4 and Annotations/NAME/FRAME.png. Frames are named by their numbers."""
-    from hodor.video.render import VideoWriter
+    from hodor.video.films import VideoWriter
 
     files: dict[str, bytes] = {}
     clip = (settings.short_side, settings.short_side)

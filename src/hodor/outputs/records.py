@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -53,7 +53,13 @@ class Result:
 
 
 class Writer:
-    """The base class of all writers."""
+    """The base class of all writers.
+
+    Attributes:
+        notes: what is missing in the file or was left out, one line each; complete after `close`.
+    """
+
+    notes: Sequence[str] = ()
 
     def write(self, result: Result) -> None:
         """Write one frame. A full disk raises OSError and leaves no incomplete file."""

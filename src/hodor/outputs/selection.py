@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hodor.outputs import writers
+from hodor.video.films import Colour
+from hodor.video.sound import Sound
+from hodor.video.source import Source
 
 
 class _Run(NamedTuple):
-    """What writers need to know of a run: frames to keep (None: a new run), name of the source, its frame rate."""
+    """What writers need to know of a run: frames to keep (None: a new run); name, rate, colour and sound of the source."""
 
     keep: Set[str] | None = None
     source: str = "video"
     rate: Fraction | None = None
+    colour: Colour | None = None
+    sound: Sound | None = None
 
 
 class _Spec(NamedTuple):
@@ -52,7 +57,7 @@ class OutputOptions:
     overlay: bool = _output(
         False,
         "overlay.mp4",
-        lambda path, run, _: writers.OverlayWriter(path, run.rate),
+        lambda path, run, _: writers.OverlayWriter(path, run.rate, colour=run.colour, sound=run.sound),
         stream=True,
         from_start=False,
     )
@@ -141,13 +146,15 @@ class Outputs(OutputOptions):
         hidden = [writers.SoftWriter(self.soft_folder)] if self.prores and not self.soft else []
         return [*hidden, *self._writers(_Run(keep, name), stream=False), writers.MaskWriter(self.masks)]
 
-    def streams(self, rate: Fraction | None) -> list[writers.Writer]:
+    def streams(self, rate: Fraction | None, source: Source | None = None) -> list[writers.Writer]:
         """Make the writers that need every frame in order of time; a resumed run writes their files again.
 
         Args:
             rate: frames a second of the source, None if it has none.
+            source: the source, whose colour and sound films keep. Default: they are BT.709, without sound.
         """
-        return self._writers(_Run(rate=rate), stream=True)
+        kept = (source.name, rate, source.colour, source.sound) if source is not None else ("video", rate)
+        return self._writers(_Run(None, *kept), stream=True)
 
     def clear(self) -> None:
         """Remove the results of an earlier run from the folder, and no other file."""

@@ -15,6 +15,7 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,9 @@ from hodor.outputs.records import TableWriter as TableWriter
 from hodor.outputs.records import Writer as Writer
 from hodor.outputs.records import YtvisWriter as YtvisWriter
 from hodor.outputs.records import encode_rle as encode_rle
-from hodor.video.render import Sheet, VideoWriter, overlay
+from hodor.video.films import REC_709, Colour, VideoWriter
+from hodor.video.render import Sheet, overlay
+from hodor.video.sound import Sound
 
 
 def completed(folder: str | os.PathLike[str]) -> set[str]:
@@ -138,6 +141,11 @@ class _FilmWriter(Writer):
 
     _video: VideoWriter | None = None
 
+    @property
+    def notes(self) -> Sequence[str]:  # type: ignore[override]
+        """What is missing in the sound of the film."""
+        return self._video.notes if self._video is not None else ()
+
     def close(self, finished: bool = True) -> None:
         if self._video is not None:
             self._video.close()
@@ -154,10 +162,19 @@ class OverlayWriter(_FilmWriter):
         path: the file.
         rate: frames a second for frames without a time; None means 25.
         opacity: opacity of the objects' colour, in [0, 1].
+        colour: what the RGB values of the frames mean; None means BT.709.
+        sound: sound that is copied into the film. Default: none.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rate: Fraction | float | None, opacity: float = 0.5) -> None:
-        self._video: VideoWriter = VideoWriter(path, rate or 25, crf=20)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rate: Fraction | float | None,
+        opacity: float = 0.5,
+        colour: Colour | None = None,
+        sound: Sound | None = None,
+    ) -> None:
+        self._video: VideoWriter = VideoWriter(path, rate or 25, crf=20, colour=colour or REC_709, sound=sound)
         self._opacity = opacity
 
     def write(self, result: Result) -> None:

@@ -16,13 +16,16 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from hodor.files import MAX_PIXELS
 from hodor.video.decoding import Decoded, Pass, skipped_frames
+from hodor.video.films import ACCURATE, Colour
+from hodor.video.sound import Sound
 from hodor.video.source import Frame, Picture, Source, size_of
 
 if TYPE_CHECKING:
@@ -32,10 +35,10 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+P = TypeVar("P", bound=np.generic)
 BLOCK = 32  # frames held at once when a video is read backwards
 BLOCK_BYTES = 256 << 20  # pictures held at once when every block must be decoded from the start
 PROBE = 64  # frames that are decoded to see whether their time stamps increase
-ACCURATE = 0x2 | 0x2000 | 0x40000  # swscale: bilinear, full chroma interpolation, accurate rounding
 
 
 class _Index(NamedTuple):
@@ -83,6 +86,7 @@ class Video(Source):
             if self.count is None and seconds and self.rate:
                 self.count, self.estimated = max(1, round(seconds * self.rate)), True
             aspect, self._tick = stream.sample_aspect_ratio, stream.time_base
+            sounds = len(container.streams.audio)
         with contextlib.closing(self._run(0)) as run:
             _, first = next(run, (0, None))
         if first is None:
@@ -92,6 +96,12 @@ class Video(Source):
         self.stopped = None
         frame, self._first, _ = first
         self._matrix = _display_matrix(frame)
+        if sounds and self._local:
+            self.sound = Sound(url, float(self._first * self._tick) if self._first is not None and self._tick else 0.0)
+        elif sounds:
+            self.notes.append("its sound is not copied: only that of a file is")
+        self.colour = _colour(frame)
+        self.has_deep = any(component.bits > 8 for component in frame.format.components)
         self.size = size_of(self._picture(frame))
         if aspect not in (None, 0, 1):
             self.notes.append(f"pixels are not square ({aspect}): frames are used as stored")
@@ -259,8 +269,8 @@ class Video(Source):
                         continue
                     if number > expected or (stop is not None and number >= stop):
                         break
-                    picture = self._picture(decoded.frame)
-                    yield Frame(number, f"{number:05d}", picture, self._time(decoded.pts, number))
+                    picture, deep = self._picture(decoded.frame), self._deep_picture(decoded.frame)
+                    yield Frame(number, f"{number:05d}", picture, self._time(decoded.pts, number), deep)
                     expected += 1
                     if expected == stop:
                         return
@@ -302,6 +312,18 @@ class Video(Source):
     def _picture(self, frame: VideoFrame) -> Picture:
         return _turn(_rgb(frame), self._matrix)
 
+    def _deep_picture(self, frame: VideoFrame) -> npt.NDArray[np.uint16] | None:
+        if not (self.deep and self.has_deep):
+            return None
+        deep: Any = frame.to_ndarray(format="rgb48le", interpolation=ACCURATE)
+        return _turn(deep, self._matrix)
+
+
+def _colour(frame: VideoFrame) -> Colour:
+    """Return what the values of a frame mean; 2 is unknown."""
+    primaries, transfer, matrix = (int(getattr(frame, name, 2)) for name in ("color_primaries", "color_trc", "colorspace"))
+    return Colour(primaries, transfer, matrix, int(frame.color_range) == 2)
+
 
 def _announced(container: InputContainer, stream: VideoStream) -> int:
     """Return the number of packets that the header announces, 0 if none; of MP4 without those an edit list omits."""
@@ -325,7 +347,7 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     return 1, 0, 0, 1
 
 
-def _turn(image: Picture, matrix: tuple[int, int, int, int]) -> Picture:
+def _turn(image: npt.NDArray[P], matrix: tuple[int, int, int, int]) -> npt.NDArray[P]:
     """Apply quarter turns and mirroring; any other angle is replaced by the nearest of them."""
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):

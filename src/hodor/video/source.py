@@ -8,10 +8,14 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from hodor.video.films import Colour
+    from hodor.video.sound import Sound
 
 Picture = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -25,12 +29,14 @@ class Frame(NamedTuple):
         name: name of the frame in outputs: the stem of an image file, else the index as "00042".
         image: upright RGB picture, uint8 [H, W, 3].
         time: seconds from the first frame, None for images.
+        deep: the picture with 16 bits, uint16 [H, W, 3], where `Source.deep` asks for it and the source has more than 8 bits.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
     name: str
     image: Picture
     time: float | None
+    deep: npt.NDArray[np.uint16] | None = None
 
 
 class Source:
@@ -43,6 +49,10 @@ class Source:
         count: number of frames, None if unknown.
         estimated: True while `count` is an estimate from the duration.
         rate: average rate in frames a second, None if unknown.
+        colour: what the RGB values mean, None if the source does not say.
+        sound: its sound, None if it has none that can be copied.
+        has_deep: whether its pictures have more than 8 bits.
+        deep: set it to True to get `Frame.deep`, too. Default: False.
         notes: what was skipped or ignored, one line each.
         damaged: number of each frame read so far that does not decode -> FFmpeg's message. Its picture is that of the
             frame before it; at the start of a video, of the frame after it.
@@ -58,6 +68,10 @@ class Source:
         self.count: int | None = None
         self.estimated = False
         self.rate: Fraction | None = None
+        self.colour: Colour | None = None
+        self.sound: Sound | None = None
+        self.has_deep = False
+        self.deep = False
         self.notes: list[str] = []
         self.damaged: dict[int, str] = {}
         self.stopped: str | None = None
