@@ -25,6 +25,7 @@ from hodor import __version__, cli
 from hodor.commands import console
 from hodor.frames import open_source
 from hodor.masks import write_labels
+from hodor.outputs.refine import Refinement
 from hodor.training.recipes import RECIPES
 
 Hodor = Callable[..., tuple[int, str, list[str]]]
@@ -168,6 +169,17 @@ ALL: dict[str, list[object]] = {
     "--table": [],
     "--cutout": [1, 2],
     "--prores": [1],
+    "--vp9": [1],
+    "--ffv1": [2],
+    "--matte": [1, 2],
+    "--matte-codec": ["ffv1"],
+    "--exr": [1, 2],
+    "--remove-specks": [20],
+    "--fill-holes": [20],
+    "--smooth": [3],
+    "--grow": [-1],
+    "--feather": [2],
+    "--smooth-time": [1],
     "--start-frame": [0],
     "--stop-frame": [2],
     "--start-number": [1001],
@@ -189,7 +201,7 @@ ALL: dict[str, list[object]] = {
 
 
 def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
-    known = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", hodor("segment", "--help")[1]))
+    known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", hodor("segment", "--help")[1]))
     assert {o for o in known if not o.startswith("--no-")} - {"--help"} == set(ALL)
     source, out = stills(tmp_path / "in", ["a.png", "b.png", "c.png"]), tmp_path / "out"
     places = {"MASK": f"{mask_file(tmp_path / 'm.png')}@1", "OUT": out, "SUMMARY": tmp_path / "s.json", "CHECKPOINT": tiny[1]}
@@ -198,12 +210,12 @@ def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor
     assert (code, printed) == (0, ""), errors
     assert {p.name for p in out.iterdir()} == {
         *("masks", "overlay.mp4", "sheet.png", "soft", "coco.json", "ytvis.json", "objects.csv"),
-        *("cutout_1", "cutout_2", "cutout_1.mov"),
+        *("cutout_1", "cutout_2", "cutout_1.mov", "cutout_1.webm", "cutout_2.mkv", "matte_1.mkv", "matte_2.mkv", "exr"),
     }  # fmt: skip
     found = masks_in(out / "masks")
     assert list(found) == ["1001.png", "1002.png", "1003.png"]
     assert not found["1001.png"].any(), "forward leaves the frames before the mask empty"
-    assert np.array_equal(found["1002.png"], mask())
+    assert np.array_equal(found["1002.png"], Refinement(fill_holes=20, smooth=3, grow=-1)._labels(mask()))
     summary = json.loads((tmp_path / "s.json").read_text())
     assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
 

@@ -149,7 +149,7 @@ def test_the_alpha_of_cut_outs_is_the_soft_mask_or_else_the_labels(tmp_path: Pat
     with av.open(str(tmp_path / "a.mov")) as container:
         first, _ = (f.to_ndarray(format="rgba").astype(int) for f in container.decode(video=0))
     assert np.abs(first[..., 3] - soft[..., 3]).max() <= 1
-    with pytest.raises(ValueError, match=r"expected a cut-out kind \(rgba, prores\), got 'exr'"):
+    with pytest.raises(ValueError, match=r"expected a cut-out kind \(rgba, prores, vp9, ffv1\), got 'exr'"):
         CutoutWriter(tmp_path, 3, "exr")  # type: ignore[arg-type]
 
 

@@ -146,6 +146,7 @@ class _Job:
         self.reached: dict[int, tuple[str, int, Tracker]] = {}
         """Of the last two frames: index -> phase, index from which that phase continues, and the tracker after the frame."""
         self._check()
+        self.source.deep = outputs.needs_deep
         self.job = {
             "source": self.source.name,
             "content": content_hash(self.source),
@@ -218,7 +219,8 @@ class _Job:
                         self._count(result, progress)
                 for names in self.summary.lost.values():
                     names.reverse()  # into order of time
-            streams = [open_writers.enter_context(w) for w in self.outputs.streams(self.source.rate, self.source)]
+            made = self.outputs.streams(self.source.rate, self.source, self.extent.start)
+            streams = [open_writers.enter_context(w) for w in made]
             with (
                 BackgroundWriter(self._write_to(records), MAX_PENDING) as record_writer,
                 BackgroundWriter(_write_to(streams), MAX_PENDING) as stream_writer,
@@ -232,12 +234,13 @@ class _Job:
             for writer in [*streams, *records]:
                 writer.close(finished=False)
                 self.summary.notes += writer.notes
+                self.summary.flicker |= writer.flicker
             self.reached.clear()
             self.state.unlink(missing_ok=True)
         if earlier:
             left = f"{len(earlier)} masks of an earlier run ({min(earlier)}, ...)"
             self.summary.notes.append(f"{self.outputs.masks} also holds {left}: remove them")
-        if self.outputs.prores and not self.outputs.soft:
+        if self.outputs.hides_soft:
             shutil.rmtree(self.outputs.soft_folder, ignore_errors=True)
 
     def _check_earlier(self, earlier: set[str], resume: bool) -> None:
@@ -322,7 +325,7 @@ class _Job:
     def _result(self, frame: Frame, tracked: Any) -> Result:
         soft = tracked.soft() if self.outputs.needs_soft else None
         labels = tracked.labels.astype(label_dtype(max(self.summary.objects)))
-        return Result(
+        result = Result(
             frame.index,
             frame.name,
             frame.time,
@@ -332,17 +335,19 @@ class _Job:
             soft,
             tracked.confidence,
             tracked.lost,
+            frame.deep,
         )
+        return self.outputs.refined(result)
 
     def _read_back(self, frame: Frame) -> Result:
         """Make the result of a finished frame from its files."""
         labels = read_labels(self.outputs.masks / f"{frame.name}.png")
-        if self.outputs.prores:
+        if self.outputs.streams_soft:
             soft, objects = writers.read_soft(self.outputs.soft_folder / f"{frame.name}.npz")
         else:
             soft, objects = None, tuple(sorted({i for k in self._masks_before(frame.index) for i in objects_in(self.masks[k])}))
         lost = frozenset(objects) - frozenset(objects_in(labels))
-        return Result(frame.index, frame.name, frame.time, frame.image, labels, objects, soft, lost=lost)
+        return Result(frame.index, frame.name, frame.time, frame.image, labels, objects, soft, lost=lost, deep=frame.deep)
 
     def _masks_before(self, index: int) -> list[int]:
         """Return the frames whose masks the tracker has used when it reaches this frame."""
@@ -351,7 +356,7 @@ class _Job:
     def _empty(self, frame: Frame) -> Result:
         labels = np.zeros(frame.image.shape[:2], label_dtype(max(self.summary.objects)))
         soft = np.zeros((0, *labels.shape), np.float32) if self.outputs.needs_soft else None
-        return Result(frame.index, frame.name, frame.time, frame.image, labels, (), soft)
+        return Result(frame.index, frame.name, frame.time, frame.image, labels, (), soft, deep=frame.deep)
 
     def _count(self, result: Result, progress: Progress) -> None:
         self.summary.frames += 1

@@ -99,6 +99,8 @@ class Segment:
         info(f"{summary.frames} frames, {summary.seconds:.1f} s, {rate:.1f} frames/s -> {self.out}")
         for i, names in summary.lost.items():
             info(f"object {i} was lost on {len(names)} frames, first on {names[0]}")
+        for i, (before, after) in summary.flicker.items():
+            info(f"object {i}: flicker of its matte {before:.2f} % before --smooth-time, {after:.2f} % after")
         for line in _damage(summary.damaged):
             info(f"the source is damaged: {line}")
         if summary.stopped:

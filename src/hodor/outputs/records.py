@@ -12,6 +12,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Self
 
 import numpy as np
@@ -37,6 +38,7 @@ class Result:
         labels: ids per pixel [H, W]; 0 is the background.
         objects: ids that are followed, whether they are on this frame or not, in the order of the soft planes.
         soft: one soft mask per object in [0, 1], float [N, H, W], or None.
+        deep: the RGB picture with 16 bits, uint16 [H, W, 3], where the source has more than 8; else None.
         confidence: id -> confidence in [0, 1].
         lost: ids to which the tracker assigned no pixel.
     """
@@ -50,6 +52,7 @@ class Result:
     soft: npt.NDArray[np.floating[Any]] | None = None
     confidence: Mapping[int, float] = field(default_factory=dict)
     lost: frozenset[int] | set[int] = frozenset()
+    deep: npt.NDArray[np.uint16] | None = None
 
 
 class Writer:
@@ -57,9 +60,11 @@ class Writer:
 
     Attributes:
         notes: what is missing in the file or was left out, one line each; complete after `close`.
+        flicker: id -> flicker of its matte before and after smoothing in time, in percent; complete after `close`.
     """
 
     notes: Sequence[str] = ()
+    flicker: Mapping[int, tuple[float, float]] = MappingProxyType({})
 
     def write(self, result: Result) -> None:
         """Write one frame. A full disk raises OSError and leaves no incomplete file."""

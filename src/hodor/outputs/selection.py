@@ -7,12 +7,15 @@ resumed run is compared with all follow from these fields.
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hodor.outputs import writers
+from hodor.outputs.films import MATTES, MatteCodec, require_exr
+from hodor.outputs.in_time import Finished, SmoothedInTime
+from hodor.outputs.refine import Refinement
 from hodor.video.films import Colour
 from hodor.video.sound import Sound
 from hodor.video.source import Source
@@ -26,17 +29,21 @@ class _Run(NamedTuple):
     rate: Fraction | None = None
     colour: Colour | None = None
     sound: Sound | None = None
+    matte_codec: MatteCodec = "prores"
 
 
 class _Spec(NamedTuple):
     """How an output is written.
 
     Attributes:
-        path: file or folder below the output folder; "{}" is replaced by the object's id.
+        path: file or folder below the output folder; the first "{}" is replaced by the object's id, the second by the end of
+            the name of mattes.
         open: makes the writer from the path, the run, and the object's id (None for outputs of all objects).
         stream: the file needs every frame in order of time; a resumed run writes it again from the finished masks.
         from_start: it must have been written from the first frame on, so a resumed run cannot add it.
         soft: it needs the soft masks.
+        alpha: its soft masks are smoothed in time; it is a stream then.
+        joint: several objects are in one file; the id given to `open` is the tuple of ids.
     """
 
     path: str
@@ -44,15 +51,21 @@ class _Spec(NamedTuple):
     stream: bool = False
     from_start: bool = True
     soft: bool = False
+    alpha: bool = False
+    joint: bool = False
 
 
 def _output(default: Any, path: str, open: Callable[[Path, _Run, Any], writers.Writer], **flags: bool) -> Any:
     return field(default=default, metadata={"spec": _Spec(path, open, **flags)})
 
 
+def _cutout(kind: Any) -> Callable[[Path, _Run, Any], writers.Writer]:
+    return lambda path, run, i: writers.CutoutWriter(path, i, kind, run.rate, run.colour, run.sound)
+
+
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """Outputs that are written on demand, besides the masks."""
+class OutputOptions(Refinement):
+    """Outputs that are written on demand, besides the masks, and how all of them are refined."""
 
     overlay: bool = _output(
         False,
@@ -72,16 +85,29 @@ class OutputOptions:
     """Also write OUT/ytvis.json, YouTube-VIS results with RLE masks."""
     table: bool = _output(False, "objects.csv", lambda path, run, _: writers.TableWriter(path, run.keep))
     """Also write OUT/objects.csv: confidence, whether it is lost, area and box of every object on every frame."""
-    cutout: tuple[int, ...] = _output((), "cutout_{}", lambda path, _, i: writers.CutoutWriter(path, i), soft=True)
+    cutout: tuple[int, ...] = _output((), "cutout_{}", lambda path, _, i: writers.CutoutWriter(path, i), soft=True, alpha=True)
     """Ids of objects to cut out, each to OUT/cutout_<id>/<frame>.png with alpha."""
-    prores: tuple[int, ...] = _output(
+    prores: tuple[int, ...] = _output((), "cutout_{}.mov", _cutout("prores"), stream=True, soft=True, alpha=True)
+    """Ids of objects to cut out, each to OUT/cutout_<id>.mov, ProRes 4444 with alpha, 10-bit colours."""
+    vp9: tuple[int, ...] = _output((), "cutout_{}.webm", _cutout("vp9"), stream=True, soft=True, alpha=True)
+    """Ids of objects to cut out, each to OUT/cutout_<id>.webm, VP9 with alpha, for web pages."""
+    ffv1: tuple[int, ...] = _output((), "cutout_{}.mkv", _cutout("ffv1"), stream=True, soft=True, alpha=True)
+    """Ids of objects to cut out, each to OUT/cutout_<id>.mkv, FFV1 with alpha, lossless."""
+    matte: tuple[int, ...] = _output(
         (),
-        "cutout_{}.mov",
-        lambda path, run, i: writers.CutoutWriter(path, i, "prores", run.rate),
+        "matte_{}.{}",
+        lambda path, run, i: writers.MatteWriter(path, i, run.matte_codec, run.rate, run.sound),
         stream=True,
         soft=True,
+        alpha=True,
     )
-    """Ids of objects to cut out, each to OUT/cutout_<id>.mov, ProRes 4444 with alpha."""
+    """Ids of objects whose mattes are written, each as a film, OUT/matte_<id>.mov (or .mkv, .webm, .mp4)."""
+    matte_codec: MatteCodec = "prores"
+    """Codec of the films of --matte: prores (alpha and brightness), ffv1 (lossless), vp9 (alpha and brightness) or h264."""
+    exr: tuple[int, ...] = _output(
+        (), "exr", lambda path, _, ids: writers.ExrWriter(path, ids), soft=True, alpha=True, joint=True
+    )
+    """Ids of objects whose mattes are written to OUT/exr/<frame>.exr, one layer an object; requires OpenEXR."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +124,29 @@ class Outputs(OutputOptions):
         table: write objects.csv: confidence, area and box of each object on each frame.
         cutout: ids of objects, each written to cutout_<id>/<frame>.png (RGBA). Default: none.
         prores: ids of objects, each written to cutout_<id>.mov (ProRes 4444). Default: none.
+        vp9: ids of objects, each written to cutout_<id>.webm (VP9 with alpha). Default: none.
+        ffv1: ids of objects, each written to cutout_<id>.mkv (FFV1 with alpha). Default: none.
+        matte: ids of objects whose mattes are written to matte_<id>.mov, or another film. Default: none.
+        matte_codec: codec of the films of mattes. Default: "prores".
+        exr: ids of objects whose mattes are layers of exr/<frame>.exr. Default: none.
+        remove_specks, fill_holes, smooth, grow, feather, smooth_time: see `hodor.outputs.refine.Refinement`. Default: 0.
+
+    Raises:
+        ValueError: `exr` without the package OpenEXR, and as `Refinement`.
 
     Example:
         >>> Outputs(Path("out"), overlay=True, cutout=(1, 2))
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be written, before a run."""
+        super().__post_init__()
+        if self.matte_codec not in MATTES:
+            raise ValueError(f"expected a matte codec ({', '.join(MATTES)}), got {self.matte_codec!r}")
+        if self.exr:
+            require_exr()
 
     @property
     def masks(self) -> Path:
@@ -113,7 +156,8 @@ class Outputs(OutputOptions):
     @property
     def cut_out_objects(self) -> tuple[int, ...]:
         """The ids that must be in the masks, because they are cut out."""
-        return (*self.cutout, *self.prores)
+        values = (getattr(self, option.name) for option in _options())
+        return tuple(i for value in values if isinstance(value, tuple) for i in value)
 
     @property
     def needs_soft(self) -> bool:
@@ -121,18 +165,35 @@ class Outputs(OutputOptions):
         return any(spec.soft for _, spec, _ in self._selected())
 
     @property
+    def needs_deep(self) -> bool:
+        """Whether an output uses more than 8 bits of the source."""
+        return bool(self.prores or self.ffv1)
+
+    @property
+    def streams_soft(self) -> bool:
+        """Whether a file that is written in order of time needs the soft masks, also those of finished frames."""
+        return any(spec.soft and self._is_stream(spec) for _, spec, _ in self._selected())
+
+    @property
+    def hides_soft(self) -> bool:
+        """Whether soft masks are stored in a hidden folder during the run."""
+        return self.streams_soft and self.soft_folder.name != "soft"
+
+    @property
     def soft_folder(self) -> Path:
         """The folder of the soft masks.
 
-        It is hidden where only ProRes needs them: that file is written in order of time, after the backward pass over
-        the frames, so the soft masks of the backward pass are stored until then.
+        It is hidden where only files in order of time need them: those are written after the backward pass over the frames,
+        so the soft masks of the backward pass are stored until then. With `smooth_time` these are not those of `soft`, since
+        they are smoothed, grown and feathered after the smoothing in time.
         """
-        return self.folder / ("soft" if self.soft else ".hodor-soft")
+        return self.folder / ("soft" if self.soft and not self.smooth_time else ".hodor-soft")
 
     @property
     def names(self) -> list[str]:
-        """The outputs that must have been written from the first frame on: a resumed run must have the same ones."""
-        return [name if i is None else f"{name} {i}" for name, spec, i in self._selected() if spec.from_start]
+        """What must have been the same from the first frame on, so that a run can be resumed: outputs, and refinements."""
+        outputs = [name if i is None else f"{name} {i}" for name, spec, i in self._selected() if spec.from_start]
+        return [*outputs, *self.chosen]
 
     def records(self, keep: Set[str] | None, name: str) -> list[writers.Writer]:
         """Make the writers that accept frames in any order.
@@ -143,30 +204,42 @@ class Outputs(OutputOptions):
             keep: names of finished frames of the run to resume, None for a new run.
             name: name of the source.
         """
-        hidden = [writers.SoftWriter(self.soft_folder)] if self.prores and not self.soft else []
-        return [*hidden, *self._writers(_Run(keep, name), stream=False), writers.MaskWriter(self.masks)]
+        hidden = [writers.SoftWriter(self.soft_folder)] if self.hides_soft else []
+        made = self._writers(_Run(keep, name), stream=False)
+        if self.smooth_time:
+            made = [Finished(writer, self) if isinstance(writer, writers.SoftWriter) else writer for writer in made]
+        return [*hidden, *made, writers.MaskWriter(self.masks)]
 
-    def streams(self, rate: Fraction | None, source: Source | None = None) -> list[writers.Writer]:
+    def streams(self, rate: Fraction | None, source: Source | None = None, first: int = 0) -> list[writers.Writer]:
         """Make the writers that need every frame in order of time; a resumed run writes their files again.
 
         Args:
             rate: frames a second of the source, None if it has none.
             source: the source, whose colour and sound films keep. Default: they are BT.709, without sound.
+            first: index of the first frame that is written: the sound begins there if frames have no time.
         """
-        kept = (source.name, rate, source.colour, source.sound) if source is not None else ("video", rate)
-        return self._writers(_Run(None, *kept), stream=True)
+        kept = (source.colour, source.sound) if source is not None else (None, None)
+        if kept[1] is not None and rate:
+            kept = (kept[0], replace(kept[1], start=float(first / rate)))
+        run = _Run(None, source.name if source is not None else "video", rate, *kept, self.matte_codec)
+        if not self.smooth_time:
+            return self._writers(run, stream=True)
+        smoothed = self._writers(run, stream=True, alpha=True)
+        plain = self._writers(run, stream=True, alpha=False)
+        return [*plain, SmoothedInTime(smoothed, self)] if smoothed else plain
 
     def clear(self) -> None:
         """Remove the results of an earlier run from the folder, and no other file."""
         paths = [self.masks, self.folder / ".hodor-soft"]
-        for option in fields(OutputOptions):
-            pattern = option.metadata["spec"].path.format("*")
-            paths += [p for p in self.folder.glob(pattern) if re.fullmatch(pattern.replace("*", "\\d+"), p.name)]
+        for option in _options():
+            path = option.metadata["spec"].path
+            named = re.compile(path.replace(".", r"\.").format(r"\d+", r"\w+"))
+            paths += [p for p in self.folder.glob(path.format("*", "*")) if named.fullmatch(p.name)]
         for path in paths:
             if not path.is_dir():
                 path.unlink(missing_ok=True)
                 continue
-            for file in [*path.glob("*.png"), *path.glob("*.npz")]:
+            for file in [*path.glob("*.png"), *path.glob("*.npz"), *path.glob("*.exr")]:
                 file.unlink()
             with contextlib.suppress(OSError):  # it holds other files
                 path.rmdir()
@@ -174,15 +247,28 @@ class Outputs(OutputOptions):
     def frame_folders(self) -> list[Path]:
         """The folders that hold one file a frame, and the output folder itself."""
         cutouts = [self.folder / f"cutout_{i}" for i in self.cutout]
-        return [self.folder, self.masks, self.soft_folder, *cutouts]
+        return [self.folder, self.masks, self.soft_folder, self.folder / "exr", *cutouts]
 
-    def _writers(self, run: _Run, stream: bool) -> list[writers.Writer]:
-        chosen = ((spec, i) for _, spec, i in self._selected() if spec.stream == stream)
-        return [spec.open(self.folder / spec.path.format(i), run, i) for spec, i in chosen]
+    def _is_stream(self, spec: _Spec) -> bool:
+        return spec.stream or (spec.alpha and self.smooth_time > 0)
 
-    def _selected(self) -> Iterator[tuple[str, _Spec, int | None]]:
-        """Name, spec and object id (None: all objects) of each output that was asked for."""
-        for option in fields(OutputOptions):
+    def _writers(self, run: _Run, stream: bool, alpha: bool | None = None) -> list[writers.Writer]:
+        chosen = [
+            (spec, i) for _, spec, i in self._selected() if self._is_stream(spec) == stream and alpha in (None, spec.alpha)
+        ]
+        end = MATTES[self.matte_codec][1]
+        return [spec.open(self.folder / spec.path.format(i, end), run, i) for spec, i in chosen]
+
+    def _selected(self) -> Iterator[tuple[str, _Spec, Any]]:
+        """Name, spec and object id (None: all objects; a tuple: these) of each output that was asked for."""
+        for option in _options():
             value, spec = getattr(self, option.name), option.metadata["spec"]
+            if isinstance(value, tuple) and spec.joint:
+                value = (value,) if value else ()
             ids = value if isinstance(value, tuple) else [None] * bool(value)
             yield from ((option.name, spec, i) for i in ids)
+
+
+def _options() -> list[Field[Any]]:
+    """The fields of `OutputOptions` that are outputs."""
+    return [option for option in fields(OutputOptions) if "spec" in option.metadata]

@@ -20,6 +20,8 @@ class Summary:
         damaged: number of each frame that does not decode -> FFmpeg's message; its mask is that of a neighbour's picture.
         stopped: where and why a damaged source ended, None if it was read to its end.
         interrupted: True if Ctrl-C ended the run.
+        flicker: id -> percent of the area of its matte that appears or disappears for a single frame, before and after
+            `smooth_time`; empty without it.
     """
 
     frames: int = 0
@@ -31,6 +33,7 @@ class Summary:
     damaged: dict[int, str] = field(default_factory=dict)
     stopped: str | None = None
     interrupted: bool = False
+    flicker: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as values for JSON, and `frames_per_second` (tracked frames, None without a duration)."""
@@ -39,5 +42,6 @@ class Summary:
             "objects": list(self.objects),
             "damaged": {str(i): message for i, message in self.damaged.items()},
             "lost": {str(i): names for i, names in self.lost.items()},
+            "flicker": {str(i): list(figures) for i, figures in self.flicker.items()},
             "frames_per_second": round(self.tracked / self.seconds, 3) if self.seconds else None,
         }

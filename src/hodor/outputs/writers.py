@@ -15,24 +15,25 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hodor.masks import write_labels, written_whole
+from hodor.outputs.films import CutoutWriter as CutoutWriter
+from hodor.outputs.films import ExrWriter as ExrWriter
+from hodor.outputs.films import MatteWriter as MatteWriter
+from hodor.outputs.films import OverlayWriter as OverlayWriter
+from hodor.outputs.films import write_png
 from hodor.outputs.records import CocoWriter as CocoWriter
 from hodor.outputs.records import Result as Result
 from hodor.outputs.records import TableWriter as TableWriter
 from hodor.outputs.records import Writer as Writer
 from hodor.outputs.records import YtvisWriter as YtvisWriter
 from hodor.outputs.records import encode_rle as encode_rle
-from hodor.video.films import REC_709, Colour, VideoWriter
-from hodor.video.render import Sheet, overlay
-from hodor.video.sound import Sound
+from hodor.outputs.refine import as_bytes
+from hodor.video.render import Sheet
 
 
 def completed(folder: str | os.PathLike[str]) -> set[str]:
@@ -75,7 +76,7 @@ class MaskWriter(Writer):
         """Write the mask of one frame. Raises FileNotFoundError if the folder was removed after the first one."""
         path = self._folder / f"{result.name}.png"
         if result.labels.dtype == np.uint16:
-            _write_png(path, result.labels, compress_level=1, new_folder=self._is_new)
+            write_png(path, result.labels, compress_level=1, new_folder=self._is_new)
         else:
             write_labels(path, result.labels, self._is_new)
         self._is_new = False
@@ -102,7 +103,7 @@ class SoftWriter(Writer):
         if result.soft is None:
             raise ValueError(f"expected soft masks for frame {result.name}, got none: set Result.soft")
         with written_whole(self._folder / f"{result.name}.npz", self._is_new) as file:
-            np.savez_compressed(file, planes=_bytes(result.soft), objects=np.asarray(result.objects, np.int64))
+            np.savez_compressed(file, planes=as_bytes(result.soft), objects=np.asarray(result.objects, np.int64))
         self._is_new = False
 
 
@@ -136,52 +137,6 @@ def read_soft(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tu
     return planes.astype(np.float32) / 255, tuple(int(i) for i in objects)
 
 
-class _FilmWriter(Writer):
-    """A writer with a video file, if there is one."""
-
-    _video: VideoWriter | None = None
-
-    @property
-    def notes(self) -> Sequence[str]:  # type: ignore[override]
-        """What is missing in the sound of the film."""
-        return self._video.notes if self._video is not None else ()
-
-    def close(self, finished: bool = True) -> None:
-        if self._video is not None:
-            self._video.close()
-
-    def abort(self) -> None:
-        if self._video is not None:
-            self._video.abort()
-
-
-class OverlayWriter(_FilmWriter):
-    """Write an MP4 of the frames with the objects drawn over them; frames must come in order of time.
-
-    Args:
-        path: the file.
-        rate: frames a second for frames without a time; None means 25.
-        opacity: opacity of the objects' colour, in [0, 1].
-        colour: what the RGB values of the frames mean; None means BT.709.
-        sound: sound that is copied into the film. Default: none.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        rate: Fraction | float | None,
-        opacity: float = 0.5,
-        colour: Colour | None = None,
-        sound: Sound | None = None,
-    ) -> None:
-        self._video: VideoWriter = VideoWriter(path, rate or 25, crf=20, colour=colour or REC_709, sound=sound)
-        self._opacity = opacity
-
-    def write(self, result: Result) -> None:
-        """Write one frame."""
-        self._video.write(overlay(result.image, result.labels, self._opacity), result.time)
-
-
 class SheetWriter(Writer):
     """Write a contact sheet of evenly spaced frames as a PNG, on `close`.
 
@@ -203,57 +158,4 @@ class SheetWriter(Writer):
     def close(self, finished: bool = True) -> None:
         """Write the sheet, if there was a frame."""
         if not self._empty:
-            _write_png(self._path, self._sheet.image())
-
-
-class CutoutWriter(_FilmWriter):
-    """Cut out one object: RGBA with the colours of the frame, and alpha from the soft mask, else from the labels.
-
-    Frames without the object are transparent.
-
-    Args:
-        path: a folder for <frame name>.png ("rgba"), or a .mov file ("prores").
-        object_id: id of the object.
-        kind: "rgba" for PNG files, "prores" for a ProRes 4444 video.
-        rate: frames a second for frames without a time ("prores"); None means 25.
-
-    Raises:
-        ValueError: "expected a cut-out kind (rgba, prores), got 'exr'".
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        object_id: int,
-        kind: Literal["rgba", "prores"] = "rgba",
-        rate: Fraction | float | None = None,
-    ) -> None:
-        if kind not in ("rgba", "prores"):
-            raise ValueError(f"expected a cut-out kind (rgba, prores), got {kind!r}")
-        self._path, self._object, self._is_new = Path(path), object_id, True
-        self._video = VideoWriter(path, rate or 25, codec="prores4444") if kind == "prores" else None
-
-    def write(self, result: Result) -> None:
-        """Write one frame."""
-        if result.soft is not None and self._object in result.objects:
-            alpha = _bytes(result.soft[result.objects.index(self._object)])
-        else:
-            alpha = (result.labels == self._object).astype(np.uint8) * np.uint8(255)
-        picture = np.dstack([result.image, alpha])
-        if self._video is None:
-            _write_png(self._path / f"{result.name}.png", picture, new_folder=self._is_new)
-            self._is_new = False
-        else:
-            self._video.write(picture, result.time)
-
-
-def _bytes(soft: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
-    """Convert values in [0, 1] to integers from 0 to 255."""
-    return (soft.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _write_png(path: Path, picture: npt.NDArray[Any], compress_level: int = 3, new_folder: bool = True) -> None:
-    from PIL import Image
-
-    with written_whole(path, new_folder) as file:
-        Image.fromarray(picture).save(file, "PNG", compress_level=compress_level)
+            write_png(self._path, self._sheet.image())

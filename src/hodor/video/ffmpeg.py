@@ -315,7 +315,7 @@ class Video(Source):
     def _deep_picture(self, frame: VideoFrame) -> npt.NDArray[np.uint16] | None:
         if not (self.deep and self.has_deep):
             return None
-        deep: Any = frame.to_ndarray(format="rgb48le", interpolation=ACCURATE)
+        deep: Any = frame.to_ndarray(format="gbrp16le", interpolation=ACCURATE)
         return _turn(deep, self._matrix)
 
 

@@ -175,6 +175,8 @@ class VideoWriter:
         pts = self._stamp(time)
         frame = self._converted(image)
         frame.pts, frame.time_base, self._last = pts, self._tick, pts
+        with contextlib.suppress(AttributeError):  # ProRes writes those of the frame; PyAV sets them from version 16 on
+            frame.color_primaries, frame.color_trc = self._colour.primaries, self._colour.transfer
         with self._abort_on_error():
             self._container.mux(self._stream.encode(frame))
             if self._copy is not None:
