@@ -14,9 +14,9 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 
-KEPT_AS_BUILT = ("num_batches_tracked", "relative_position_index", "inv_freq")
+KEPT_AS_BUILT = ("num_batches_tracked", "relative_position_index", "inv_freq", "time_scale", "free_dim_bandwidths")
 RECTANGLES = {1: (13, 55, 19, 66), 2: (41, 86, 90, 139), 3: (6, 37, 101, 150)}  # y0, y1, x0, x1, half open
-PHASES = {"hodor": 0.0, "cutie-small": 0.9, "xmem": 0.9, "stcn": 0.6}
+PHASES = {"hodor": 0.0, "cutie-small": 0.9, "xmem": 0.9, "stcn": 0.6, "stemseg": 0.3}
 WAVES = (  # per channel: a1, b1, d1, p1, a2, b2, d2, p2
     (1, 2, 0.35, 0, 5, -3, -0.5, 0.7),
     (2, -1, 0.3, 1.1, -4, 5, 0.45, 2.3),
@@ -63,6 +63,12 @@ def _afterwards(state: dict[str, Tensor], network: str) -> None:
     scales = {
         "hodor": {"decoder.instance_query_proj.weight": 4.0, "decoder.bg_query_proj.weight": 2.0},
         "cutie-small": {"key_proj.key_proj.weight": 0.4},
+        "stemseg": {
+            "embedding_head.conv_embedding.weight": 2.0,
+            "seediness_head.conv_out.weight": 6.0,
+            "embedding_head.conv_seediness.weight": 3.0,
+            "semseg_head.conv_out.weight": -1.0,
+        },
     }
     biases = {
         "cutie-small": {"mask_decoder.pred.bias": -3.0},
@@ -77,14 +83,14 @@ def _afterwards(state: dict[str, Tensor], network: str) -> None:
             state[key] = torch.full_like(state[key], value)
 
 
-def frames(phi0: float, T: int = 5, H: int = 96, W: int = 160) -> Tensor:
+def frames(phi0: float, T: int = 5, H: int = 96, W: int = 160, waves: tuple[int, int] = (96, 160)) -> Tensor:
     """-> float32 [T, 3, H, W] in [0, 1]: two plane waves per channel that move with time.
 
-    The waves' divisors are always 96 and 160: a smaller H or W crops the same pictures (case C: 90 x 148 or 90 x 150).
+    The waves' divisors are 96 and 160 by default: a smaller H or W crops the same pictures (case C: 90 x 148 or 90 x 150).
     """
     t = torch.arange(T, dtype=torch.float64)[:, None, None]
-    y = torch.arange(H, dtype=torch.float64)[None, :, None] / 96
-    x = torch.arange(W, dtype=torch.float64)[None, None, :] / 160
+    y = torch.arange(H, dtype=torch.float64)[None, :, None] / waves[0]
+    x = torch.arange(W, dtype=torch.float64)[None, None, :] / waves[1]
     channels = []
     for a1, b1, d1, p1, a2, b2, d2, p2 in WAVES:
         first = torch.sin(2 * math.pi * (a1 * x + b1 * y) + d1 * t + p1 + phi0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hodor.models.efficientnet import EfficientNetLite
 from hodor.models.layers import Backbone, fold
-from hodor.models.resnet import ResNet
+from hodor.models.resnet import DetectronResNet, ResNet
 from hodor.models.state_dicts import cut, not_finite, shortest, unwrapped
 from hodor.models.swin import SwinTiny
 
@@ -18,6 +18,8 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "swin-t": SwinTiny,
     "resnet18": lambda: ResNet(18),
     "resnet50": lambda: ResNet(50),
+    "detectron-resnet50": lambda: DetectronResNet(50),
+    "detectron-resnet101": lambda: DetectronResNet(101),
     "efficientnet-lite0": lambda: EfficientNetLite(width=1.0, depth=1.0),
     "efficientnet-lite1": lambda: EfficientNetLite(width=1.0, depth=1.1),
     "efficientnet-lite2": lambda: EfficientNetLite(width=1.1, depth=1.2),

@@ -11,17 +11,15 @@ padded frame, as `Prediction.soft` returns them); `Features.fit` accepts both.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hodor.models.layers import Backbone, fold, recompute
+from hodor.models.model import Model
 from hodor.models.prediction import Features, Prediction
 from hodor.tensors import describe, is_traced, shape_text
 
@@ -151,19 +149,12 @@ def _rows(each_BNX: Tensor, planes: Sequence[int | None]) -> Tensor:
     return out
 
 
-class Network(nn.Module):
+class Network(Model):
     """Base class of HODOR, STCN, XMem, Cutie and your own networks: all that `rollout` and `Tracker` call.
 
     A subclass implements `encode`, `remember` and `segment`; the other methods have defaults.
 
     Attributes:
-        name: name of the preset; set by `weights.build` and `weights.load`.
-        size: short side of the frame inside the network, in pixels; from the preset or the file.
-        settings: the arguments that the network was made with; a file rebuilds the network from them.
-        renamed_settings: old name -> new name, for settings that were renamed since a file was written.
-        backbone: the image encoder.
-        folded: whether batch norms are merged into their convolutions; see `weights.load`.
-        calibration: slope and offset of the confidence, see `expected`; from the file. Default: (1, 0), none.
         history: number of frames that a `Tracker` remembers, at least 1. Default: 7.
         pin_first: whether a `Tracker` also keeps, for each object, the first and the latest mask that was given. Default: True.
         hold_lost: whether an object that wins no pixel of a frame is not remembered from that frame. Default: True.
@@ -173,41 +164,12 @@ class Network(nn.Module):
             Default: False.
     """
 
-    name: str = ""
-    size: int = 480
-    settings: Mapping[str, Any] = {}
-    renamed_settings: ClassVar[Mapping[str, str]] = {}
-    calibration: tuple[float, float] = (1.0, 0.0)
-    backbone: Backbone
-    folded: bool = False
     history: int = 7
     pin_first: bool = True
     hold_lost: bool = True
     tracking: Mapping[str, Any] = {}
     sees_given: bool = True
     recurrent: bool = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Set `settings` to the arguments of the constructor, defaults included, before its first line runs."""
-        super().__init_subclass__(**kwargs)
-        if "__init__" not in cls.__dict__:
-            return
-        make, signature = cls.__init__, inspect.signature(cls.__init__)
-
-        @functools.wraps(make)
-        def recorded(self: Network, *args: Any, **arguments: Any) -> None:
-            if type(self).__init__ is recorded:
-                bound = signature.bind(self, *args, **arguments)
-                bound.apply_defaults()
-                self.settings = dict(list(bound.arguments.items())[1:])
-            make(self, *args, **arguments)
-
-        cls.__init__ = recorded  # type: ignore[assignment]
-
-    @classmethod
-    def current_settings(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return settings read from a file under their present names."""
-        return {cls.renamed_settings.get(name, name): value for name, value in settings.items()}
 
     def set_tracking(self, **values: Any) -> None:
         """Set how a `Tracker` follows a video with these weights; the values are saved with them.
@@ -230,13 +192,8 @@ class Network(nn.Module):
         for name, value in values.items():
             setattr(self, name, value)
 
-    def encode(self, frames_BCHW: Tensor) -> Features:
-        """Compute the features of frames.
-
-        Args:
-            frames_BCHW: RGB in [0, 1], float32 [B, 3, H, W] of any size.
-        """
-        raise NotImplementedError
+    def about(self) -> dict[str, Any]:
+        return super().about() | ({"tracking": dict(self.tracking)} if self.tracking else {})
 
     def remember(
         self,
@@ -284,31 +241,6 @@ class Network(nn.Module):
     def settle(self, masks_BNHW: Tensor) -> Tensor:
         """Return masks of which some are given and some are predicted in the form that the network expects."""
         return masks_BNHW
-
-    def expected(self, confidence_N: Tensor) -> Tensor:
-        """Return the J to expect for means of soft masks over the pixels won, as calibrated for these weights.
-
-        sigmoid(slope * logit(confidence) + offset), Platt scaling (1999); `hodor analyse failures` measures the two.
-
-        Args:
-            confidence_N: means in [0, 1].
-        """
-        slope, offset = self.calibration
-        return confidence_N if self.calibration == (1.0, 0.0) else (slope * confidence_N.logit(1e-4) + offset).sigmoid()
-
-    def fold(self) -> None:
-        """Merge batch norms into the convolutions before them: the same function, faster, no longer trainable."""
-        for name, child in list(self.named_children()):
-            setattr(self, name, fold(child))
-        self.folded = True
-
-    def checkpoint_activations(self) -> None:
-        """Keep only the input of each block from now on, and recompute the rest in the backward pass.
-
-        The gradients are the same, for less memory and about a third more time.
-        """
-        for block in self.backbone.heavy():
-            recompute(block)
 
     def keep(self, memory: Memory, history: int, pin_first: bool) -> Memory:
         """Return the memory with the frames that are still used.

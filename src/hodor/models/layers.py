@@ -120,6 +120,29 @@ class StoredNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
+class FrozenNorm(nn.BatchNorm2d):
+    """Batch norm whose scale, shift and statistics are all constants, as in Detectron: buffers, without counters.
+
+    Args:
+        channels: channels of the input.
+        eps: added to the variance. Default: 0, as in Detectron.
+    """
+
+    def __init__(self, channels: int, eps: float = 0.0):
+        super().__init__(channels, eps=eps)
+        scale, shift = self.weight.detach(), self.bias.detach()
+        del self.weight, self.bias
+        self.register_buffer("weight", scale)
+        self.register_buffer("bias", shift)
+        self.num_batches_tracked = None
+        self.track_running_stats = False
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
 class Linear(nn.Linear):
     """nn.Linear that, without gradients in float32 on a CPU, multiplies with oneDNN.
 

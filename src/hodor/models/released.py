@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from hodor.files import check_stored
-from hodor.models import cutie, state_dicts, stcn, weights, xmem
+from hodor.models import cutie, finders, state_dicts, stcn, stemseg, weights, xmem
 from hodor.models.base import Network
+from hodor.models.finder import FREE_DEVIATION
+from hodor.models.model import Model
 
 HODOR_RULES: tuple[tuple[str, str | None], ...] = (
     # never used in the released network, or computed again from the window size
@@ -50,8 +52,17 @@ RULES = {
     "xmem": xmem.RELEASED,
     "cutie": cutie.RELEASED,
     "cutie-small": cutie.RELEASED,
+    "stemseg-davis": stemseg.RELEASED,
+    "stemseg-ytvis": stemseg.RELEASED,
+    "stemseg-kitti": stemseg.RELEASED,
 }
 """Rules by model name."""
+
+STORED_CONSTANTS = {
+    "embedding_head.time_scale": 1.0,
+    "embedding_loss_criterion.free_dim_bandwidths": FREE_DEVIATION**-2,
+}
+"""Released name -> value of tensors that are constants in this package, see `check_constants`."""
 
 TRACKING: dict[str, dict[str, int | bool]] = {
     "hodor-t": {"history": 7, "pin_first": False, "hold_lost": False},
@@ -85,7 +96,7 @@ def rules(model: str) -> tuple[tuple[str, str | None], ...]:
     return RULES[model]
 
 
-def widen(state: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+def widen(state: Mapping[str, Tensor], network: Model) -> dict[str, Tensor]:
     """Add zero weights for a last input channel that only the network has: 4 -> 5, Cutie's 257 -> 258.
 
     Args:
@@ -120,7 +131,26 @@ def rename(state: Mapping[str, Tensor], rules: tuple[tuple[str, str | None], ...
     return out
 
 
-def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
+def check_constants(state: Mapping[str, Tensor], source: str) -> None:
+    """Check the tensors of a released file that are constants in this package.
+
+    Args:
+        state: tensors under the authors' names.
+        source: name of their file, for the message.
+
+    Raises:
+        ValueError: "expected a NAME of 1.0, got FILE, in which it is 0.1: its network cannot be computed here".
+    """
+    for name, value in STORED_CONSTANTS.items():
+        found = state.get(name, torch.tensor(value))
+        if not torch.allclose(found.float(), torch.tensor(value), rtol=1e-4):
+            worst = float(found.float().sub(value).abs().max().add(value)) if found.numel() != 1 else float(found)
+            raise ValueError(
+                f"expected a {name} of {value:.4g}, got {source}, in which it is {worst:.4g}: its network cannot be computed here"
+            )
+
+
+def convert(source: Path, out: Path, model: str = "hodor-t") -> Model:
     """Convert an authors' .pth file into a .safetensors file of this package, with the authors' protocol in its metadata.
 
     Args:
@@ -138,9 +168,12 @@ def convert(source: Path, out: Path, model: str = "hodor-t") -> Network:
         ValueError: "FILE contains no state dict: ..."; "FILE does not fit the network: ..." with every key that is missing,
             unexpected or of another shape.
     """
-    names, network = rules(model), weights.build(model)
-    network.set_tracking(**TRACKING.get(model, {}))
-    weights.fill(network, widen(rename(read_pth(source), names), network), str(source))
+    names, state = rules(model), read_pth(source)
+    check_constants(state, str(source))
+    network: Model = finders.build(model) if model in finders.FINDERS else weights.build(model)
+    if isinstance(network, Network):
+        network.set_tracking(**TRACKING.get(model, {}))
+    weights.fill(network, widen(rename(state, names), network), str(source))
     weights.save(network, out, converted_from=source.name)
     return network
 

@@ -22,6 +22,7 @@ from hodor.models import state_dicts
 from hodor.models.base import Network
 from hodor.models.cutie import Cutie
 from hodor.models.hodor import HODOR
+from hodor.models.model import Model
 from hodor.models.stcn import STCN
 from hodor.models.xmem import XMem
 
@@ -149,7 +150,7 @@ def _made(name: str, settings: Mapping[str, Any], size: int) -> Network:
     return network
 
 
-def save(network: Network, path: str | Path, *, half: bool = False, new_folder: bool = True, **provenance: Any) -> None:
+def save(network: Model, path: str | Path, *, half: bool = False, new_folder: bool = True, **provenance: Any) -> None:
     """Write weights, name, size, settings, calibration, tracking and provenance as one safetensors file.
 
     The file is written under another name and then renamed, so that a partial file is never left.
@@ -168,12 +169,7 @@ def save(network: Network, path: str | Path, *, half: bool = False, new_folder: 
         raise ValueError("the network is folded: load it with folded=False to save it")
     kind = {torch.float32: torch.float16} if half else {}
     state = {k: v.detach().to("cpu", kind.get(v.dtype, v.dtype)).contiguous() for k, v in network.state_dict().items()}
-    about = {"model": network.name, "size": network.size, "settings": network.settings, **provenance}
-    if network.calibration != Network.calibration:
-        about["calibration"] = network.calibration
-    if network.tracking:
-        about["tracking"] = dict(network.tracking)
-    _write(Path(path), about, state, new_folder)
+    _write(Path(path), network.about() | provenance, state, new_folder)
 
 
 def restate(
@@ -394,7 +390,7 @@ def read(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return about, state
 
 
-def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
+def fill(network: Model, state: Mapping[str, Tensor], source: str) -> None:
     """Load all weights into a network, or none.
 
     Args:
@@ -415,7 +411,7 @@ def fill(network: Network, state: Mapping[str, Tensor], source: str) -> None:
     network.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
 
 
-def check_fit(network: Network, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+def check_fit(network: Model, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
     """Return the state under the network's names; raise ValueError, as `fill` does, if names or shapes are others."""
     own = network.state_dict()
     if state.keys() != own.keys():
@@ -464,7 +460,7 @@ def write_atomically(path: Path, data: bytes, new_folder: bool = True) -> None:
         os.fsync(out.fileno())
 
 
-def weights_hash(network: Network) -> str:
+def weights_hash(network: Model) -> str:
     """Return the SHA-256 of a network's weights, wherever they were read from.
 
     Names and values of the state dict, as float32, in its order. A network with folded normalisations has another hash
