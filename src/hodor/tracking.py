@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hodor.masks import fit_size, label_dtype, objects_in, to_planes, written_whole
 from hodor.models.base import Entry, Memory, Network
+from hodor.models.model import Model
 from hodor.models.prediction import Features, Prediction
 
 
@@ -140,7 +141,7 @@ class Tracker:
             ValueError: "expected labels with an id above 0, got none".
             ValueError: "expected a frame uint8 [H, W, 3] or a tensor [3, H, W], got (480, 854)".
         """
-        with torch.inference_mode(), _evaluating(self.network):
+        with torch.inference_mode(), evaluating(self.network):
             image, size = self._image(frame)
             features = self.network.encode(image)
             # a memory set from outside can hold later frames
@@ -312,27 +313,43 @@ class Tracker:
 
     def _image(self, frame: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The frame as float [1, 3, h, w] in [0, 1] of the inner size, and its own (H, W)."""
-        shape, expected = tuple(frame.shape), "expected a frame uint8 [H, W, 3] or a tensor [3, H, W]"
-        if len(shape) != 3 or shape[2 if isinstance(frame, np.ndarray) else 0] != 3:
-            raise ValueError(f"{expected}, got {shape}")
-        if isinstance(frame, np.ndarray):
-            # a mirrored or read-only array is copied, since a tensor can be neither
-            image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
-        else:
-            image = frame
-        if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise ValueError(f"{expected}, got {str(image.dtype).removeprefix('torch.')} {shape}")
-        size = int(image.shape[1]), int(image.shape[2])
-        image = image[None].to(next(self.network.parameters()).device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        image = image_of(frame, next(self.network.parameters()).device)
+        size = int(image.shape[2]), int(image.shape[3])
         inner = fit_size(size, self.size)
         if inner != size:
             image = F.interpolate(image, inner, mode="bilinear", align_corners=False)
         return image, size
 
 
+def image_of(frame: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Return a frame as a network reads it, without resizing.
+
+    Args:
+        frame: RGB, an array uint8 [H, W, 3], or a tensor [3, H, W], uint8 or float in [0, 1].
+        device: device of the result.
+
+    Returns:
+        Tensor [1, 3, H, W], float32 in [0, 1].
+
+    Raises:
+        ValueError: "expected a frame uint8 [H, W, 3] or a tensor [3, H, W], got (4, 5)".
+    """
+    shape, expected = tuple(frame.shape), "expected a frame uint8 [H, W, 3] or a tensor [3, H, W]"
+    if len(shape) != 3 or shape[2 if isinstance(frame, np.ndarray) else 0] != 3:
+        raise ValueError(f"{expected}, got {shape}")
+    if isinstance(frame, np.ndarray):
+        # a mirrored or read-only array is copied, since a tensor can be neither
+        image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
+    else:
+        image = frame
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise ValueError(f"{expected}, got {str(image.dtype).removeprefix('torch.')} {shape}")
+    image = image[None].to(device)
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
 @contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
+def evaluating(network: Model) -> Iterator[None]:
     """Set a network to evaluation mode, and after it every module to the mode that it had."""
     training = [module for module in network.modules() if module.training]
     for module in training:
