@@ -57,12 +57,20 @@ def official(name: str) -> dict[str, torch.Tensor]:
     return {key: state[key] for key in shapes}
 
 
+def empty(name: str, **changes: Any) -> STEmSeg:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        made = finders.build(f"stemseg-{name}", **changes)
+    assert isinstance(made, STEmSeg)
+    return made
+
+
 @cache
 def network(name: str) -> STEmSeg:
-    """The network with those weights, in evaluation mode."""
-    made = finders.build(f"stemseg-{name}")
-    assert isinstance(made, STEmSeg)
-    weights.fill(made, released.rename(official(name), released.rules(made.name)), "the rule")
+    """The network with those weights, in evaluation mode. It reads clips of 8 frames."""
+    made = empty(name, length=8)
+    state = released.rename(official(name), released.rules(made.name))
+    made.load_state_dict(weights.check_fit(made, state, "the rule"), assign=True)
     return made.eval()
 
 

@@ -18,14 +18,19 @@ class Convert:
     out: Positional[Path]
     """The .safetensors file to write."""
     model: str = "hodor-t"
-    """The model of the checkpoint: hodor-t, stcn, xmem, cutie or cutie-small."""
+    """The model of the checkpoint: hodor-t, stcn, xmem, cutie, cutie-small, stemseg-davis, stemseg-ytvis or
+    stemseg-kitti."""
 
     def run(self) -> int:
         from hodor.models import released
+        from hodor.models.finder import Finder
 
         network = released.convert(self.source, self.out, self.model)
         info(f"{sum(p.numel() for p in network.parameters()):,} parameters -> {self.out}")
-        protocol = ", ".join(f"{name} {str(value).lower()}" for name, value in network.tracking.items())
+        if isinstance(network, Finder):
+            info(f"stored in the file: size {network.size}, clips of {network.length} frames; read docs/automatic.md to use it")
+            return 0
+        protocol = ", ".join(f"{name} {str(value).lower()}" for name, value in network.about().get("tracking", {}).items())
         info(f"protocol as released, stored in the file: size {network.size}, {protocol}")
         return 0
 

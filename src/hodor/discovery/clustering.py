@@ -83,7 +83,8 @@ def cluster(embeddings_PE: Tensor, bandwidths_PE: Tensor, seediness_P: Tensor, o
     left_P = torch.ones_like(labels_P, dtype=torch.bool)
     last_P = torch.zeros_like(left_P)
     rank_P = seediness_P.clone()  # of the pixels that can be a centre; the others are -1
-    squares, seeds = [], []
+    squares: list[Tensor] = []
+    seeds: list[int] = []
     for _ in range(ATTEMPTS * options.max_clusters):
         if len(seeds) == options.max_clusters or not len(rank_P):
             break

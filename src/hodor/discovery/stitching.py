@@ -42,14 +42,18 @@ def join(before: Tensor, after: Tensor, min_iou: float = MIN_IOU) -> list[Pair]:
     ids = [[int(i) for i in labels.unique() if i > 0] for labels in (before, after)]
     if not ids[0] or not ids[1]:
         return []
-    planes = [torch.stack([labels.flatten() == i for i in each]).double() for labels, each in zip((before, after), ids, strict=True)]
+    if min_iou <= 0:  # of pairs without a common pixel the released code makes those that the order of a set of ids leads to
+        ids = [list(set(each)) for each in ids]
+    planes = [
+        torch.stack([labels.flatten() == i for i in each]).double() for labels, each in zip((before, after), ids, strict=True)
+    ]
     both = planes[0] @ planes[1].T
     union = planes[0].sum(1)[:, None] + planes[1].sum(1) - both
     iou = (both / union).cpu().numpy()
     iou[iou < min_iou] = 0
     rows, columns = assign(iou)
     pairs = [Pair(ids[0][r], ids[1][c], float(iou[r, c])) for r, c in zip(rows, columns, strict=True)]
-    return [pair for pair in pairs if pair.iou > 0 or min_iou <= 0]
+    return sorted(pair for pair in pairs if pair.iou > 0 or min_iou <= 0)
 
 
 class Stitcher:

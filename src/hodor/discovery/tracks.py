@@ -23,7 +23,7 @@ class Track:
         id: its id in `FrameLabels.labels_HW`.
         first: index of the first frame on which it has a pixel.
         last: index of the last.
-        areas: index of a frame -> number of its pixels there, at the resolution of the labels; frames without one are not in it.
+        areas: index of a frame -> number of its pixels there, at the resolution of the labels, if it has any.
         logits_C: sum of the class logits over its pixels; None without classes.
     """
 
@@ -67,11 +67,13 @@ class Tracks:
                 logits_C = logits_CHW[:, labels_HW == i].double().sum(1)
                 track.logits_C = logits_C if track.logits_C is None else track.logits_C + logits_C
         packed = zlib.compress(labels_HW.to("cpu", torch.int32).numpy().tobytes(), 1)
-        self._frames.append((FrameLabels(frame.index, labels_HW.new_zeros(0), None, frame.size, frame.inner, frame.padded), packed))
+        self._frames.append(
+            (FrameLabels(frame.index, labels_HW.new_zeros(0), None, frame.size, frame.inner, frame.padded), packed)
+        )
         self._shape = tuple(labels_HW.shape)
 
     def longest(self, max_tracks: int) -> list[Track]:
-        """Return the tracks from the longest (last - first frame) to the shortest; of equals, the one that begins first, then the smaller id.
+        """Return the tracks from the longest (last - first frame) to the shortest; of equals, the earlier first.
 
         Args:
             max_tracks: maximum number of tracks.
@@ -82,8 +84,8 @@ class Tracks:
         """Yield the label map of each frame at the frame's own size.
 
         Args:
-            tracks: the tracks to paint, from `longest`; their ids are 1, 2, ... in this order. Where two overlap, the later, that
-                is the shorter, covers the other.
+            tracks: the tracks to paint, from `longest`; their ids are 1, 2, ... in this order. Where two overlap, the later,
+                that is the shorter, covers the other.
         """
         for frame, packed in self._frames:
             labels_HW = torch.from_numpy(np.frombuffer(zlib.decompress(packed), np.int32).reshape(self._shape).copy())

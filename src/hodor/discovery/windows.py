@@ -3,8 +3,8 @@
     for frame in discover(finder, images, PROTOCOLS["stemseg-davis"]):
         frame.labels_HW     # ids at the finder's resolution
 
-Each frame is encoded once. A frame's labels are known a few clips later, since its foreground is decided by all clips that cover
-it. The memory does not depend on the length of the video.
+Each frame is encoded once. A frame's labels are known a few clips later, since its foreground is decided by all clips that
+cover it. The memory does not depend on the length of the video.
 """
 
 from __future__ import annotations
@@ -185,13 +185,18 @@ class Discoverer:
         mean_TCHW = torch.stack([total / count for total, count in (self._sums[t] for t in frames)])
         above_THW = mean_TCHW[:, -1]
         if enlarge > 1:
-            above_THW = F.interpolate(above_THW[:, None], scale_factor=float(enlarge), mode="bilinear", align_corners=False)[:, 0]
+            above_THW = F.interpolate(above_THW[:, None], scale_factor=float(enlarge), mode="bilinear", align_corners=False)[
+                :, 0
+            ]
             maps = maps.enlarged(enlarge)
         if maps.semantics_BCTHW is not None:
             above_THW = above_THW.sigmoid()
         foreground_THW = above_THW > self.protocol.foreground
         if not self.protocol.padding:
-            cells = [-(-side * n // whole) for side, n, whole in zip(features.size, foreground_THW.shape[1:], features.padded, strict=True)]
+            cells = [
+                -(-side * n // whole)
+                for side, n, whole in zip(features.size, foreground_THW.shape[1:], features.padded, strict=True)
+            ]
             foreground_THW[:, cells[0] :] = False
             foreground_THW[:, :, cells[1] :] = False
         found = find(maps, foreground_THW, self.protocol.clustering, self._stitcher.highest + 1)
@@ -199,7 +204,12 @@ class Discoverer:
         semantics = None if maps.semantics_BCTHW is None else mean_TCHW[:, :-1]
         return [
             FrameLabels(
-                t, labels, None if semantics is None else semantics[t - frames.start], self._shape, features.size, features.padded
+                t,
+                labels,
+                None if semantics is None else semantics[t - frames.start],
+                self._shape,
+                features.size,
+                features.padded,
             )
             for t, labels in fresh.items()
         ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,8 +97,9 @@ def _enlarge(maps_BCTHW: Tensor, factor: int) -> Tensor:
     flat = maps_BCTHW.transpose(1, 2).flatten(0, 1)
     if not flat.shape[1]:
         return maps_BCTHW.new_zeros(*maps_BCTHW.shape[:3], *(factor * s for s in maps_BCTHW.shape[3:]))
-    large = F.interpolate(flat, scale_factor=float(factor), mode="bilinear", align_corners=False)
-    return large.unflatten(0, (len(maps_BCTHW), maps_BCTHW.shape[2])).transpose(1, 2)
+    large: Tensor = F.interpolate(flat, scale_factor=float(factor), mode="bilinear", align_corners=False)
+    out: Tensor = large.unflatten(0, (len(maps_BCTHW), maps_BCTHW.shape[2])).transpose(1, 2)
+    return out
 
 
 class Finder(Model):
@@ -110,6 +112,9 @@ class Finder(Model):
 
     length: int = 8
     lengths: tuple[int, ...] = ()
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"finds": True}
 
     def read(self, features: Sequence[Features]) -> Maps:
         """Compute the maps of clips.

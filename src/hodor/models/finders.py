@@ -80,11 +80,13 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", folded: bool =
         FileNotFoundError, ValueError: as `weights.load`; "FILE contains a network that this version cannot build: ...".
     """
     about, state = weights.read(path)
+    weights.check_sizes(about["settings"], state, path)
     try:
         network = _made(about["model"], about["settings"], int(about["size"]))
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} contains a network that this version cannot build: {reason}") from None
+        slope, offset = about.get("calibration", Finder.calibration)
+        network.calibration = float(slope), float(offset)
+    except weights.UNBUILDABLE as error:
+        raise weights.unbuildable(path, error) from None
     weights.fill(network, state, str(path))
     if folded:
         network.fold()

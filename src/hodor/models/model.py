@@ -59,7 +59,7 @@ class Model(nn.Module):
         return {cls.renamed_settings.get(name, name): value for name, value in settings.items()}
 
     def about(self) -> dict[str, Any]:
-        """Return what a weights file states about the network: model, size, settings, and what else differs from the default."""
+        """Return what a weights file states about the network: model, size, settings and others."""
         about: dict[str, Any] = {"model": self.name, "size": self.size, "settings": self.settings}
         return about | ({} if self.calibration == Model.calibration else {"calibration": self.calibration})
 

@@ -139,15 +139,14 @@ def check_constants(state: Mapping[str, Tensor], source: str) -> None:
         source: name of their file, for the message.
 
     Raises:
-        ValueError: "expected a NAME of 1.0, got FILE, in which it is 0.1: its network cannot be computed here".
+        ValueError: "expected a NAME of 1.0, got FILE, in which it is 0.1: give a file of the released settings".
     """
     for name, value in STORED_CONSTANTS.items():
         found = state.get(name, torch.tensor(value))
         if not torch.allclose(found.float(), torch.tensor(value), rtol=1e-4):
-            worst = float(found.float().sub(value).abs().max().add(value)) if found.numel() != 1 else float(found)
-            raise ValueError(
-                f"expected a {name} of {value:.4g}, got {source}, in which it is {worst:.4g}: its network cannot be computed here"
-            )
+            is_ = ", ".join(f"{each:.4g}" for each in found.flatten()[:4].tolist())
+            advice = "give a file of the released settings"
+            raise ValueError(f"expected a {name} of {value:.4g}, got {source}, in which it is {is_}: {advice}")
 
 
 def convert(source: Path, out: Path, model: str = "hodor-t") -> Model:

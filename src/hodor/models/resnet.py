@@ -129,7 +129,6 @@ class DetectronResNet(ResNet):
 
     Other than `ResNet`: the stride of a stage is in its first 1x1 convolution, the batch norms are constants with an epsilon
     of 0, and the pixels are BGR in 0..255 minus their mean. The caller normalises RGB by `mean` and `std` as for any backbone.
-    The layers up to stride 4 do not train (`freeze`).
 
     Args:
         depth: 50 or 101.
@@ -144,10 +143,6 @@ class DetectronResNet(ResNet):
         50: (DetectronBottleneck, (3, 4, 6, 3)),
         101: (DetectronBottleneck, (3, 4, 23, 3)),
     }
-
-    def __init__(self, depth: int):
-        super().__init__(depth)
-        self.freeze(4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return super().forward(x.flip(1))

@@ -5,8 +5,8 @@
     maps = finder.read(features.split(8))                       # embeddings, bandwidths, seediness of a clip of 8 frames
     found = clustering.cluster(...)                             # hodor.discovery
 
-The frames of a clip are one volume. No box is proposed and no object is given. The name of a tensor ends in its axes; see `base`
-and `finder`.
+The frames of a clip are one volume. No box is proposed and no object is given. The name of a tensor ends in its axes; see
+`base` and `finder`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import pad_to_multiple
 from hodor.models.finder import Finder, Maps
+from hodor.models.layers import fold
 from hodor.models.mixing import FREE, check_mode, coordinates
 from hodor.models.prediction import Features
 from hodor.models.pyramid import FPN
+from hodor.models.resnet import DetectronResNet
 from hodor.models.stemseg_decoders import SLOTS, Decoder, check_length
 
 LEVELS = ("stride4", "stride8", "stride16", "stride32")
@@ -60,7 +62,8 @@ class STEmSeg(Finder):
     """STEm-Seg.
 
     Args:
-        backbone: name in `BACKBONES`, with outputs at strides 4, 8, 16 and 32. Default: "detectron-resnet101".
+        backbone: name in `BACKBONES`, with outputs at strides 4, 8, 16 and 32. The layers of Detectron's ResNets up to stride 4
+            do not train. Default: "detectron-resnet101".
         mode: the mixing function, see `mixing.FREE`. Default: "xyff".
         classes: number of classes, without background; 0 for a network without a semantic head. Default: 0.
         seediness_decoder: whether the seediness has a decoder of its own rather than that of the embeddings. Default: True.
@@ -99,6 +102,8 @@ class STEmSeg(Finder):
         self.mode, self.classes, self.length = check_mode(mode), classes, check_length(length)
         dimensions = len(mode)
         self.backbone = BACKBONES[backbone]()
+        if isinstance(self.backbone, DetectronResNet):
+            self.backbone.freeze(4)
         self.pyramid = FPN(self.backbone.channels, width, (True,) * 4, "bilinear")
         self.embedding = Decoder(width, decoder_widths, groups)
         self.to_embedding = nn.Conv3d(decoder_widths[3], dimensions, 1, bias=False)
@@ -107,6 +112,11 @@ class STEmSeg(Finder):
         self.to_seediness = nn.Conv3d(decoder_widths[3], 1, 1, bias=False)
         self.semseg = Decoder(width, semantic_widths, groups) if classes else None
         self.to_semantics = nn.Conv3d(semantic_widths[3], classes + 2, 1, bias=False) if classes else None
+
+    def fold(self) -> None:
+        # the decoders have no batch norm, and weights of 3D convolutions have no channels-last format of images
+        self.backbone, self.pyramid = fold(self.backbone), fold(self.pyramid)
+        self.folded = True
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """Compute the pyramid's maps of frames.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +51,9 @@ class Decoder(nn.Module):
     """Combines the pyramid's maps of a clip into one map at stride 4 with all frames.
 
     At each level some units, of which the first halve the number of frames: mean of 3x3x3 cells, every second frame, with zeros
-    beyond the border. From coarse to fine the maps are enlarged linearly, in time too where the finer level has more frames, and
-    combined by a 1x1x1 convolution without bias. How many units pool depends on the length of the clip alone, so that the same
-    weights read clips of 2 to 32 frames.
+    beyond the border. From coarse to fine the maps are enlarged linearly, in time too where the finer level has more frames,
+    and combined by a 1x1x1 convolution without bias. How many units pool depends on the length of the clip alone, so that the
+    same weights read clips of 2 to 32 frames.
 
     Args:
         inputs: channels of the pyramid.
@@ -71,9 +72,7 @@ class Decoder(nn.Module):
             nn.ModuleList(Unit(inputs if i == 0 else width, width, groups) for i in range(units))
             for units, width in zip(UNITS, widths, strict=True)
         )
-        self.merges = nn.ModuleList(
-            nn.Conv3d(coarse + fine, fine, 1, bias=False) for coarse, fine in zip(widths, widths[1:], strict=False)
-        )
+        self.merges = nn.ModuleList(nn.Conv3d(coarse + fine, fine, 1, bias=False) for coarse, fine in pairwise(widths))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Decode clips.
@@ -90,10 +89,11 @@ class Decoder(nn.Module):
         slots = SLOTS[check_length(maps[0].shape[2])]
         out = maps[0].new_zeros(0)
         for level, x in enumerate(reversed(maps)):
-            for i, unit in enumerate(self.levels[level]):  # type: ignore[arg-type]
+            for i, unit in enumerate(self.levels[level].children()):
                 x = unit(x)
                 if i < min(slots, POOLS[level]):
-                    x = F.avg_pool3d(x, 3, (2, 1, 1), 1)
+                    # padded here, since avg_pool3d refuses maps of fewer than 3 cells, whatever its padding
+                    x = F.avg_pool3d(F.pad(x, (1,) * 6), 3, (2, 1, 1))
             if level:
                 size = x.shape[2:]
                 out = F.interpolate(out, size=size, mode="trilinear", align_corners=False)

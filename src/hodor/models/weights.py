@@ -266,7 +266,7 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
             fit the network: ..." with all keys that are missing, unexpected or of another shape.
     """
     about, state = read(name_or_path)
-    _check_sizes(about.get("settings"), state, name_or_path)
+    check_sizes(about.get("settings"), state, name_or_path)
     network = _described(about, name_or_path)
     fill(network, state, str(name_or_path))
     if folded:
@@ -274,31 +274,43 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
-def _check_sizes(settings: Any, state: Mapping[str, Tensor], source: str | Path) -> None:
+def check_sizes(settings: Any, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Raise ValueError for settings of a much larger network than the tensors are of: building it would fill the memory."""
     largest = max((side for tensor in state.values() for side in tensor.shape), default=0)
     for name, value in settings.items() if isinstance(settings, dict) else ():
-        limit = len(state) if name.endswith(("layers", "blocks")) else largest if name == "grid" else None
+        limit = len(state) if name.endswith(("layers", "blocks")) else largest if name in ("grid", "classes") else None
         limit = 4 * largest if "width" in name else limit
-        if limit is not None and isinstance(value, int) and value > limit:
-            raise ValueError(f"{source} does not fit the network: its {name} of {value} is too large for its tensors")
+        for each in value if isinstance(value, list) else [value]:
+            if limit is not None and isinstance(each, int) and each > limit:
+                raise ValueError(f"{source} does not fit the network: its {name} of {each} is too large for its tensors")
+
+
+UNBUILDABLE = (
+    TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError, AssertionError, IndexError,
+)  # fmt: skip
+"""What the metadata of a damaged or hostile file can raise when its network is built."""
+
+
+def unbuildable(source: str | Path, error: Exception) -> ValueError:
+    """Return the error for a file whose metadata do not describe a network of this version."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+    reason = kind + " ".join(str(error).split())[:200]
+    return ValueError(f"{source} contains a network that this version cannot build: {reason}")
 
 
 def _described(about: Mapping[str, Any], source: str | Path) -> Network:
     """The network that a file's metadata describes, with fresh weights."""
+    if about.get("finds") is True:
+        advice = "load it with hodor.models.finders.load"
+        raise ValueError(f"expected weights of a network that tracks, got {source}, which finds objects: {advice}")
     try:
         # a setting that a file lacks has the default of the class, not the value of the preset, which can have changed since
         network = _made(about["model"], about["settings"], int(about["size"]))
         slope, offset = about.get("calibration", Network.calibration)
         network.calibration = float(slope), float(offset)
         network.set_tracking(**about.get("tracking", {}))
-    except (
-        TypeError, ValueError, KeyError, AttributeError, OverflowError, RuntimeError, ZeroDivisionError, AssertionError,
-        IndexError,
-    ) as error:  # fmt: skip
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-        reason = kind + " ".join(str(error).split())[:200]
-        raise ValueError(f"{source} contains a network that this version cannot build: {reason}") from None
+    except UNBUILDABLE as error:
+        raise unbuildable(source, error) from None
     return network
 
 
