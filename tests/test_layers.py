@@ -12,7 +12,18 @@ LAYERS = {
         ["masks", "names", "tensors", "files", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0
     ),
     **dict.fromkeys(["data", "models"], 1),
-    **dict.fromkeys(["tracking", "prompter", "discovery", "training.plans", "training.losses", "training.recipe"], 2),
+    **dict.fromkeys(
+        [
+            "tracking",
+            "prompter",
+            "discovery",
+            "training.plans",
+            "training.losses",
+            "training.instance_losses",
+            "training.recipe",
+        ],
+        2,
+    ),
     **dict.fromkeys(["segment", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),
     **dict.fromkeys(["training.recipes", "ablations"], 4),
     **dict.fromkeys(["cli", "commands", "train_pack"], 5),

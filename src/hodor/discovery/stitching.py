@@ -39,11 +39,12 @@ def join(before: Tensor, after: Tensor, min_iou: float = MIN_IOU) -> list[Pair]:
     Returns:
         The pairs, in the order of `before`; no id occurs twice.
     """
-    ids = [[int(i) for i in labels.unique() if i > 0] for labels in (before, after)]
+    values = [[int(i) for i in labels.unique() if i != 0] for labels in (before, after)]
+    ids = [[i for i in each if i > 0] for each in values]
     if not ids[0] or not ids[1]:
         return []
-    if min_iou <= 0:  # of pairs without a common pixel the released code makes those that the order of a set of ids leads to
-        ids = [list(set(each)) for each in ids]
+    if min_iou <= 0:  # of pairs without a common pixel, those that the order of a Python set of ids leads to, as released
+        ids = [list(set(each) - {-1}) for each in values]
     planes = [
         torch.stack([labels.flatten() == i for i in each]).double() for labels, each in zip((before, after), ids, strict=True)
     ]
