@@ -15,6 +15,7 @@ import torch
 from golden_rules import keys
 from stemseg import cells, close
 
+from hodor import cli
 from hodor.models import finders, released, state_dicts, weights
 from hodor.models.finder import Maps
 from hodor.models.mixing import FREE, coordinates
@@ -300,3 +301,13 @@ def test_the_layers_up_to_stride_4_and_all_norms_do_not_train() -> None:
     names = {name for name, p in stemseg.empty("davis").named_parameters() if not p.requires_grad}
     assert {released.rename({str(n): torch.zeros(0)}, released.rules("stemseg-davis")).popitem()[0] for n in
             stemseg.numbers()["train_no_grad"]} == names  # fmt: skip
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_the_command_converts_a_file_and_states_its_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(small().state_dict(), tmp_path / "authors.pth")
+    arguments = ["convert", str(tmp_path / "authors.pth"), str(tmp_path / "own.safetensors"), "--model", "stemseg-davis"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "size 64, clips of 8 frames" in shown.out + shown.err
+    assert finders.load(tmp_path / "own.safetensors").size == 64
