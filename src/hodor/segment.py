@@ -14,7 +14,7 @@ import copy
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ def segment(
     start_frame: int = 0,
     stop_frame: int | None = None,
     start_number: int | None = None,
+    watchers: Sequence[writers.Writer] = (),
     progress: Progress = lambda count, total: None,
 ) -> Summary:
     """Follow the objects of the given masks through a source and write the results.
@@ -79,6 +80,7 @@ def segment(
         stop_frame: index of the last frame that is used (the out point); it is included. Default: the last one.
         start_number: number of the first file's name; the names are then 1001, 1002, ..., with at least four digits. Default:
             the names of the source. It changes only names: indices of frames are those of the source.
+        watchers: further writers; they get every frame in order of time, those that an earlier process has finished included.
         progress: called after each frame with the number of frames so far and the number of all frames, None if
             unknown.
 
@@ -98,6 +100,7 @@ def segment(
         raise ValueError("expected at least one mask, got none: give labels by frame index")
     extent = Extent(source, start_frame, stop_frame, start_number)
     job = _Job(extent, dict(masks), network, outputs, history, size, backward, strict)
+    job.watchers = watchers
     began = time.monotonic()
     try:
         job.run(resume, overwrite, progress)
@@ -145,6 +148,7 @@ class _Job:
         """Index of the last frame whose files are complete."""
         self.reached: dict[int, tuple[str, int, Tracker]] = {}
         """Of the last two frames: index -> phase, index from which that phase continues, and the tracker after the frame."""
+        self.watchers: Sequence[writers.Writer] = ()
         self._check()
         self.source.deep = outputs.needs_deep
         self.job = {
@@ -220,7 +224,7 @@ class _Job:
                 for names in self.summary.lost.values():
                     names.reverse()  # into order of time
             made = self.outputs.streams(self.source.rate, self.source, self.extent.start)
-            streams = [open_writers.enter_context(w) for w in made]
+            streams = [open_writers.enter_context(w) for w in [*made, *self.watchers]]
             with (
                 BackgroundWriter(self._write_to(records), MAX_PENDING) as record_writer,
                 BackgroundWriter(_write_to(streams), MAX_PENDING) as stream_writer,

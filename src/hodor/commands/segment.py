@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from hodor.commands.console import info, progress, write_json
+from hodor.commands.library import LibraryOptions, find_masks, save_objects, writers_of
 from hodor.commands.options import Network, parse
 from hodor.outputs.selection import OutputOptions
 
@@ -39,6 +40,7 @@ class Segment:
     """Out point: the last frame that is used; it is included. Default: the last frame of the source."""
     start_number: int | None = None
     """Number in the name of the first file, such as 1001, with at least four digits. Default: the names of the source."""
+    objects: OmitArgPrefixes[LibraryOptions] = field(default_factory=LibraryOptions)
     direction: Literal["both", "forward"] = "both"
     """From the first mask: to both ends of the video, or only forward; frames before it are then empty."""
     resume: bool = False
@@ -59,7 +61,7 @@ class Segment:
         from hodor.mask_files import doctor
         from hodor.segment import Outputs, segment
 
-        if not self.mask:
+        if not self.mask and not self.objects.find:
             raise ValueError("expected at least one mask, got none: give --mask FILE, or --mask FILE@FRAME for a later frame")
         mask_files = [doctor.split_image(_file_and_frame(given)[0])[0] for given in self.mask]
         with frames.open_source(self.source, mask_files) as source:
@@ -68,6 +70,9 @@ class Segment:
                 info(f"{source.name}: {note}")
             printed = list(source.notes)
             network = self.network.load()
+            extent = self.start_frame, None if self.stop_frame is None else self.stop_frame + 1
+            masks = find_masks(self.objects, source, network, masks, size=self.network.size, extent=extent)
+            stored = writers_of(self.objects, network, masks, self.network.size)
             with progress("segmenting") as report:
                 summary = segment(
                     source,
@@ -83,9 +88,12 @@ class Segment:
                     start_frame=self.start_frame,
                     stop_frame=self.stop_frame,
                     start_number=self.start_number,
+                    watchers=list(stored.values()),
                     progress=report,
                 )
         write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table})
+        if not summary.interrupted:
+            save_objects(self.objects, network, stored)
         for note in summary.notes:
             if note not in printed:
                 info(f"{source.name}: {note}")
