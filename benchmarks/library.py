@@ -120,8 +120,8 @@ def fit(rows: list[Row]) -> tuple[float, float, float]:
         return value
 
     optimiser.step(loss)
-    a, b = (factors[:2] / spread).tolist()
-    return a, b, float(factors[2] - (factors[:2] / spread * centre).sum())
+    a, b = (factors.detach()[:2] / spread).tolist()
+    return a, b, float((factors[2] - (factors[:2] / spread * centre).sum()).detach())
 
 
 def logit(mean: float) -> float:
@@ -141,16 +141,17 @@ def report(rows: list[Row], factors: tuple[float, float, float], label: str) -> 
         these = [r for r in right if r["part"] == part]
         if these:
             found = [r for r in these if r["confidence"] >= THRESHOLD]
-            line = f"  {part}: found on {share(found, these)} of frames, J of what is found {mean_j(found)}, of all {mean_j(these)}"
-            print(line + f"; videos {share(firsts(found), firsts(these))}, J on the first such frame {mean_j(firsts(found))}")
+            print(
+                f"  {part}: found on {share(found, these)} of frames, J of what is found {mean_j(found)}, of all {mean_j(these)}; "
+                f"videos {share(firsts(found), firsts(these))}, J on the first such frame {mean_j(firsts(found))}"
+            )
     after = [100 * r["followed"] for r in right if "followed" in r]
     if after:
         print(f"  mean J of the frames after the first one: {np.mean(after):.1f}")
     if false:
         alarms = [r for r in rows if r["object"] != r["video"] and r["confidence"] >= THRESHOLD]
-        print(
-            f"  false alarms at {THRESHOLD}: {share(alarms, false)} of frames, {100 * pairs(alarms) / pairs(rows):.1f} % of pairs"
-        )
+        of_pairs = 100 * pairs(alarms) / pairs(rows)
+        print(f"  false alarms at {THRESHOLD}: {share(alarms, false)} of frames, {of_pairs:.1f} % of pairs")
         for rate in (0.01, 0.05, 0.1):
             limit = false[int(rate * len(false))]
             found = [r for r in right if r["confidence"] > limit]

@@ -145,7 +145,7 @@ class Found(NamedTuple):
         present: whether the confidence reached the threshold.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
     mask: Mask
     confidence: float
     present: bool
