@@ -61,15 +61,15 @@ def searched(video: VideoFiles, objects: dict[str, Stored], network: Network, si
             frame = video.pictures([place])[0]
             image, own = tracker._image(frame)
             features = network.encode(image)
-        truth = np.asarray(video.labels(video.frames[place])) > 0
+        ground_truth = np.asarray(video.labels(video.frames[place])) > 0
         for name, stored in objects.items():
             if name != video.name and place not in [half + EVERY * i for i in range(options.false)]:
                 continue
-            if name == video.name and not truth.any():
+            if name == video.name and not ground_truth.any():
                 continue
             mask, mean, similarity = look(network, stored, features, own)
             row = {"object": name, "video": video.name, "frame": place, "part": places[place], "mean": mean}
-            rows.append(row | {"similarity": similarity, "j": jaccard(mask, truth)})
+            rows.append(row | {"similarity": similarity, "j": jaccard(mask, ground_truth)})
             if name == video.name and options.follow and place == half:
                 rows[-1]["followed"] = followed(video, place, mask, network, size, options.follow)
             if options.pictures is not None and mask.any():
@@ -142,8 +142,8 @@ def report(rows: list[Row], factors: tuple[float, float, float], label: str) -> 
         if these:
             found = [r for r in these if r["confidence"] >= THRESHOLD]
             print(
-                f"  {part}: found on {share(found, these)} of frames, J of what is found {mean_j(found)}, of all {mean_j(these)}; "
-                f"videos {share(firsts(found), firsts(these))}, J on the first such frame {mean_j(firsts(found))}"
+                f"  {part}: found on {share(found, these)} of frames, J there {mean_j(found)}, of all {mean_j(these)}"
+                f"; videos {share(firsts(found), firsts(these))}, J on the first such frame {mean_j(firsts(found))}"
             )
     after = [100 * r["followed"] for r in right if "followed" in r]
     if after:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import training
 from job import SIZE, checkpoint, mask, mask_file, masks_in, network, picture, video
 from PIL import Image
 
@@ -335,6 +340,52 @@ def test_views_of_a_resumed_run_hold_the_frames_of_the_killed_one(tmp_path: Path
     assert {v.confidence for v in resumed[1:3]} == {0.5}  # finished by the first process
     assert 0 < resumed[-1].confidence < 1
     assert resumed[-1].confidence != 0.5
+
+
+# The measurement
+
+
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("library_benchmark", Path(__file__).parents[1] / "benchmarks" / "library.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_measurement_searches_every_object_in_every_video(tmp_path: Path) -> None:
+    training.write_videos(tmp_path / "data", ["cow", "goat"], 20)
+    command = [sys.executable, script().__file__, tmp_path / "data", "--checkpoint", checkpoint(tmp_path), "--size", "64"]
+    options = ["--rows", tmp_path / "rows.json", "--false", "2", "--follow", "2", "--pictures", tmp_path / "pictures"]
+    done = subprocess.run([str(each) for each in command + options], capture_output=True, text=True, check=True)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    # of 20 frames, the second half has 10 to 19: early 10 and 18, late 19 and 11
+    right = [(r["object"], r["frame"], r["part"]) for r in rows if r["object"] == r["video"]]
+    places = [(10, "early"), (11, "late"), (18, "early"), (19, "late")]
+    assert right == [(name, *place) for name in ("cow", "goat") for place in places]
+    false = [(r["object"], r["frame"]) for r in rows if r["object"] != r["video"]]
+    assert false == [("goat", 10), ("goat", 18), ("cow", 10), ("cow", 18)]
+    assert ["followed" in r for r in rows if r["object"] == "cow" == r["video"]] == [True, False, False, False]
+    assert done.stdout.startswith("all videos: 8 frames with the object, 4 frames of 2 false pairs")
+    assert len(list((tmp_path / "pictures").iterdir())) == sum(r["mean"] > 0 for r in rows)
+
+
+def test_the_fit_separates_right_from_false_and_the_report_counts_both(capsys: pytest.CaptureFixture[str]) -> None:
+    measured, rows = script(), []
+    for i in range(20):
+        common = {"frame": 4, "part": "early", "mean": 0.9 + i / 250}
+        rows.append({"object": f"{i}", "video": f"{i}", "similarity": 0.9, "j": 0.8, **common})
+        rows.append({"object": f"{i}", "video": f"{i + 1}", "similarity": 0.5 if i else 0.9, "j": 0.4, **common})
+    factors = measured.fit(rows[2:])
+    assert factors[1] > 1
+    measured.report(rows, factors, "videos")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "videos: 20 frames with the object, 20 frames of 20 false pairs"
+    assert lines[1].startswith("  early: found on 100.0 % of frames, J there 80.0, of all 80.0; videos 100.0 %")
+    assert lines[2] == "  false alarms at 0.5: 5.0 % of frames, 5.0 % of pairs"
+    assert lines[3].startswith("  at 1% false alarms")
+    assert lines[4].endswith("100.0 % of frames found")
 
 
 # With bundled weights
