@@ -183,6 +183,9 @@ ALL: dict[str, list[object]] = {
     "--start-frame": [0],
     "--stop-frame": [2],
     "--start-number": [1001],
+    "--library": ["LIBRARY"],
+    "--save-object": ["thing=1"],
+    "--find-confidence": [0.5],
     "--direction": ["forward"],
     "--resume": [],
     "--strict": [],
@@ -202,9 +205,10 @@ ALL: dict[str, list[object]] = {
 
 def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", hodor("segment", "--help")[1]))
-    assert {o for o in known if not o.startswith("--no-")} - {"--help"} == set(ALL)
+    assert {o for o in known if not o.startswith("--no-")} - {"--help", "--find"} == set(ALL)  # --find: see test_library
     source, out = stills(tmp_path / "in", ["a.png", "b.png", "c.png"]), tmp_path / "out"
     places = {"MASK": f"{mask_file(tmp_path / 'm.png')}@1", "OUT": out, "SUMMARY": tmp_path / "s.json", "CHECKPOINT": tiny[1]}
+    places["LIBRARY"] = tmp_path / "objects"
     options = [word for name, values in ALL.items() for word in (name, *(places.get(str(v), v) for v in values))]
     code, printed, errors = hodor("segment", source, *options)
     assert (code, printed) == (0, ""), errors
@@ -218,6 +222,7 @@ def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor
     assert np.array_equal(found["1002.png"], Refinement(fill_holes=20, smooth=3, grow=-1)._labels(mask()))
     summary = json.loads((tmp_path / "s.json").read_text())
     assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
+    assert [p.name for p in (tmp_path / "objects").iterdir()] == ["thing.safetensors"]
 
 
 def test_segment_follows_with_the_tracking_options(
