@@ -250,8 +250,10 @@ def test_objects_of_a_run_are_stored_and_found_without_a_mask(run: Any) -> None:
     code, lines = run("clip.mp4", "--mask", "first.png", "-o", "one", "--save-object", "dog=1", "--save-object", "cat=2")
     assert code == 0
     assert {f"stored {name} in {Path('objects', name)}.safetensors" for name in ("dog", "cat")} <= set(lines)
-    code, lines = run("clip.mp4", "--find", "dog", "--find", "cat=7", "-o", "two", "--find-confidence", "0")
+    code, lines = run("clip.mp4", "--find", "dog", "--find", "cat=7", "-o", "two", "--find-confidence", "0", "--json", "s.json")
     assert code == 0
+    rows = json.loads(Path("s.json").read_text())["masks"]
+    assert [(r["id"], r["frame"], Path(r["file"]).name) for r in rows] == [(1, 0, "dog.safetensors"), (7, 0, "cat.safetensors")]
     assert any(line.startswith("found dog on frame 0 with confidence 0.") and line.endswith(": object 1") for line in lines)
     kept, masks, loaded = Library("objects"), masks_in(Path("two/masks")), weights.ready(checkpoint(Path()))
     with open_source("clip.mp4") as source:

@@ -73,7 +73,7 @@ def find_masks(
     *,
     size: int | None = None,
     extent: tuple[int, int | None] = (0, None),
-) -> dict[int, "Labels"]:
+) -> tuple[dict[int, "Labels"], list[dict[str, int | str]]]:
     """Find the objects of `--find`, and print where.
 
     Args:
@@ -85,8 +85,8 @@ def find_masks(
         extent: index of the first frame that is used, and the one after the last; None is the end. Default: (0, None).
 
     Returns:
-        The masks, with those of the objects that were found. A pixel of several objects belongs to the one with the largest
-        confidence, and pixels of given masks stay as they are.
+        The masks, with those of the objects that were found, and a row of the table of ids for each of these. A pixel of several
+        objects belongs to the one with the largest confidence, and pixels of given masks stay as they are.
 
     Raises:
         ValueError: "expected dog in the first 4 seconds of clip, got a confidence of 0.12 (frame 8) where 0.5 is needed: ...".
@@ -99,7 +99,7 @@ def find_masks(
     from hodor.video.images import Stream
 
     if not options.find:
-        return dict(masks)
+        return dict(masks), []
     if isinstance(source, Stream):
         raise ValueError(f"expected a video file or a folder for --find, got {source.name}: record it to a file first")
     if not 0 <= options.find_confidence <= 1:
@@ -130,7 +130,16 @@ def find_masks(
                 f"expected {name} beside the other objects on frame {best.index} of {source.name}, got the pixels of "
                 "another one: find one of them only, or give --mask"
             )
-    return out
+    rows: list[dict[str, int | str]] = [
+        {
+            "id": number,
+            "frame": best.index,
+            "file": str(library.path(name)),
+            "stated": f"found with confidence {best.confidence:.2f}",
+        }
+        for best, name, number in found
+    ]
+    return out, rows
 
 
 def writers_of(

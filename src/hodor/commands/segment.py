@@ -71,7 +71,7 @@ class Segment:
             printed = list(source.notes)
             network = self.network.load()
             extent = self.start_frame, None if self.stop_frame is None else self.stop_frame + 1
-            masks = find_masks(self.objects, source, network, masks, size=self.network.size, extent=extent)
+            masks, found = find_masks(self.objects, source, network, masks, size=self.network.size, extent=extent)
             stored = writers_of(self.objects, network, masks, self.network.size)
             with progress("segmenting") as report:
                 summary = segment(
@@ -91,7 +91,7 @@ class Segment:
                     watchers=list(stored.values()),
                     progress=report,
                 )
-        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table})
+        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table + found})
         if not summary.interrupted:
             save_objects(self.objects, network, stored)
         for note in summary.notes:
