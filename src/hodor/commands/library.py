@@ -85,8 +85,8 @@ def find_masks(
         extent: index of the first frame that is used, and the one after the last; None is the end. Default: (0, None).
 
     Returns:
-        The masks, with those of the objects that were found, and a row of the table of ids for each of these. A pixel of several
-        objects belongs to the one with the largest confidence, and pixels of given masks stay as they are.
+        The masks, with those of the objects that were found, and a row of the table of ids for each of these. A pixel of
+        several objects belongs to the one with the largest confidence, and pixels of given masks stay as they are.
 
     Raises:
         ValueError: "expected dog in the first 4 seconds of clip, got a confidence of 0.12 (frame 8) where 0.5 is needed: ...".
