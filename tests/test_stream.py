@@ -637,3 +637,33 @@ def test_a_distractor_hides_the_objects_and_is_none(tmp_path: Path) -> None:
     assert begins == {0, 1, 2, 3}
     assert {0, 1, 2, 3} == ends
     assert hidden
+
+
+def test_a_twin_looks_like_the_object_and_is_none(tmp_path: Path) -> None:
+    write_video(tmp_path / "v", "goat", 6)
+    given: dict[str, Any] = {"frames": 4, "seed": 2, "augment": PLAIN}
+    before, after = stream(tmp_path / "v", **given), stream(tmp_path / "v", **given, twin=1.0)
+    front = behind = 0
+    for step in range(40):
+        plain, clip = before.clip(step, 0), after.clip(step, 0)
+        assert torch.equal(clip.labelled_BT, plain.labelled_BT)
+        changed = (clip.frames_BTCHW - plain.frames_BTCHW).abs().amax(2) > 1e-6
+        if not changed.any():
+            continue
+        lost = (plain.masks_BTNHW - clip.masks_BTNHW).amax(2) > 0
+        assert bool((clip.masks_BTNHW <= plain.masks_BTNHW).all()), "a twin is no part of the object"
+        ground = plain.masks_BTNHW.amax(2) == 0
+        assert bool((changed & ground).any()), "it shows beside the object"
+        colours = [
+            c[0].permute(0, 2, 3, 1)[m[0]] for c, m in ((clip.frames_BTCHW, changed & ground), (plain.frames_BTCHW, ~ground))
+        ]
+        assert float((colours[0].median(0)[0] - colours[1].median(0)[0]).abs().max()) < 0.1, "it has the object's colour"
+        if lost.any():
+            front += 1
+        elif bool((changed & ~ground).any()) is False:
+            behind += 1
+        shown = clip.masks_BTNHW[0, 0].sum((1, 2)) / plain.masks_BTNHW[0, 0].sum((1, 2))
+        assert float(shown.min()) >= Scene().visible
+        assert same(clip, after.clip(step, 0))
+    assert front > 3
+    assert behind > 3

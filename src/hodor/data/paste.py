@@ -86,15 +86,27 @@ def from_source(source: Source, fitting: Callable[[Objects], list[int]]) -> Cuto
         planes = raw.planes[0]
         if planes is None or not bool(planes.any()):
             raise DamagedFileError(f"{source.root}: no object is large enough")
-        plane = planes[0]
-        rows, columns = plane.any(1).nonzero()[:, 0], plane.any(0).nonzero()[:, 0]
-        top, bottom = max(int(rows[0]) - 1, 0), int(rows[-1]) + 2
-        left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 2
-        image, crop = raw.images[0][:, top:bottom, left:right], plane[top:bottom, left:right].float()[None]
-        alpha = F.avg_pool2d(F.pad(crop, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        return torch.cat([image.float() / 255 * alpha, alpha])
+        return cut_out(raw.images[0].float() / 255, planes[0])
 
     return Cutouts(source.root, len(source), sample)
+
+
+def cut_out(image: Tensor, plane: Tensor) -> Tensor:
+    """Cut an object out of an image, with an edge that is softened by one pixel.
+
+    Args:
+        image: float [3, H, W] in [0, 1].
+        plane: mask of the object, [H, W], with at least one pixel that is not 0.
+
+    Returns:
+        Premultiplied RGBA, float [4, h, w], cropped to the object.
+    """
+    rows, columns = plane.any(1).nonzero()[:, 0], plane.any(0).nonzero()[:, 0]
+    top, bottom = max(int(rows[0]) - 1, 0), int(rows[-1]) + 2
+    left, right = max(int(columns[0]) - 1, 0), int(columns[-1]) + 2
+    crop = plane[top:bottom, left:right].float()[None]
+    alpha = F.avg_pool2d(F.pad(crop, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return torch.cat([image[:, top:bottom, left:right] * alpha, alpha])
 
 
 def _read_alpha(path: Path, size: Size) -> tuple[Tensor, int]:

@@ -103,6 +103,9 @@ class Data:
     """Share of clips in which a cut-out passes in front of the objects for some frames and hides them. The cut-out is not an
     object. Either it enters on a later frame and stays until the last, or it is present from the first frame and leaves; then
     parts of the objects that the first frame does not show appear later."""
+    twin: float = 0.0
+    """Share of clips in which a copy of one of the objects moves through all frames, in front of the objects or behind them.
+    The copy is not an object: only position and small differences tell the two apart."""
     scene: Scene = field(default_factory=Scene)
     """Ranges of the composed clips and of the distractors."""
     damaged: float = 0.01

@@ -26,7 +26,7 @@ from hodor.data.clip import Clip, collate
 from hodor.data.coco import find_json, open_coco
 from hodor.data.file_cache import DamagedFileError, FileCache, Objects
 from hodor.data.layouts import Layout, open_layout
-from hodor.data.paste import Cutouts, add_distractor, alpha_folder, compose, from_source
+from hodor.data.paste import Cutouts, add_distractor, alpha_folder, compose, cut_out, from_source
 from hodor.data.sampling import below, chance, choose, generator, weighted
 from hodor.data.search import split_lists
 from hodor.data.settings import Data
@@ -40,6 +40,11 @@ TRIES = 32
 """Images that are sampled until one has enough objects. If none has, the one with the most objects is used."""
 ROUNDS = 100
 """Attempts to sample a clip before an error is raised: files can be damaged, and images can lack objects."""
+
+SMALLEST_TWIN = 0.002
+"""Smallest area of an object of which a copy is made, as a share of the frame."""
+TWIN_COLOUR = 0.3
+"""Colour change of a copy, as a share of the range of the augmentation."""
 
 
 class Stream:
@@ -117,6 +122,8 @@ class Stream:
             clip = self._augmented(raw, rng)
             if self.data.distractor and self.frames > 1 and chance(self.data.distractor, rng):
                 self._add_distractor(clip, rng)
+            if self.data.twin and self.frames > 1 and chance(self.data.twin, rng):
+                self._add_twin(clip, rng)
             if self.data.cut and self.frames > 1 and chance(self.data.cut, rng):
                 self._add_cut(clip, source, chosen[0], rng)
             return clip
@@ -261,8 +268,41 @@ class Stream:
             begin, end = 0, begin
         frames_TCHW = clip.frames_BTCHW[0].clone()
         visible_THW = ~add_distractor(frames_TCHW, self._cutout(rng), range(begin, end), ranges, rng)
+        self._hide(clip, frames_TCHW, visible_THW)
+
+    def _add_twin(self, clip: Clip, rng: torch.Generator) -> None:
+        """Blend a moving copy of an object over all frames, in place; the copy is not an object.
+
+        It is cut out of one of the frames, and has its size and colours nearly. In half of the clips it passes behind the
+        objects, else in front of them. The clip stays as it is if the object is smaller than `SMALLEST_TWIN` on that frame, or
+        if the first frame would show less than `Scene.visible` of an object.
+        """
+        labelled = clip.labelled_BT[0].nonzero()[:, 0].tolist()
+        at, which = labelled[below(len(labelled), rng)], below(clip.masks_BTNHW.shape[2], rng)
+        plane_HW = clip.masks_BTNHW[0, at, which] > 0
+        if float(plane_HW.float().mean()) < SMALLEST_TWIN:
+            return
+        colour = self.data.augment.colour
+        matrix, offset = tint(replace(colour, **{name: TWIN_COLOUR * share for name, share in vars(colour).items()}), rng)
+        twin = cut_out(coloured(clip.frames_BTCHW[0, at].clone(), matrix, offset), plane_HW)
+        side = (twin.shape[1] * twin.shape[2]) ** 0.5 / self.data.size[0]
+        ranges = replace(self.data.scene, objects=(0.75 * side, 1.25 * side), drift=1.0)
+        frames_TCHW = clip.frames_BTCHW[0].clone()
+        visible_THW = ~add_distractor(frames_TCHW, twin, range(self.frames), ranges, rng)
+        if chance(0.5, rng):
+            behind_THW = clip.masks_BTNHW[0].amax(1) > 0
+            frames_TCHW = torch.where(behind_THW[:, None], clip.frames_BTCHW[0], frames_TCHW)
+            visible_THW |= behind_THW
+        self._hide(clip, frames_TCHW, visible_THW)
+
+    def _hide(self, clip: Clip, frames_TCHW: Tensor, visible_THW: Tensor) -> None:
+        """Replace the frames of a clip by those in which only some pixels of its objects are visible, in place.
+
+        The clip stays as it is if the first frame would show less than `Scene.visible` of an object.
+        """
         first_NHW = clip.masks_BTNHW[0, 0]
-        if bool(((first_NHW * visible_THW[0]).sum((1, 2)) < ranges.visible * first_NHW.sum((1, 2))).any()):
+        least = self.data.scene.visible
+        if bool(((first_NHW * visible_THW[0]).sum((1, 2)) < least * first_NHW.sum((1, 2))).any()):
             return
         clip.frames_BTCHW[0] = frames_TCHW
         clip.masks_BTNHW[0] *= visible_THW[:, None]
@@ -414,7 +454,7 @@ def _check(data: Data, frames: int, batch: int) -> None:
     for name, share in (("paste", data.paste), ("distractor", data.distractor)):
         if share and not data.cutouts:
             raise ValueError(f"expected cut-outs for {name} {share}, got none: give --data.cutouts FOLDER")
-    for name in ("paste", "distractor", "cut", "damaged", "reverse"):
+    for name in ("paste", "distractor", "twin", "cut", "damaged", "reverse"):
         share = getattr(data, name)
         if not 0 <= share <= 1:
             raise ValueError(f"expected {name} between 0 and 1, got {share}")
