@@ -37,7 +37,7 @@ from hodor.models.hodor import fit_objects
 from hodor.models.prediction import Features
 from hodor.models.weights import weights_hash
 from hodor.outputs.writers import Result, Writer
-from hodor.tracking import Tracker, _evaluating
+from hodor.tracking import Tracker, evaluating
 from hodor.video.source import Picture, Source
 
 Mask = npt.NDArray[np.bool_]
@@ -201,7 +201,7 @@ def store(network: Network, views: Iterable[View], count: int = VIEWS) -> Stored
     median = sorted(v.confidence for v in views)[(len(views) - 1) // 2]
     device = next(network.parameters()).device
     entries, descriptors = [], []
-    with torch.inference_mode(), _evaluating(network):
+    with torch.inference_mode(), evaluating(network):
         for view in sorted((v for v in views if v.confidence >= median), key=lambda v: -v.confidence):
             features = network.encode(view.picture[None].to(device) / 255)
             mask_HW = torch.from_numpy(view.mask).to(device).float()
@@ -231,7 +231,7 @@ def look(network: Network, stored: Stored, features: Features, size: tuple[int, 
         The pixels of the object, [H, W]; their mean soft mask in [0, 1]; and the similarity of their descriptor to that of the
         most similar view, in [-1, 1]. The two are 0 and -1 if the object won no pixel.
     """
-    with torch.inference_mode(), _evaluating(network):
+    with torch.inference_mode(), evaluating(network):
         prediction, _ = network.segment(stored.memory, features, remembered=True)
         won_HW = prediction.labels(features.size)[0] == 1
         mask: Mask = (prediction.labels(size)[0] == 1).cpu().numpy()
@@ -392,7 +392,7 @@ class Library:
         stored, tracker = self.load(name, network), Tracker(network, size=size)
         best: Found | None = None
         for index, frame in frames:
-            with torch.inference_mode(), _evaluating(network):
+            with torch.inference_mode(), evaluating(network):
                 image, own = tracker._image(frame)
                 features = network.encode(image)
             mask, mean, similarity = look(network, stored, features, own)
