@@ -169,6 +169,11 @@ ALL: dict[str, list[object]] = {
     "--table": [],
     "--cutout": [1, 2],
     "--prores": [1],
+    "--mots": [],
+    "--labelme": [],
+    "--yolo": [],
+    "--simplify": [1],
+    "--davis": [],
     "--vp9": [1],
     "--ffv1": [2],
     "--matte": [1, 2],
@@ -215,6 +220,7 @@ def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor
     assert {p.name for p in out.iterdir()} == {
         *("masks", "overlay.mp4", "sheet.png", "soft", "coco.json", "ytvis.json", "objects.csv"),
         *("cutout_1", "cutout_2", "cutout_1.mov", "cutout_1.webm", "cutout_2.mkv", "matte_1.mkv", "matte_2.mkv", "exr"),
+        *("mots.txt", "labelme", "yolo", "davis"),
     }  # fmt: skip
     found = masks_in(out / "masks")
     assert list(found) == ["1001.png", "1002.png", "1003.png"]

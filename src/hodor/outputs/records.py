@@ -90,7 +90,7 @@ class Writer:
             self.abort()
 
 
-class _Records(Writer):
+class Records(Writer):
     """Append one line of JSON per frame to a hidden file beside `path`; `close` assembles the file from the lines.
 
     The lines are read in order of frame index; of a frame that was written twice, the last line is used. `abort` keeps
@@ -192,7 +192,7 @@ class _Records(Writer):
         raise NotImplementedError
 
 
-class CocoWriter(_Records):
+class CocoWriter(Records):
     """Write COCO JSON.
 
     It has `images`, whose `file_name` is the frame's name and ".jpg"; `annotations` with compressed RLE, area, bbox [x, y,
@@ -225,7 +225,7 @@ class CocoWriter(_Records):
                 yield annotation | ({} if o["confidence"] is None else {"score": o["confidence"]})
 
 
-class YtvisWriter(_Records):
+class YtvisWriter(Records):
     """Write YouTube-VIS JSON of one video.
 
     It has `videos`, and one annotation per object with `segmentations`, `bboxes` and `areas` per frame, null where the
@@ -273,7 +273,7 @@ class YtvisWriter(_Records):
             yield next((o for o in r["objects"] if o["object"] == number and o["area"]), None)
 
 
-class TableWriter(_Records):
+class TableWriter(Records):
     """Write a table with a row per frame and object.
 
     Columns: frame (index), name, time in seconds, object (id), confidence, lost, area_px, and the box x, y, width, height

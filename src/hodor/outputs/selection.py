@@ -12,13 +12,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hodor.outputs import writers
+from hodor.outputs import layouts, writers
 from hodor.outputs.films import MATTES, MatteCodec, require_exr
 from hodor.outputs.in_time import Finished, SmoothedInTime
 from hodor.outputs.refine import Refinement
 from hodor.video.films import Colour
 from hodor.video.sound import Sound
 from hodor.video.source import Source
+
+WRITTEN = {
+    "exr": (".exr",),
+    "labelme": (".json", ".jpg"),
+    "yolo": (".jpg", ".txt", ".yaml"),
+    "davis": (".jpg", ".png", ".txt"),
+}
+"""Folder of an output -> ends of the names of its files; in all other folders .png and .npz."""
 
 
 class _Run(NamedTuple):
@@ -30,6 +38,7 @@ class _Run(NamedTuple):
     colour: Colour | None = None
     sound: Sound | None = None
     matte_codec: MatteCodec = "prores"
+    simplify: float = 0.0
 
 
 class _Spec(NamedTuple):
@@ -85,6 +94,16 @@ class OutputOptions(Refinement):
     """Also write OUT/ytvis.json, YouTube-VIS results with RLE masks."""
     table: bool = _output(False, "objects.csv", lambda path, run, _: writers.TableWriter(path, run.keep))
     """Also write OUT/objects.csv: confidence, whether it is lost, area and box of every object on every frame."""
+    mots: bool = _output(False, "mots.txt", lambda path, run, _: layouts.MotsWriter(path, run.keep))
+    """Also write OUT/mots.txt, MOTS text with RLE masks."""
+    labelme: bool = _output(False, "labelme", lambda path, run, _: layouts.LabelmeWriter(path, run.simplify))
+    """Also write OUT/labelme/<frame>.json and .jpg, polygons for labelme."""
+    yolo: bool = _output(False, "yolo", lambda path, run, _: layouts.YoloWriter(path, run.simplify))
+    """Also write OUT/yolo, a data set for YOLO segmentation: images, labels and data.yaml."""
+    simplify: float = 0.0
+    """Omit corners of the polygons of --labelme and --yolo that are at most this many pixels off; 0 keeps the masks exactly."""
+    davis: bool = _output(False, "davis", lambda path, run, _: layouts.DavisWriter(path, run.source))
+    """Also write OUT/davis, the folders of DAVIS: JPEGImages, Annotations and ImageSets."""
     cutout: tuple[int, ...] = _output((), "cutout_{}", lambda path, _, i: writers.CutoutWriter(path, i), soft=True, alpha=True)
     """Ids of objects to cut out, each to OUT/cutout_<id>/<frame>.png with alpha."""
     prores: tuple[int, ...] = _output((), "cutout_{}.mov", _cutout("prores"), stream=True, soft=True, alpha=True)
@@ -122,6 +141,11 @@ class Outputs(OutputOptions):
         coco: write coco.json, COCO annotations.
         ytvis: write ytvis.json, YouTube-VIS results.
         table: write objects.csv: confidence, area and box of each object on each frame.
+        mots: write mots.txt, MOTS text.
+        labelme: write labelme/<frame>.json and .jpg.
+        yolo: write yolo/, a data set for YOLO segmentation.
+        simplify: see `hodor.outputs.polygons.polygons`, for `labelme` and `yolo`. Default: 0, the exact outlines.
+        davis: write davis/, the folders of DAVIS.
         cutout: ids of objects, each written to cutout_<id>/<frame>.png (RGBA). Default: none.
         prores: ids of objects, each written to cutout_<id>.mov (ProRes 4444). Default: none.
         vp9: ids of objects, each written to cutout_<id>.webm (VP9 with alpha). Default: none.
@@ -145,6 +169,8 @@ class Outputs(OutputOptions):
         super().__post_init__()
         if self.matte_codec not in MATTES:
             raise ValueError(f"expected a matte codec ({', '.join(MATTES)}), got {self.matte_codec!r}")
+        if not 0 <= self.simplify <= 100:
+            raise ValueError(f"expected simplify of 0 to 100 pixels, got {self.simplify:g}")
         if self.exr:
             require_exr()
 
@@ -193,7 +219,8 @@ class Outputs(OutputOptions):
     def names(self) -> list[str]:
         """What must have been the same from the first frame on, so that a run can be resumed: outputs, and refinements."""
         outputs = [name if i is None else f"{name} {i}" for name, spec, i in self._selected() if spec.from_start]
-        return [*outputs, *self.chosen]
+        polygons = [f"simplify {self.simplify:g}"] if self.simplify else []
+        return [*outputs, *polygons, *self.chosen]
 
     def records(self, keep: Set[str] | None, name: str) -> list[writers.Writer]:
         """Make the writers that accept frames in any order.
@@ -205,7 +232,7 @@ class Outputs(OutputOptions):
             name: name of the source.
         """
         hidden = [writers.SoftWriter(self.soft_folder)] if self.hides_soft else []
-        made = self._writers(_Run(keep, name), stream=False)
+        made = self._writers(_Run(keep, name, simplify=self.simplify), stream=False)
         if self.smooth_time:
             made = [Finished(writer, self) if isinstance(writer, writers.SoftWriter) else writer for writer in made]
         return [*hidden, *made, writers.MaskWriter(self.masks)]
@@ -239,15 +266,19 @@ class Outputs(OutputOptions):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
                 continue
-            for file in [*path.glob("*.png"), *path.glob("*.npz"), *path.glob("*.exr")]:
+            for file in [file for file in path.rglob("*") if file.suffix in WRITTEN.get(path.name, (".png", ".npz"))]:
                 file.unlink()
+            for below in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    below.rmdir()
             with contextlib.suppress(OSError):  # it holds other files
                 path.rmdir()
 
     def frame_folders(self) -> list[Path]:
         """The folders that hold one file a frame, and the output folder itself."""
         cutouts = [self.folder / f"cutout_{i}" for i in self.cutout]
-        return [self.folder, self.masks, self.soft_folder, self.folder / "exr", *cutouts]
+        layouts = [p for name in ("labelme", "yolo", "davis") for p in self.folder.glob(f"{name}/**/") if getattr(self, name)]
+        return [self.folder, self.masks, self.soft_folder, self.folder / "exr", *cutouts, *layouts]
 
     def _is_stream(self, spec: _Spec) -> bool:
         return spec.stream or (spec.alpha and self.smooth_time > 0)
