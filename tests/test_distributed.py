@@ -16,6 +16,7 @@ from training import lines
 from hodor.training.loader import shares
 
 CALM = {"model": "calm", "batch": 4, "clip_norm": 0, "steps": 1}
+FIND = {**CALM, "model": "finder", "scheme": "find", "frames": 2}
 BACK = {**CALM, "model": "state", "scheme": "one-shot", "loss": "points"}
 
 
@@ -34,9 +35,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs in two processes: one step without dropout ("calm"), one of one-shot training ("back"), two steps with
-    weights that no gradient reaches ("idle"), and two with dropout, in parts, with validation, uninterrupted ("whole") and
-    resumed once ("broken")."""
+    """A folder of runs in two processes: one step without dropout ("calm"), one of one-shot training ("back"), one of a finder
+    ("find"), two steps with weights that no gradient reaches ("idle"), and two with dropout, in parts, with validation,
+    uninterrupted ("whole") and resumed once ("broken")."""
     out = tmp_path_factory.mktemp("runs")
     held = {"every": 1, "root": str(root), "sequences": ["held", "goat", "cow"]}
     parts = {"batch": 4, "accumulate": 2, "schedule": "steps", "save_every": 1, "pictures_every": 1, "validation": held}
@@ -44,6 +45,7 @@ def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         (out / "calm", CALM),
         (out / "back", BACK),
+        (out / "find", FIND),
         (out / "idle", {**CALM, "steps": 2, "settings": [["conditioning", "none"]]}),
         (out / "whole", {**parts, "steps": 2}),
         (out / "broken", {**parts, "steps": 1}),
@@ -60,7 +62,7 @@ def gradients(out: Path) -> dict[int, torch.Tensor]:
     return {i: each["exp_avg"] * 10 for i, each in found["optimiser"]["state"].items()}
 
 
-@pytest.mark.parametrize(("name", "changes"), [("calm", CALM), ("back", BACK)])
+@pytest.mark.parametrize(("name", "changes"), [("calm", CALM), ("back", BACK), ("find", FIND)])
 def test_two_processes_with_half_the_batch_each_have_the_gradients_of_one(
     root: Path, trained: Path, tmp_path: Path, name: str, changes: dict[str, Any]
 ) -> None:

@@ -27,20 +27,25 @@ from hodor.data.settings import Data
 from hodor.masks import write_labels
 from hodor.models import weights
 from hodor.models.backbones import BACKBONES, EfficientNetLite
+from hodor.models.finders import FINDERS, FinderPreset
 from hodor.models.hodor import HODOR
+from hodor.models.stemseg import STEmSeg
 from hodor.models.weights import MODELS, Preset
 from hodor.train import Recipe, Validation, run
 
 SIZE = (48, 64)
+FINDER = {"backbone": "tiny", "width": 16, "decoder_widths": (16, 16, 16, 16), "groups": 4}
 SETTINGS = {**tiny.SETTINGS, "dropout": 0.2, "feature_positions": True, "start_pooled": True}
 
 
 def add_models() -> None:
-    """Register "tiny", a network of 0.2 M weights with dropout, "calm", the same without, and "state", a recurrent one."""
+    """Register "tiny", a network of 0.2 M weights with dropout, "calm", the same without, "state", a recurrent one, and
+    "finder", an STEm-Seg."""
     BACKBONES["tiny"] = lambda: EfficientNetLite(width=0.25, depth=0.3)
     MODELS["tiny"] = Preset(HODOR, SETTINGS, 48)
     MODELS["calm"] = Preset(HODOR, {**SETTINGS, "dropout": 0.0}, 48)
     MODELS["state"] = Preset(Recurrent, {}, 48)
+    FINDERS["finder"] = FinderPreset(STEmSeg, FINDER, 48)
 
 
 def write_videos(root: Path, names: Sequence[str], frames: int = 8) -> Path:

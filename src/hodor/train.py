@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -27,11 +28,14 @@ from hodor.data.settings import Data
 from hodor.data.stream import Stream
 from hodor.data.videofiles import VideoFiles
 from hodor.data.videos import Videos
-from hodor.models import weights
+from hodor.models import finders, weights
 from hodor.models.backbones import load_checkpoint
 from hodor.models.base import Network
+from hodor.models.finder import Finder
+from hodor.models.model import Model
 from hodor.models.released import read_pth
-from hodor.training import budget, checkpoints, journal, plans, validation
+from hodor.training import budget, checkpoints, finding, journal, plans, validation
+from hodor.training.finding import FindPlay
 from hodor.training.loader import Loader, shares
 from hodor.training.losses import Losses, compute_loss, options_of
 from hodor.training.optimisation import optimiser_of, rate_of
@@ -51,6 +55,8 @@ class Play(nn.Module):
         network: the network to train.
         recipe: the recipe; scheme, loss and precision are used.
     """
+
+    terms = journal.Terms
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
@@ -78,6 +84,31 @@ class Play(nn.Module):
                 supervised = rollout_from(self.network, clip, start.memory, start.index)
         options = options_of(self.recipe, step, first, len(clip.frames_BTCHW))
         return compute_loss(supervised, self.recipe.loss, options), supervised
+
+    def check(self, clip: Clip, step: int) -> None:
+        """Check that the step's plan supervises a labelled frame: see `plans.check_labels`."""
+        plans.check_labels(plan_of(self.recipe, step), clip)
+
+    def line(self, terms: journal.Terms, losses: Losses, supervised: Sequence[plans.Supervised]) -> dict[str, float]:
+        """Return what the log states of a step's loss: means over its clips."""
+        ce, dice, aux = terms.cross_entropy, terms.dice, terms.aux
+        line = {"loss": ce + losses.dice_weight * dice + aux, "ce": ce, "dice": dice}
+        line |= {"aux": aux} if self.recipe.loss == "points" else {}
+        return line | (terms.return_path() if supervised[-1].began_BNHW is not None else {})
+
+    def draw(self, clip: Clip, supervised: Sequence[plans.Supervised]) -> npt.NDArray[np.uint8]:
+        """Draw what is supervised: see `journal.draw`."""
+        return journal.draw(clip.frames_BTCHW, supervised)
+
+
+def play_of(network: Model, recipe: Recipe) -> Play | FindPlay:
+    """Return the forward pass of a recipe's training steps."""
+    finding.check_recipe(recipe, network)
+    if isinstance(network, Finder):
+        return FindPlay(network, recipe)
+    assert isinstance(network, Network)
+    plans.check_recurrent(recipe, network)
+    return Play(network, recipe)
 
 
 def run(
@@ -135,18 +166,20 @@ def _run(
         _warn(recipe, stream, videos, resumed=saved is not None)
 
     network = _network(recipe).train(not recipe.evaluation_mode)
-    plans.check_recurrent(recipe, network)
-    play = Play(network, recipe)
+    play = play_of(network, recipe)
     data = recipe.data
     probed = min(recipe.frames, budget.FRAMES) if recipe.scheme == "propagate" else recipe.frames
-    probe = Play(network, replace(recipe, frames=probed))
+    probe = play_of(network, replace(recipe, frames=probed))
     need = budget.estimate(network, lambda clip: probe(clip, 0)[0].total, probed, data.planes, data.size, len(parts[0]))
     need = replace(need, clip=round(need.clip * recipe.frames / probed))
     for name in need.idle:  # parameters without gradient must not decay, nor must other processes wait for them
         network.get_parameter(name).requires_grad_(False)
     budget.check(need, device, recipe.accumulate, recipe.checkpoint)
     log.info("memory: %s", need)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, Finder):
+        finding.place(network, device)
+    else:
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = checkpoints.Average(network, recipe.ema)
     optimiser = optimiser_of(recipe, network, device)
     if saved:
@@ -186,14 +219,14 @@ def _run(
                 group["lr"] = recipe.lr * rate * group["share"]
             optimiser.zero_grad(set_to_none=True)
             clips: list[Clip] = []
-            terms: list[journal.Terms] = []
+            terms: list[Any] = []
             for part in range(len(parts)):
                 clips.append(next(batches)[1])
                 start = replay.next(step, parts[part].start) if replay else None
                 if start:
                     clips[-1] = start.clip
                 else:
-                    plans.check_labels(plan_of(recipe, step), clips[-1])
+                    play.check(clips[-1], step)
                 torch.manual_seed(_dropout_seed(recipe.seed, step, rank, part))
                 # gradients are exchanged between processes after the last part only
                 with nullcontext() if count == 1 or part + 1 == len(parts) else accelerator.no_sync(player):
@@ -201,28 +234,25 @@ def _run(
                     try:
                         losses, supervised = player(clip, step, parts[part].start, start)
                     except FloatingPointError:  # the forward pass met values that are not finite: the loss could only be NaN
-                        nan = [journal.StepNumbers.unpack([math.nan] * (1 + len(journal.Terms._fields)))] * count
-                        _stop(out, recipe, step, clips, nan, rank)
+                        nan = [math.nan] * (1 + len(play.terms._fields))
+                        _stop(out, recipe, step, clips, [journal.StepNumbers.unpack(nan, play.terms)] * count, rank)
                     (losses.total / len(parts)).backward()
-                terms.append(journal.Terms.of(losses, supervised[-1], clip))
+                terms.append(play.terms.of(losses, supervised[-1], clip))
             norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm or math.inf)
             # a step waits for the device once, here
             packed = accelerator.gather(journal.StepNumbers.pack(norm, terms, scales)[None]).tolist()
-            processes = [journal.StepNumbers.unpack(values) for values in packed]
+            processes = [journal.StepNumbers.unpack(values, play.terms) for values in packed]
             if not all(numbers.finite for numbers in processes):
                 _stop(out, recipe, step, clips, processes, rank)
             optimiser.step()
             average.update(step)
             numbers = journal.StepNumbers.mean(processes)
-            ce, dice, aux = numbers.terms.cross_entropy, numbers.terms.dice, numbers.terms.aux
-            line = {"step": step, "loss": ce + losses.dice_weight * dice + aux, "ce": ce, "dice": dice, "norm": numbers.norm}
-            line |= {"aux": aux} if recipe.loss == "points" else {}
-            line |= numbers.terms.return_path() if supervised[-1].began_BNHW is not None else {}
+            line = {"step": step, **play.line(numbers.terms, losses, supervised), "norm": numbers.norm}
             speed = {"lr": recipe.lr * rate, **pace.mark(loader.waited, recipe.batch)}
             memory = round(budget.in_use(device) / 2**20)
             notes.step({**line, **speed, "memory_mb": memory, "scales": journal.by_layer(numbers.scales, scales)})
             if first_process and recipe.pictures_every and (step % recipe.pictures_every == 0 or last_step):
-                notes.picture(step, journal.draw(clips[-1].frames_BTCHW, supervised))
+                notes.picture(step, play.draw(clips[-1], supervised))
             if videos and ((step + 1) % recipe.validation.every == 0 or last_step):
                 scores = _scores(accelerator, average.network, recipe, videos)
                 notes.validated(step, scores)
@@ -267,7 +297,7 @@ class _SingleProcess:
         return
 
 
-def _replay(recipe: Recipe, average: Network, stream: Stream, parts: Sequence[range]) -> Replay | None:
+def _replay(recipe: Recipe, average: Model, stream: Stream, parts: Sequence[range]) -> Replay | None:
     """The memories of tracked training videos, or None if the recipe uses none.
 
     Raises ValueError: "expected one clip a part for replay.share, got 4: set --accumulate to the number of clips a process";
@@ -278,6 +308,7 @@ def _replay(recipe: Recipe, average: Network, stream: Stream, parts: Sequence[ra
     if len(parts[0]) != 1:
         advice = "set --accumulate to the number of clips a process"
         raise ValueError(f"expected one clip a part for replay.share, got {len(parts[0])}: {advice}")
+    assert isinstance(average, Network)  # `finding.check_recipe`
     videos = [video for source in stream.sources if isinstance(source, Videos) for video in source.layout.videos]
     return Replay(average, videos, recipe.replay, seed=recipe.seed, reverse=recipe.data.reverse)
 
@@ -349,22 +380,24 @@ def _agreed(accelerator: Any, work: Callable[[], dict[str, Any] | None]) -> dict
     return found
 
 
-def _network(recipe: Recipe) -> Network:
+def _network(recipe: Recipe) -> Model:
     """The network before the first step, on the CPU."""
     torch.manual_seed(recipe.seed)
-    network = weights.build(recipe.model, **dict(recipe.settings))
+    build: Callable[..., Model] = finders.build if recipe.model in finders.FINDERS else weights.build
+    network = build(recipe.model, **dict(recipe.settings))
     if recipe.backbone:
         own_format = recipe.backbone.suffix == ".safetensors"
         load_checkpoint(network.backbone, weights.read(recipe.backbone)[1] if own_format else read_pth(recipe.backbone))
     if recipe.init:
         weights.begin_from(network, recipe.init)
     network.backbone.freeze(recipe.frozen)
+    finding.freeze(network, recipe.frozen_parts)
     if recipe.checkpoint:
         network.checkpoint_activations()
     return network
 
 
-def _compile(network: Network, recipe: Recipe, device: torch.device) -> None:
+def _compile(network: Model, recipe: Recipe, device: torch.device) -> None:
     """Compile the large parts. Raises ValueError: "torch.compile with inductor does not work here (...): install ..."."""
     if recipe.compile == "none":
         return
@@ -386,9 +419,10 @@ def _dropout_seed(seed: int, step: int, rank: int, part: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank, part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _scores(accelerator: Any, network: Network, recipe: Recipe, videos: tuple[VideoFiles, ...]) -> dict[str, Any]:
+def _scores(accelerator: Any, network: Model, recipe: Recipe, videos: tuple[VideoFiles, ...]) -> dict[str, Any]:
     """Score the held-out videos, shared among the processes; every process returns the `validation.summary` of all."""
     share = videos[accelerator.process_index :: accelerator.num_processes]
+    assert isinstance(network, Network)  # `finding.check_recipe`
     rows = validation.validate(network, share, recipe.validation.history, recipe.validation.size)
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object

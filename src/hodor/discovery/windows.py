@@ -61,8 +61,9 @@ PROTOCOLS = {
     "stemseg-davis": Protocol(overlap=6, longest=1248),
     "stemseg-ytvis": Protocol(foreground=0.5, enlarge=4, longest=1196, max_tracks=10),
     "stemseg-kitti": Protocol(foreground=0.5, longest=1948, clustering=Clustering(min_seediness=0.95)),
+    "stemseg-lite": Protocol(),
 }
-"""The authors' choices for each of `finders.FINDERS`; `Protocol.released` adds the rules of their code."""
+"""The authors' choices for each of `finders.FINDERS`, where there are any; `Protocol.released` adds the rules of their code."""
 
 
 @dataclass(frozen=True)

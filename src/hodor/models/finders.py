@@ -35,8 +35,13 @@ FINDERS: dict[str, FinderPreset] = {
         STEmSeg, {"classes": 40, "seediness_decoder": False, "semantic_widths": (256, 256, 256, 256)}, 640
     ),
     "stemseg-kitti": FinderPreset(STEmSeg, {"mode": "xyt", "classes": 2, "seediness_decoder": False}, 736),
+    "stemseg-lite": FinderPreset(
+        STEmSeg,
+        {"backbone": "efficientnet-lite1", "width": 96, "decoder_widths": (96, 96, 64, 64), "seediness_decoder": False},
+        256,
+    ),
 }
-"""The networks of the paper by data set: DAVIS (no classes), YouTube-VIS, KITTI-MOTS."""
+"""The networks of the paper by data set: DAVIS (no classes), YouTube-VIS, KITTI-MOTS; and a configuration of this package."""
 
 
 def build(name: str, **changes: Any) -> Finder:

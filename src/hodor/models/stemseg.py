@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from hodor.models.backbones import BACKBONES
 from hodor.models.base import pad_to_multiple
 from hodor.models.finder import Finder, Maps
-from hodor.models.layers import fold
+from hodor.models.layers import fold, recompute
 from hodor.models.mixing import FREE, check_mode, coordinates
 from hodor.models.prediction import Features
 from hodor.models.pyramid import FPN
 from hodor.models.resnet import DetectronResNet
-from hodor.models.stemseg_decoders import SLOTS, Decoder, check_length
+from hodor.models.stemseg_decoders import SLOTS, Decoder, Unit, check_length
 
 LEVELS = ("stride4", "stride8", "stride16", "stride32")
 """Names of the feature maps, finest first."""
@@ -117,6 +117,11 @@ class STEmSeg(Finder):
         # the decoders have no batch norm, and weights of 3D convolutions have no channels-last format of images
         self.backbone, self.pyramid = fold(self.backbone), fold(self.pyramid)
         self.folded = True
+
+    def checkpoint_activations(self) -> None:
+        super().checkpoint_activations()
+        for unit in [module for module in self.modules() if isinstance(module, Unit)]:
+            recompute(unit)
 
     def encode(self, frames_BCHW: Tensor) -> Features:
         """Compute the pyramid's maps of frames.

@@ -434,7 +434,7 @@ def check_fit(network: Model, state: Mapping[str, Tensor], source: str) -> Mappi
     return state
 
 
-def begin_from(network: Network, path: str | Path) -> None:
+def begin_from(network: Model, path: str | Path) -> None:
     """Load the weights of a file into a network that was built by its name.
 
     Args:

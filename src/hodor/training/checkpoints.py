@@ -24,7 +24,7 @@ from torch import Tensor
 from hodor.files import check_stored
 from hodor.masks import written_whole
 from hodor.models import weights
-from hodor.models.base import Network
+from hodor.models.model import Model
 
 LAST, WEIGHTS, BEST, RECIPE = "last.pt", "weights.safetensors", "best.safetensors", "recipe.json"
 
@@ -67,7 +67,7 @@ class Average:
         decay: d, in [0, 1); 0 keeps a plain copy.
     """
 
-    def __init__(self, network: Network, decay: float) -> None:
+    def __init__(self, network: Model, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         averaged = dict(self.network.named_parameters())
@@ -202,7 +202,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def write_weights(path: Path, network: Network, about: Mapping[str, Any], **facts: Any) -> None:
+def write_weights(path: Path, network: Model, about: Mapping[str, Any], **facts: Any) -> None:
     """Write the weights in half precision.
 
     Args:

@@ -260,6 +260,11 @@ class Terms(NamedTuple):
         aux = torch.as_tensor(losses.aux, device=losses.dice.device)
         return cls(losses.cross_entropy.detach(), losses.dice.detach(), aux.detach(), *return_path(last, clip))
 
+    @property
+    def loss(self) -> float:
+        """Sum of the unweighted terms of the loss."""
+        return float(self.cross_entropy + self.dice + self.aux)
+
     def return_path(self) -> dict[str, float]:
         """The measures of the return path by their names."""
         return {"copied": self.copied, "empty": self.empty, "rebuilt": self.rebuilt}
@@ -270,39 +275,39 @@ class StepNumbers(NamedTuple):
 
     Attributes:
         norm: norm of the gradient.
-        terms: terms of the loss, of this process's clips.
+        terms: terms of the loss, of this process's clips: `Terms`, or those of another scheme.
         scales: soft-mask scales of all layers in one list; see `scales`.
     """
 
     norm: float
-    terms: Terms
+    terms: Any
     scales: list[float]
 
     @staticmethod
-    def pack(norm: Tensor, parts: Sequence[Terms], scales: Sequence[Tensor]) -> Tensor:
+    def pack(norm: Tensor, parts: Sequence[Any], scales: Sequence[Tensor]) -> Tensor:
         """Pack the numbers into one vector. parts: terms of the parts of the batch; their mean is packed."""
-        terms = torch.zeros(len(Terms._fields), device=norm.device)
+        terms = torch.zeros(len(parts[0]), device=norm.device)
         for part in parts:
             terms += torch.stack(part) / len(parts)
         return torch.cat([norm.detach().view(1), terms, *[s.detach().flatten() for s in scales]])
 
     @classmethod
-    def unpack(cls, values: Sequence[float]) -> Self:
-        """Undo `pack`."""
+    def unpack(cls, values: Sequence[float], kind: type[Any] = Terms) -> Self:
+        """Undo `pack`. kind: the class of the terms, `Terms` or another tuple of scalars with a `loss`."""
         norm, *others = values
-        count = len(Terms._fields)
-        return cls(norm, Terms(*others[:count]), list(others[count:]))
+        count = len(kind._fields)
+        return cls(norm, kind(*others[:count]), list(others[count:]))
 
     @classmethod
     def mean(cls, processes: Sequence[Self]) -> Self:
         """Average over the processes; the scales are the same in all of them."""
         norm, *terms = np.mean([(each.norm, *each.terms) for each in processes], 0).tolist()
-        return cls(norm, Terms(*terms), processes[0].scales)
+        return cls(norm, type(processes[0].terms)(*terms), processes[0].scales)
 
     @property
     def loss(self) -> float:
         """Sum of the unweighted terms of the loss."""
-        return float(self.terms.cross_entropy + self.terms.dice + self.terms.aux)
+        return float(self.terms.loss)
 
     @property
     def finite(self) -> bool:
@@ -380,15 +385,21 @@ def draw(frames_BTCHW: Tensor, supervised: Sequence[Supervised], max_clips: int 
             picture = (frames_BTCHW[b, s.target].float().cpu() * 255).clamp(0, 255).byte()
             plane = s.masks_BNHW[b].cpu()
             labels = torch.where(plane.amax(0) > 0.5, plane.argmax(0) + 1, 0)
-            ground_truth.append(_over(picture, labels, colours))
-            found.append(_over(picture, s.prediction.logits()[b].argmax(0).cpu(), colours))
+            ground_truth.append(over(picture, labels, colours))
+            found.append(over(picture, s.prediction.logits()[b].argmax(0).cpu(), colours))
         rows += [torch.cat(ground_truth, 2), torch.cat(found, 2)]
     image: npt.NDArray[np.uint8] = torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()
     return image
 
 
-def _over(picture_CHW: Tensor, labels_HW: Tensor, colours: Tensor) -> Tensor:
-    """The picture with the colours of the labels, half transparent."""
+def over(picture_CHW: Tensor, labels_HW: Tensor, colours: Tensor) -> Tensor:
+    """Return a picture with the colours of labels over it, half transparent.
+
+    Args:
+        picture_CHW: uint8 RGB.
+        labels_HW: a colour's index a pixel, 0 for none.
+        colours: uint8 [256, 3].
+    """
     colour_CHW = colours[labels_HW.clamp(max=255)].permute(2, 0, 1)
     mixed = (picture_CHW.int() + colour_CHW.int()) // 2
     return torch.where(labels_HW > 0, mixed, picture_CHW.int()).byte()

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hodor.models.base import Network
+from hodor.models.model import Model
 from hodor.training.recipe import Recipe
 
 
-def optimiser_of(recipe: Recipe, network: Network, device: torch.device) -> torch.optim.Optimizer:
+def optimiser_of(recipe: Recipe, network: Model, device: torch.device) -> torch.optim.Optimizer:
     """Build the optimiser of the trainable weights.
 
     The parameter groups are the network's own weights, those of its backbone and, with `decay_embeddings` off, its embeddings.
@@ -34,6 +34,10 @@ def optimiser_of(recipe: Recipe, network: Network, device: torch.device) -> torc
     ]
     if undecayed:
         groups.append({"params": [p for p in trained if id(p) in undecayed], "share": 1.0, "weight_decay": 0.0})
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=device.type != "mps"
+        )
     kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
     return kind(groups, weight_decay=recipe.weight_decay, eps=recipe.eps, fused=device.type != "mps")
 
@@ -45,5 +49,8 @@ def rate_of(recipe: Recipe, step: int) -> float:
         return rise * float(recipe.drop ** sum(step >= m for m in recipe.milestones))
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
+    if recipe.schedule == "exponential":
+        begin = recipe.milestones[0] if recipe.milestones else recipe.warmup
+        return float(recipe.final_lr ** (max(step - begin, 0) / max(recipe.steps - begin, 1)))
     done = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
     return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * done))

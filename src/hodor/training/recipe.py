@@ -13,8 +13,8 @@ from typing import Literal
 from hodor.data.benchmarks import KindOrAuto
 from hodor.data.settings import Data
 
-Scheme = Literal["still", "chain", "dense", "cyclic", "released", "propagate", "one-shot", "empty-reference"]
-"""The training schemes; each is a function of `training.plans`."""
+Scheme = Literal["still", "chain", "dense", "cyclic", "released", "propagate", "one-shot", "empty-reference", "find"]
+"""The training schemes; each is a function of `training.plans`, but for "find", which is for finders: `training.finding`."""
 
 Loss = Literal["released", "object-dice", "cross-entropy", "bootstrapped", "bootstrapped-dice", "points"]
 """The losses; each is an entry of `training.losses.LOSSES`."""
@@ -158,7 +158,9 @@ class Recipe:
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     """Clips that begin at the memory of a tracked training video instead of at a ground-truth mask."""
     loss: Loss = "released"
-    """The loss: see `training.losses`."""
+    """The loss: see `training.losses`. Scheme find has its own."""
+    unlabelled: Literal["ignored", "background"] = "ignored"
+    """For scheme find: whether pixels of no object are ignored, since not all objects have masks, or are background."""
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     """For the bootstrapped losses: the steps over which the share of pixels falls, and the final share."""
     points: Points = field(default_factory=Points)
@@ -169,11 +171,13 @@ class Recipe:
     """Clips a step, of all processes together."""
     accumulate: int = 1
     """Parts into which each process splits its share of a batch; they run one after another: less memory, the same gradient."""
-    schedule: Literal["cosine", "steps"] = "cosine"
+    schedule: Literal["cosine", "steps", "exponential"] = "cosine"
     """cosine: linear warm-up over `warmup` steps, then half a cosine down to `final_lr` of `lr`. steps: linear warm-up from 0,
-    then constant, multiplied by `drop` at each of the `milestones`."""
-    optimiser: Literal["adamw", "adam"] = "adamw"
-    """adamw: decoupled weight decay. adam: the weight decay is added to the gradient."""
+    then constant, multiplied by `drop` at each of the `milestones`. exponential: linear warm-up, then constant up to the first
+    of the `milestones`, then falling by the same factor each step, down to `final_lr` of `lr`."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw: decoupled weight decay. adam: the weight decay is added to the gradient. sgd: the same, with a Nesterov momentum
+    of 0.9."""
     lr: float = 3e-4
     """The learning rate."""
     backbone_lr: float = 0.1
@@ -187,17 +191,19 @@ class Recipe:
     warmup: int = 100
     """Steps over which the learning rate rises."""
     milestones: tuple[int, ...] = ()
-    """For schedule steps: the steps at which the learning rate drops."""
+    """For schedule steps: the steps at which the learning rate drops. For exponential: the step at which it begins to fall."""
     drop: float = 0.1
     """For schedule steps: the factor of each drop."""
     final_lr: float = 0.02
-    """For schedule cosine: the final learning rate, as a share of `lr`."""
+    """For schedules cosine and exponential: the final learning rate, as a share of `lr`."""
     clip_norm: float = 1.0
     """Maximum norm of the gradient over all weights; 0 does not clip."""
     ema: float = 0.998
     """Decay of the averaged weights, which are the ones that are scored and saved; 0 uses the weights of the last step."""
     frozen: int = 4
     """Stride up to which the backbone is not trained; 0 trains all of it."""
+    frozen_parts: tuple[str, ...] = ()
+    """Names of further parts of the network that are not trained, such as pyramid."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: by autocast; weights, losses and optimiser stay in float32."""
     compile: Literal["none", "inductor", "eager"] = "none"
