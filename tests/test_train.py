@@ -172,7 +172,8 @@ PLAYED = ("paste", "distractor", "cut")
 def test_every_named_recipe_supervises_frames_whose_masks_it_has(root: Path, name: str) -> None:
     named = RECIPES[name]
     limits = {"size": (48, 64), "min_area": 20, "min_side": 4, "gap": (3,), "count": "any"} | dict.fromkeys(PLAYED, 0)
-    clip = Stream(replace(named.data, root=(root,), **limits), named.frames, 2, 0).batch(0)
+    frames = min(named.frames, 8)  # as many as the videos have
+    clip = Stream(replace(named.data, root=(root,), **limits), frames, 2, 0).batch(0)
     if named.scheme == "find":
         assert clip.labelled_BT.all()
         return

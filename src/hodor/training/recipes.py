@@ -275,6 +275,7 @@ STEMSEG = Recipe(
         size=(736, 1248),
         frame_order="forward",
         jump=(2,),
+        jump_at=(0.0,),
         max_objects=10,
         count="any",
         min_area=100,
