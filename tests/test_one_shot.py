@@ -17,6 +17,7 @@ from training import lines, small, state
 from hodor.data.stream import Stream
 from hodor.models.base import Memory, Network
 from hodor.models.prediction import Features, Prediction
+from hodor.models.finders import FINDERS
 from hodor.models.weights import MODELS
 from hodor.train import Recipe, plan_of, run
 from hodor.training.journal import return_path
@@ -450,6 +451,9 @@ def test_a_run_of_an_earlier_version_resumes_with_default_values_of_new_fields(r
 
 def test_every_recipe_names_a_network_and_a_plan_that_suit_each_other() -> None:
     for name, recipe in RECIPES.items():
+        if recipe.scheme == "find":
+            assert recipe.model in FINDERS, name
+            continue
         assert recipe.model in MODELS, name
         assert not (MODELS[recipe.model].network.recurrent and recipe.back == "one"), name
         assert plan_of(recipe, 0), name
