@@ -425,7 +425,8 @@ def test_convert_refuses_what_is_no_checkpoint_and_writes_nothing(tmp_path: Path
         assert (code, out, len(errors)) == (2, "", 1), errors
         assert line in errors[0]
     code, _, errors = hodor("convert", tmp_path / "other.pth", tmp_path / "out.safetensors", "--model", "hodor-x")
-    assert errors == ["hodor: expected a model with released weights (hodor-t, stcn, xmem, cutie, cutie-small), got 'hodor-x'"]
+    names = "hodor-t, stcn, xmem, cutie, cutie-small, stemseg-davis, stemseg-ytvis, stemseg-kitti"
+    assert errors == [f"hodor: expected a model with released weights ({names}), got 'hodor-x'"]
     assert not (tmp_path / "out.safetensors").exists()
 
 

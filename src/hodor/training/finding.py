@@ -152,8 +152,8 @@ def draw(clip: Clip, maps: Maps, max_clips: int = 4) -> npt.NDArray[np.uint8]:
         large_THW = labels_THW.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, :height, :width]
         pictures = (clip.frames_BTCHW[b].float().cpu() * 255).clamp(0, 255).byte()
         masks_TNHW = clip.masks_BTNHW[b].cpu()
-        truth_THW = torch.where(masks_TNHW.amax(1) > 0.5, masks_TNHW.argmax(1) + 1, 0)
-        for labels in (truth_THW, large_THW):
+        ground_truth_THW = torch.where(masks_TNHW.amax(1) > 0.5, masks_TNHW.argmax(1) + 1, 0)
+        for labels in (ground_truth_THW, large_THW):
             rows.append(torch.cat([over(picture, each, colours) for picture, each in zip(pictures, labels, strict=True)], 2))
     image: npt.NDArray[np.uint8] = torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()
     return image
