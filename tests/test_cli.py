@@ -160,6 +160,9 @@ def test_a_reader_that_has_exited_is_no_error(tmp_path: Path) -> None:
 
 ALL: dict[str, list[object]] = {
     "--mask": ["MASK"],
+    "--box": ["5:0,0,8,8@2"],
+    "--point": ["6:20,20@2", "6:21,21@2"],
+    "--background": ["6:1,1@2"],
     "--out": ["OUT"],
     "--overlay": [],
     "--sheet": [],
@@ -208,7 +211,19 @@ ALL: dict[str, list[object]] = {
 }
 
 
-def test_every_option_of_segment_works(tmp_path: Path, tiny: list[object], hodor: Hodor) -> None:
+def test_every_option_of_segment_works(
+    tmp_path: Path, tiny: list[object], hodor: Hodor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clicked:
+        """Finds an object in the left or the right half of the lower rows."""
+
+        def predict(self, box: object = None, **_: object) -> tuple[np.ndarray, float]:
+            found = np.zeros(SIZE, bool)
+            found[-3:, :48] = box is not None
+            found[-3:, 48:] = box is None
+            return found, 0.5
+
+    monkeypatch.setattr("hodor.prompts.make_prompter", lambda _: Clicked())
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", hodor("segment", "--help")[1]))
     assert {o for o in known if not o.startswith("--no-")} - {"--help", "--find"} == set(ALL)  # --find: see test_library
     source, out = stills(tmp_path / "in", ["a.png", "b.png", "c.png"]), tmp_path / "out"

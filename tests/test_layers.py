@@ -24,7 +24,7 @@ LAYERS = {
         ],
         2,
     ),
-    **dict.fromkeys(["segment", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),
+    **dict.fromkeys(["segment", "prompts", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),
     "library": 3,
     **dict.fromkeys(["training.recipes", "ablations"], 4),
     **dict.fromkeys(["cli", "commands", "train_pack"], 5),

@@ -532,22 +532,6 @@ def test_memory_does_not_grow_over_2000_frames(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("frame", "words"),
-    [
-        (np.zeros((64, 96), np.uint8), r"^expected a frame uint8 \[H, W, 3\] or a tensor \[3, H, W\], got \(64, 96\)$"),
-        (np.zeros((64, 96, 4), np.uint8), r"^expected a frame uint8 .*, got \(64, 96, 4\)$"),
-        (np.zeros((64, 96, 3), np.int64), r"^expected a frame uint8 .*, got int64 \(64, 96, 3\)$"),
-        (torch.zeros(64, 96, 3), r"^expected a frame uint8 .*, got \(64, 96, 3\)$"),
-        (torch.zeros(1, 3, 64, 96), r"^expected a frame uint8 .*, got \(1, 3, 64, 96\)$"),
-        (torch.zeros(3, 64, 96, dtype=torch.int32), r"^expected a frame uint8 .*, got int32 \(3, 64, 96\)$"),
-    ],
-)
-def test_a_frame_of_another_shape_or_kind_is_refused(frame: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        tracker().step(frame)
-
-
-@pytest.mark.parametrize(
     ("given", "words"),
     [
         (

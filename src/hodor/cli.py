@@ -18,6 +18,8 @@ from hodor.commands.process import occupy_standard_streams, stopped_by_signals
 
 COMMANDS = {
     "segment": "follow objects through a video, from a mask on one frame",
+    "frame": "export a frame to draw a mask on",
+    "mask": "make a mask on one frame from clicks and boxes",
     "doctor": "report what a mask file contains and how it would be read",
     "evaluate": "run a network over a data set and score it",
     "score": "score masks against ground truth by the rules of a benchmark: J, F, J&F",

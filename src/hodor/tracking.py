@@ -7,6 +7,7 @@ labels = tracker.track(frames[1])
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from hodor.masks import fit_size, label_dtype, objects_in, to_planes, written_whole
 from hodor.models.base import Entry, Memory, Network
 from hodor.models.model import Model
+from hodor.models.pictures import to_tensor
 from hodor.models.prediction import Features, Prediction
 
 
@@ -77,7 +80,8 @@ class Tracker:
             its largest soft mask. Default: the network's own (True for HODOR, False for the others).
 
     Raises:
-        ValueError: "expected history of at least 1 frame, got 0".
+        ValueError: "expected a network, got 'xmem-lite': load it with hodor.load", "expected history of at least 1 frame, got
+            0", "expected a short side of at least 1, got 0".
     """
 
     def __init__(
@@ -89,8 +93,11 @@ class Tracker:
         size: int | None = None,
         hold_lost: bool | None = None,
     ) -> None:
-        if history is not None and history < 1:
-            raise ValueError(f"expected history of at least 1 frame, got {history}")
+        if not hasattr(network, "remember"):
+            raise ValueError(f"expected a network, got {network!r:.60}: load it with hodor.load")
+        for value, expected in ((history, "history of at least 1 frame"), (size, "a short side of at least 1")):
+            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+                raise ValueError(f"expected {expected}, got {value}")
         self.network = network
         self.history = network.history if history is None else history
         self.pin_first = network.pin_first if pin_first is None else pin_first
@@ -104,7 +111,7 @@ class Tracker:
         """The ids that are followed."""
         return self.memory.objects
 
-    def track(self, frame: np.ndarray | Tensor, labels: np.ndarray | Tensor | None = None) -> np.ndarray:
+    def track(self, frame: np.ndarray | Tensor | Image.Image, labels: np.ndarray | Tensor | None = None) -> np.ndarray:
         """Segment the next frame; `step` returns more than the labels.
 
         Args:
@@ -118,14 +125,14 @@ class Tracker:
 
     def step(
         self,
-        frame: np.ndarray | Tensor,
+        frame: np.ndarray | Tensor | Image.Image,
         labels: np.ndarray | Tensor | None = None,
         objects: Iterable[int] | None = None,
     ) -> Tracked:
         """Segment the next frame.
 
         Args:
-            frame: RGB, array [H, W, 3] of uint8, or tensor [3, H, W] of uint8 or of floats in [0, 1].
+            frame: RGB: array [H, W, 3] or tensor [3, H, W], of uint8 or of floats in [0, 1], or a PIL image.
             labels: ids given on this frame, [H, W]. New ids are new objects; objects that are followed already are corrected,
                 and what was predicted of them on earlier frames is no longer used. Ids that do not occur are segmented by the
                 network.
@@ -139,7 +146,8 @@ class Tracker:
             ValueError: "expected labels of 480x854 pixels, the size of the frame, got 60x80: resize them with nearest
                 neighbour".
             ValueError: "expected labels with an id above 0, got none".
-            ValueError: "expected a frame uint8 [H, W, 3] or a tensor [3, H, W], got (480, 854)".
+            ValueError: "expected a frame as an array [H, W, 3] or a tensor [3, H, W], ..., got (480, 854): convert it to RGB";
+                the same for other types, floats outside [0, 1] and NaN.
         """
         with torch.inference_mode(), evaluating(self.network):
             image, size = self._image(frame)
@@ -147,7 +155,7 @@ class Tracker:
             # a memory set from outside can hold later frames
             self.index = max(self.index, 1 + max(self.memory.frames, default=-1))
             if labels is not None:
-                return self._given(features, np.asarray(labels), size, objects)
+                return self._given(features, np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels), size, objects)
             if not self.memory.objects or not self.memory.frames:
                 return self._nothing(features, size)
             due = self.network.due(self.memory, self.index)
@@ -169,7 +177,7 @@ class Tracker:
         tensors |= {f"state.{name}": t for name, t in self.memory.state.items()}
         tensors |= {f"tally.{name}": t for name, t in self.memory.tally.items()}
         about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
-        about["network"] = _identity(self.network)
+        about |= {"network": _identity(self.network), "weights": _fingerprint(self.network)}
         data = to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}, {"tracker": json.dumps(about)})
         with written_whole(Path(path)) as out:
             out.write(data)
@@ -186,7 +194,8 @@ class Tracker:
         Raises:
             FileNotFoundError: "no file PATH".
             ValueError: "PATH is not the state of a tracker of this version".
-            ValueError: "expected the state of a tracker with xmem-lite, got PATH of stcn: ..."; the tracker is unchanged.
+            ValueError: "expected the state of a tracker with xmem-lite, got PATH of stcn: ...", "... of xmem-lite with other
+                weights: ..."; the tracker is unchanged.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -203,12 +212,15 @@ class Tracker:
             _check_memory(memory)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path} is not the state of a tracker of this version") from None
-        own = _identity(self.network)
+        own, weights = _identity(self.network), _fingerprint(self.network)
+        advice = "load the network that the state was saved with, or start again"
         if (saved := about.get("network", own)) != own:  # states of earlier versions do not have it
             theirs, mine = (str(each.get("model"))[:40] if isinstance(each, dict) else "?" for each in (saved, own))
             theirs = f"{theirs} with other settings" if theirs == mine else theirs
-            advice = "load the network that the state was saved with, or start again"
             raise ValueError(f"expected the state of a tracker with {mine}, got {path} of {theirs}: {advice}")
+        if about.get("weights", weights) != weights:
+            mine = str(own["model"])
+            raise ValueError(f"expected the state of a tracker with {mine}, got {path} of {mine} with other weights: {advice}")
         self.memory, self.index = memory, index
         return note
 
@@ -311,7 +323,7 @@ class Tracker:
         labels = np.zeros(size, label_dtype(max(ids, default=0)))
         return Tracked(labels, ids, dict.fromkeys(ids, 0.0), frozenset(ids), soft_NHW, features, size)
 
-    def _image(self, frame: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _image(self, frame: np.ndarray | Tensor | Image.Image) -> tuple[Tensor, tuple[int, int]]:
         """The frame as float [1, 3, h, w] in [0, 1] of the inner size, and its own (H, W)."""
         image = image_of(frame, next(self.network.parameters()).device)
         size = int(image.shape[2]), int(image.shape[3])
@@ -321,30 +333,20 @@ class Tracker:
         return image, size
 
 
-def image_of(frame: np.ndarray | Tensor, device: torch.device) -> Tensor:
+def image_of(frame: np.ndarray | Tensor | Image.Image, device: torch.device) -> Tensor:
     """Return a frame as a network reads it, without resizing.
 
     Args:
-        frame: RGB, an array uint8 [H, W, 3], or a tensor [3, H, W], uint8 or float in [0, 1].
+        frame: as for `hodor.models.pictures.to_tensor`.
         device: device of the result.
 
     Returns:
         Tensor [1, 3, H, W], float32 in [0, 1].
 
     Raises:
-        ValueError: "expected a frame uint8 [H, W, 3] or a tensor [3, H, W], got (4, 5)".
+        ValueError: as `to_tensor`.
     """
-    shape, expected = tuple(frame.shape), "expected a frame uint8 [H, W, 3] or a tensor [3, H, W]"
-    if len(shape) != 3 or shape[2 if isinstance(frame, np.ndarray) else 0] != 3:
-        raise ValueError(f"{expected}, got {shape}")
-    if isinstance(frame, np.ndarray):
-        # a mirrored or read-only array is copied, since a tensor can be neither
-        image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
-    else:
-        image = frame
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise ValueError(f"{expected}, got {str(image.dtype).removeprefix('torch.')} {shape}")
-    image = image[None].to(device)
+    image = to_tensor(frame)[None].to(device)
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
@@ -366,6 +368,13 @@ def _identity(network: Network) -> dict[str, Any]:
     kind = type(network).__name__
     settings: dict[str, Any] = json.loads(json.dumps(dict(network.settings), default=str))
     return {"model": network.name or kind, "class": kind, "settings": settings}
+
+
+def _fingerprint(network: Network) -> str:
+    """A hash of the first values of every tensor of a network: training and another precision change it."""
+    state = network.state_dict()
+    firsts = torch.cat([tensor.flatten()[:64].float() for tensor in state.values()]).cpu().numpy()
+    return hashlib.sha256(" ".join(state).encode() + firsts.tobytes()).hexdigest()[:16]
 
 
 def _under(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:

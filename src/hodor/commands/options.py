@@ -1,10 +1,17 @@
 """Options that several commands share, and the parsing of a command."""
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import DisallowNone
+from tyro.conf import DisallowNone, UseAppendAction
+
+if TYPE_CHECKING:
+    from hodor.prompts import Answer, ObjectPrompts
+
+Values = UseAppendAction[tuple[tuple[str, ...], ...]]
+"""An option with several values, which can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,34 @@ class Network:
         options = {"pin_first": self.pin_first, "hold_lost": self.hold_lost}
         network.set_tracking(**{name: value for name, value in options.items() if value is not None})
         return network
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Clicks and boxes in place of a mask. ID: in front for other objects than 1; @FRAME behind only in `hodor segment`."""
+
+    box: Values = ()
+    """[ID:]X0,Y0,X1,Y1[@FRAME]: upper left and lower right corner of a box around an object, in pixels of the frame."""
+    point: Values = ()
+    """[ID:]X,Y[@FRAME]: points on an object."""
+    background: Values = ()
+    """[ID:]X,Y[@FRAME]: points that do not belong to the object."""
+
+    def read(self, frame: int | None = None) -> "dict[int, dict[int, ObjectPrompts]]":
+        """Return the prompts by frame and id. With `frame`, they are for this frame, and cannot name another."""
+        from hodor.prompts import read_prompts
+
+        return read_prompts(*(chain(*values) for values in (self.box, self.point, self.background)), frame=frame)
+
+
+def line_of(answer: "Answer", pixels: int) -> str:
+    """Return what was found for an object: its id, score and area.
+
+    Args:
+        answer: what was found.
+        pixels: number of pixels of the frame.
+    """
+    return f"object {answer.object}: score {answer.score:.2f}, {answer.area} px ({answer.area / pixels:.1%})"
 
 
 def parse(command: type[Any], name: str, argv: list[str]) -> int:

@@ -9,17 +9,19 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from hodor.commands.console import info, progress, write_json
 from hodor.commands.library import LibraryOptions, find_masks, save_objects, writers_of
-from hodor.commands.options import Network, parse
+from hodor.commands.options import Network, Prompts, line_of, parse
 from hodor.outputs.selection import OutputOptions
 
 if TYPE_CHECKING:
     from hodor.masks import Labels
+    from hodor.prompts import ObjectPrompts
     from hodor.segment import Summary
+    from hodor.video.source import Source
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Follow objects through a video, a folder of images, a glob pattern or a camera, from a mask on one frame.
+    """Follow objects through a video, a folder of images, a glob pattern or a camera, from a mask or clicks on one frame.
 
     Writes OUT/masks/<frame>.png for every frame while it runs. Exit codes: 0 complete; 2 wrong input; 3 the source was
     damaged: frames do not decode, or it ended early; 130 stopped by Ctrl-C. No file is left incomplete.
@@ -31,6 +33,7 @@ class Segment:
     """FILE or FILE@FRAME, frames counted from 0; repeat the option for masks on other frames. FILE is a picture, a folder of
     pictures (one an object), or COCO or labelme JSON (FILE:IMAGE or FILE:IMAGE@FRAME names one picture of a COCO file);
     `hodor doctor FILE` reports how it is read."""
+    prompts: OmitArgPrefixes[Prompts] = field(default_factory=Prompts)
     out: Annotated[Path, arg(aliases=["-o"])] = Path("hodor-out")
     """Folder of the results."""
     outputs: OmitArgPrefixes[OutputOptions] = field(default_factory=OutputOptions)
@@ -61,11 +64,13 @@ class Segment:
         from hodor.mask_files import doctor
         from hodor.segment import Outputs, segment
 
-        if not self.mask and not self.objects.find:
-            raise ValueError("expected at least one mask, got none: give --mask FILE, or --mask FILE@FRAME for a later frame")
+        prompts = self.prompts.read()
+        if not self.mask and not self.objects.find and not prompts:
+            raise ValueError("expected at least one mask, got none: give --mask FILE, --box X0,Y0,X1,Y1 or --point X,Y")
         mask_files = [doctor.split_image(_file_and_frame(given)[0])[0] for given in self.mask]
         with frames.open_source(self.source, mask_files) as source:
-            masks, table = _read_masks(self.mask, source.size, self.image)
+            masks, table = _read_masks(self.mask, source.size, self.image) if self.mask else ({}, [])
+            answers = [answer for at, given in prompts.items() for answer in _add_prompts(masks, source, at, given)]
             for note in source.notes:
                 info(f"{source.name}: {note}")
             printed = list(source.notes)
@@ -91,7 +96,8 @@ class Segment:
                     watchers=list(stored.values()),
                     progress=report,
                 )
-        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), "masks": table + found})
+        given = {"masks": table + found, "prompts": answers}
+        write_json(self.json, {"source": self.source, "out": str(self.out), **summary.to_json(), **given})
         if not summary.interrupted:
             save_objects(self.objects, network, stored)
         for note in summary.notes:
@@ -180,6 +186,32 @@ def _read_masks(
         for line in identity.lines_of(joined.rows):
             info(line)
     return joined.labels, [row._asdict() for row in joined.rows]
+
+
+def _add_prompts(
+    masks: "dict[int, Labels]", source: "Source", at: int, prompts: "dict[int, ObjectPrompts]"
+) -> list[dict[str, int | float]]:
+    """Segment the objects with prompts on one frame, print what was found, and add them to the mask of the frame.
+
+    Args:
+        masks: index of a frame -> its labels; this frame's are replaced.
+        source: the source.
+        at: index of the frame.
+        prompts: id of an object -> its prompts.
+
+    Returns:
+        Frame, object, score and area of each object.
+    """
+    from hodor.prompts import segment_prompts
+    from hodor.video.images import Stream
+
+    if at and isinstance(source, Stream):
+        raise ValueError(f"{source.name} is read once, so that prompts on frame {at} cannot be used: give prompts on frame 0")
+    found = segment_prompts(source.frame(at).image, prompts, masks.get(at), frame=at)
+    masks[at] = found.labels
+    for line in (*found.notes, *(line_of(answer, found.labels.size) for answer in found.answers)):
+        info(f"prompts on frame {at}: {line}")
+    return [{"frame": at, **answer._asdict()} for answer in found.answers]
 
 
 def _file_and_frame(given: str) -> tuple[str, int]:

@@ -253,7 +253,7 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
 
     Args:
         name_or_path: name of a model with bundled weights, or a .safetensors file that `save` wrote. Default: "xmem-lite".
-        device: device of the weights. Default: "cpu".
+        device: device of the weights, as for `pick_device`. Default: "cpu".
         folded: whether to merge batch norms into their convolutions, which is the same function and faster. False leaves the
             weights as they are in the file, to train or save them. Default: True.
 
@@ -263,15 +263,17 @@ def load(name_or_path: str | Path = "xmem-lite", *, device: str | torch.device =
     Raises:
         FileNotFoundError: "no bundled weights for 'hodor-t': ..."; "no file PATH: ...".
         ValueError: "FILE is not a safetensors file ..."; "FILE does not state which network it contains ..."; "FILE does not
-            fit the network: ..." with all keys that are missing, unexpected or of another shape.
+            fit the network: ..." with all keys that are missing, unexpected or of another shape; "device 'x' cannot be used
+            ...".
     """
+    place = pick_device(device) if isinstance(device, str) else device
     about, state = read(name_or_path)
     check_sizes(about.get("settings"), state, name_or_path)
     network = _described(about, name_or_path)
     fill(network, state, str(name_or_path))
     if folded:
         network.fold()
-    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
+    return network.to(place, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]
 
 
 def check_sizes(settings: Any, state: Mapping[str, Tensor], source: str | Path) -> None:

@@ -183,7 +183,7 @@ class Stream(Source):
             raise ValueError(f"expected at least one frame from {name}, got none")
         self.rate, self._source = rate, items
         self._items: Iterator[tuple[Any, float | None]] | None = itertools.chain([first], items)
-        self.first = _picture(first[0], 0)
+        self.first, self._time = _picture(first[0], 0), first[1]
         self.size = size_of(self.first)
 
     def _forward(self, start: int, stop: int | None) -> Iterator[Frame]:
@@ -193,6 +193,10 @@ class Stream(Source):
         for index, (item, time) in enumerate(itertools.islice(items, stop)):
             if index >= start:
                 yield Frame(index, f"{index:05d}", _picture(item, index), time)
+
+    def frame(self, index: int) -> Frame:
+        """Read one frame. Frame 0 can be read again; any other is the last that is read."""
+        return super().frame(index) if index else Frame(0, self.name_of(0), self.first, self._time)
 
     def close(self) -> None:
         """Close the camera or the iterator."""

@@ -96,6 +96,22 @@ class Source:
             raise ValueError(f"expected 0 <= start <= stop, got start {start}, stop {stop}")
         return self._checked(self._backward(start, stop) if reverse else self._forward(start, stop))
 
+    def frame(self, index: int) -> Frame:
+        """Read one frame.
+
+        Args:
+            index: index of the frame, from 0.
+
+        Raises:
+            ValueError: "frame 90, but clip has frames 0 to 89: give one of them", "frame 90, but camera 0 ended before it: give
+                an earlier one", and as `frames`.
+        """
+        for frame in list(self.frames(index, index + 1)):
+            return frame
+        if self.count is None or self.estimated:
+            raise ValueError(f"frame {index}, but {self.name} ended before it: give an earlier one")
+        raise ValueError(f"frame {index}, but {self.name} has frames 0 to {self.count - 1}: give one of them")
+
     def name_of(self, index: int) -> str:
         """Return the name of frame `index`, without reading the frame."""
         return f"{index:05d}"
