@@ -385,3 +385,9 @@ def test_a_mask_of_the_sideways_picture_is_refused_with_the_remedy(
         "which is rotated by 90 degrees: draw on the picture that `hodor frame SOURCE -o frame.png` writes\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_the_sideways_picture_are_refused_in_python(clip: Path, tmp_path: Path) -> None:
+    line = "expected a mask of 64x96 pixels for frame 0, the size of the frames, got 96x64: give the mask of the upright frame"
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        run(clip, {0: np.ascontiguousarray(np.rot90(mask()))}, tmp_path / "out")

@@ -173,9 +173,10 @@ class _Job:
         for i, labels in self.masks.items():
             if labels.shape != self.source.size:
                 got, expected = (f"{h}x{w}" for h, w in (labels.shape, self.source.size))
+                sideways = labels.shape == self.source.size[::-1]
+                advice = "give the mask of the upright frame" if sideways else "resize it with nearest neighbour"
                 raise ValueError(
-                    f"expected a mask of {expected} pixels for frame {i}, the size of the frames, got {got}: "
-                    "resize it with nearest neighbour"
+                    f"expected a mask of {expected} pixels for frame {i}, the size of the frames, got {got}: {advice}"
                 )
             if not objects_in(labels):
                 raise ValueError(f"expected an id above 0 in the mask for frame {i}, got an empty mask")
