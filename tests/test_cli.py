@@ -215,12 +215,12 @@ def test_every_option_of_segment_works(
     tmp_path: Path, tiny: list[object], hodor: Hodor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clicked:
-        """Finds an object in the left or the right half of the lower rows."""
+        """Finds an object in the left half of the lower rows for a box, in the right half for points."""
 
         def predict(self, box: object = None, **_: object) -> tuple[np.ndarray, float]:
             found = np.zeros(SIZE, bool)
-            found[-3:, :48] = box is not None
-            found[-3:, 48:] = box is None
+            found[-24:, :48] = box is not None
+            found[-24:, 48:] = box is None
             return found, 0.5
 
     monkeypatch.setattr("hodor.prompts.make_prompter", lambda _: Clicked())
@@ -242,7 +242,9 @@ def test_every_option_of_segment_works(
     assert not found["1001.png"].any(), "forward leaves the frames before the mask empty"
     assert np.array_equal(found["1002.png"], Refinement(fill_holes=20, smooth=3, grow=-1)._labels(mask()))
     summary = json.loads((tmp_path / "s.json").read_text())
-    assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2])
+    assert (summary["frames"], summary["tracked"], summary["objects"]) == (3, 2, [1, 2, 5, 6])
+    assert (found["1003.png"][-14:-8, 8:40] == 5).all()
+    assert (found["1003.png"][-14:-8, 56:88] == 6).all()
     assert [p.name for p in (tmp_path / "objects").iterdir()] == ["thing.safetensors"]
 
 

@@ -44,9 +44,8 @@ def to_tensor(frame: np.ndarray | Tensor | Image.Image) -> Tensor:
     kind = str(given.dtype).removeprefix("torch.")
     if is_array:
         if given.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-            raise ValueError(
-                f"{EXPECTED}, got {kind} {shape}: convert it to {'float32' if given.dtype.kind == 'f' else 'uint8'}"
-            )
+            accepted = "float32" if "f" in kind else "uint8"
+            raise ValueError(f"{EXPECTED}, got {kind} {shape}: convert it to {accepted}")
         # a mirrored or read-only array is copied, since a tensor can be neither
         given = torch.from_numpy(np.require(given, requirements=["C", "W"])).permute(2, 0, 1)
     if given.dtype != torch.uint8 and not given.is_floating_point():
