@@ -208,6 +208,14 @@ def test_a_start_mask_is_corrected_and_its_other_objects_stay(
     np.testing.assert_array_equal(read_labels(out), mask(0, red=3))
 
 
+def test_a_background_point_alone_corrects_a_start_mask(photo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = np.where(mask(0, blue=0) > 0, 2, mask(0, red=0))  # object 2 covers both blocks
+    write_labels(tmp_path / "start.png", before)
+    out = tmp_path / "m.png"
+    assert command(capfd, "mask", photo, "--start", tmp_path / "start.png", "--background", f"2:{RED}", "-o", out)[0] == 0
+    np.testing.assert_array_equal(read_labels(out), mask(0, red=0))
+
+
 def test_the_frame_stands_behind_the_source_and_a_later_frame_is_used(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
