@@ -64,7 +64,7 @@ def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Compute the padding (before, after) of an axis by TensorFlow's SAME rule: ceil(size / stride) outputs, odd cell after."""
-    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    total = max(kernel - stride + -size % stride, 0)
     return total // 2, total - total // 2
 
 

@@ -1,0 +1,156 @@
+"""Write a network as ONNX graphs, for programs that run it without torch (see `hodor.onnx_runtime` and docs/onnx.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hodor.masks import written_whole
+from hodor.models.base import Network
+from hodor.models.onnx_graphs import READ, Graph, Shape, about, graphs_of
+
+OPSET = 18
+SIZES = {"h": 6, "w": 10, "N": 2, "T": 3}, {"h": 5, "w": 3, "N": 3, "T": 2}
+"""Sizes with which the graphs are traced, and with which they are compared with torch."""
+TOLERANCE = 1e-3
+"""Largest difference between graph and torch, as a share of the largest value."""
+
+
+def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[str, Any]:
+    """Write the graphs of a network and `network.json`, which describes them, their inputs, outputs and state.
+
+    Args:
+        network: a network from `hodor.load`, in float32 on the CPU.
+        folder: folder to write; its files are replaced.
+        check: whether each graph is compared with torch, at another size and number of objects than it was traced with.
+            Default: True.
+
+    Returns:
+        The contents of `network.json`.
+
+    Raises:
+        ModuleNotFoundError: onnx or onnxruntime (for `check`) is not installed.
+        ValueError: "expected a network of the kinds XMem, STCN, Cutie, HODOR, got Other: ..."; "expected a network in float32
+            on the CPU, got bfloat16 on cpu: ...".
+        ArithmeticError: "expected encode.onnx to compute what torch computes at 80x48 pixels, got ...".
+    """
+    import onnx
+
+    weight = next(network.parameters())
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise ValueError(f"expected a network in float32 on the CPU, got {kind} on {weight.device.type}: load it so")
+    folder = Path(folder)
+    graphs = graphs_of(network.eval())
+    described: dict[str, Any] = {}
+    for name, graph in graphs.items():
+        data = _traced(graph)
+        onnx.checker.check_model(onnx.load_from_string(data))
+        if check:
+            _compare(name, graph, data)
+        described[name] = _described(f"{name}.onnx", graph.inputs, graph.outputs)
+        _write(folder / f"{name}.onnx", data)
+    facts = about(network)
+    if "top_k" in facts:
+        read = onnx.parser.parse_model(READ.replace("TOP_K", str(facts["top_k"])))
+        onnx.checker.check_model(read)
+        _write(folder / "read.onnx", read.SerializeToString())
+        shapes = [{each.name: _shape(each) for each in side} for side in (read.graph.input, read.graph.output)]
+        described["read"] = _described("read.onnx", *shapes)
+    facts = {"format": 1, **facts, "graphs": described}
+    _write(folder / "network.json", (json.dumps(facts, indent=1) + "\n").encode())
+    return facts
+
+
+def _write(path: Path, data: bytes) -> None:
+    with written_whole(path) as out:
+        out.write(data)
+
+
+def _described(file: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> dict[str, Any]:
+    sides = {"inputs": inputs, "outputs": outputs}
+    tensors = {s: [{"name": n, "type": "float32", "shape": list(x)} for n, x in side.items()] for s, side in sides.items()}
+    return {"file": file, **tensors}
+
+
+def _shape(value: Any) -> Shape:
+    return tuple(side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim)
+
+
+def _example(graph: Graph, sizes: Mapping[str, int], seed: int) -> dict[str, torch.Tensor]:
+    """Random inputs of a graph in [0, 1], of these sizes."""
+    random = torch.Generator().manual_seed(seed)
+    known = {**sizes, "P": sizes["h"] * sizes["w"]}
+    shapes = {name: [_side(side, known) for side in shape] for name, shape in graph.inputs.items()}
+    return {
+        name: torch.ones(shape) if name.startswith("is_") or name == "same" else torch.rand(shape, generator=random)
+        for name, shape in shapes.items()
+    }
+
+
+def _side(side: int | str, sizes: Mapping[str, int]) -> int:
+    if isinstance(side, int):
+        return side
+    factor, _, name = side.rpartition("*")
+    return int(factor or 1) * sizes[name]
+
+
+def _traced(graph: Graph) -> bytes:
+    """The graph as ONNX.
+
+    It is traced by the exporter that is built on TorchScript. That takes a fifth of a second a graph and no further package;
+    the one built on torch.export takes minutes on a busy core. Torch warns that it is not the default any more.
+    """
+    import tempfile
+
+    free = {
+        name: {axis: side for axis, side in enumerate(shape) if isinstance(side, str)}
+        for name, shape in {**graph.inputs, **graph.outputs}.items()
+    }
+    example = _example(graph, SIZES[0], 0)
+    # gradients are recorded, since the networks then process all objects at once; the weights themselves need none
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        path = os.path.join(place, "graph.onnx")
+        torch.onnx.export(
+            graph.module.eval(),
+            tuple(example.values()),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes=free,
+        )
+        return Path(path).read_bytes()
+
+
+def _compare(name: str, graph: Graph, data: bytes) -> None:
+    """Raise ArithmeticError if a graph does not compute what torch does at sizes other than those of the trace."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    for seed, sizes in enumerate(SIZES[::-1]):
+        example = _example(graph, sizes, seed + 1)
+        used = {each.name for each in session.get_inputs()}
+        found = session.run(None, {key: value.numpy() for key, value in example.items() if key in used})
+        with torch.no_grad():
+            wanted = graph.module(*example.values())
+        for output, mine, theirs in zip(graph.outputs, found, wanted, strict=True):
+            expected = theirs.numpy()
+            same = mine.shape == expected.shape
+            error = np.abs(mine - expected).max() / max(np.abs(expected).max(), 1e-6) if same else np.inf
+            if not error <= TOLERANCE:
+                pixels = "x".join(str(_side(side, sizes)) for side in ("16*h", "16*w"))
+                got = f"a difference of {error:.1e}" if same else f"{list(mine.shape)} instead of {list(expected.shape)}"
+                raise ArithmeticError(
+                    f"expected {name}.onnx to compute what torch computes at {pixels} pixels, got {got} in {output}: "
+                    "report it with the versions of torch, onnx and onnxruntime"
+                )
