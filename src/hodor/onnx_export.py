@@ -39,7 +39,7 @@ def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[
         ModuleNotFoundError: onnx or onnxruntime (for `check`) is not installed.
         ValueError: "expected a network of the kinds XMem, STCN, Cutie, HODOR, got Other: ..."; "expected a network in float32
             on the CPU, got bfloat16 on cpu: ...".
-        ArithmeticError: "expected encode.onnx to compute what torch computes at 80x48 pixels, got ...".
+        ArithmeticError: "expected encode.onnx to compute what torch computes at the size 80x48, got ...".
     """
     import onnx
 
@@ -148,9 +148,9 @@ def _compare(name: str, graph: Graph, data: bytes) -> None:
             same = mine.shape == expected.shape
             error = np.abs(mine - expected).max() / max(np.abs(expected).max(), 1e-6) if same else np.inf
             if not error <= TOLERANCE:
-                pixels = "x".join(str(_side(side, sizes)) for side in ("16*h", "16*w"))
+                pixels = "x".join(str(_side(side, sizes)) for side in graph.inputs.get("frame", ("h", "w"))[-2:])
                 got = f"a difference of {error:.1e}" if same else f"{list(mine.shape)} instead of {list(expected.shape)}"
                 raise ArithmeticError(
-                    f"expected {name}.onnx to compute what torch computes at {pixels} pixels, got {got} in {output}: "
+                    f"expected {name}.onnx to compute what torch computes at the size {pixels}, got {got} in {output}: "
                     "report it with the versions of torch, onnx and onnxruntime"
                 )

@@ -129,6 +129,8 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
     Raises:
         FloatingPointError: "expected finite sampling positions, got NaN or infinity: ...", where these end the sampling (CPU).
     """
+    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        return _traced_deform_conv(x_BDHW, offsets_BtHW, weight_EDkk, bias_E)
     batch, _, height, width = x_BDHW.shape
     rows_R4, weights_R4 = _bilinear_rows(offsets_BtHW)
     table = x_BDHW.permute(0, 2, 3, 1).reshape(batch * height * width, -1).contiguous()
@@ -149,6 +151,19 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
         pieces.append(linear(samples.view(-1, kernel.shape[1]), kernel, bias_E))
     out = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _traced_deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_E: Tensor | None) -> Tensor:
+    """`deform_conv` by `grid_sample`, of which ONNX has the operator, for a frame of any size."""
+    height, width = x_BDHW.shape[-2:]
+    row_H1 = torch.arange(height, device=x_BDHW.device, dtype=torch.float32)[:, None]
+    column_W = torch.arange(width, device=x_BDHW.device, dtype=torch.float32)
+    tap_t = torch.arange(9, device=x_BDHW.device)
+    y_BtHW = offsets_BtHW[:, 0::2] + (tap_t // 3 - 1)[:, None, None] + row_H1
+    x_BtHW = offsets_BtHW[:, 1::2] + (tap_t % 3 - 1)[:, None, None] + column_W
+    grid_BtHW2 = torch.stack([(2 * x_BtHW + 1) / width - 1, (2 * y_BtHW + 1) / height - 1], -1)
+    taps = [F.grid_sample(x_BDHW, grid_BtHW2[:, t], align_corners=False) for t in range(9)]
+    return F.conv2d(torch.cat(taps, 1), weight_EDkk.flatten(2).transpose(1, 2).flatten(1)[..., None, None], bias_E)
 
 
 def _bilinear_rows(offsets_BtHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,8 +187,6 @@ def _bilinear_rows(offsets_BtHW: Tensor) -> tuple[Tensor, Tensor]:
     return index.view(-1, 4), (weights * inside).view(-1, 4)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # a cached tensor is used in training steps too
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Compute DETR's position encoding: sine and cosine of both coordinates, normalised to 2 pi, temperature 10,000.
 
@@ -186,6 +199,11 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device)
     Returns:
         Tensor [channels, H, W], float32.
     """
+    traced = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return (_sine_positions if traced else _cached_positions)(height, width, channels, device)
+
+
+def _sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     half = channels // 2
     frequency = 10000 ** (2 * (torch.arange(half, device=device) // 2) / half)
 
@@ -198,3 +216,7 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device)
     y = y_HD.t()[:, :, None].expand(half, height, width)
     x = x_WD.t()[:, None, :].expand(half, height, width)
     return torch.cat([y, x])
+
+
+# a cached tensor is used in training steps too
+_cached_positions = lru_cache(maxsize=8)(torch.inference_mode(False)(_sine_positions))

@@ -235,7 +235,8 @@ class Block(nn.Module):
         query = query + self.self_read.among(query + query_place_XQD, query)
         query = query + self.ffn(query)
         pixels_XPD = pixels_XPD + self.read_queries.from_queries(placed_XPD, query + query_place_XQD, query)
-        return query, self.pixel_ffn(pixels_XPD.transpose(1, 2).unflatten(2, pixels_XDHW.shape[-2:]))
+        # traced with sizes that stay free, unlike `unflatten`
+        return query, self.pixel_ffn(pixels_XPD.transpose(1, 2).reshape(*pixels_XDHW.shape))
 
 
 class ObjectTransformer(nn.Module):

@@ -32,6 +32,7 @@ from hodor.models.layers import GroupNorm, Linear, double, recompute
 from hodor.models.prediction import UNKNOWN, Features, Prediction
 from hodor.models.pyramid import FPN
 from hodor.models.readout import background_cells, dot_max, pool_hard, pool_soft
+from hodor.tensors import is_traced
 
 WORDS = {
     "conditioning": ("soft", "hard", "none"),
@@ -365,7 +366,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         embedded = x_BMD + embed_MD
         # a mask only where it is needed, since attention is faster without one
-        invalid = None if bool(valid_BM.all()) else ~valid_BM
+        invalid = None if not is_traced() and bool(valid_BM.all()) else ~valid_BM
         attended, _ = self.self_attn(embedded, embedded, x_BMD, key_padding_mask=invalid, need_weights=False)
         x_BMD = self.norm1(x_BMD + self.dropout(attended))
         x_BMD = self.norm2(x_BMD + self.dropout(self.cross_attn(x_BMD, keys_BPD, values_BPD, masks_BMP)))
@@ -428,7 +429,7 @@ class Decoder(nn.Module):
                 positions = sine_positions(*x_BDHW.shape[-2:], self.width, x_BDHW.device).to(x_BDHW.dtype)
                 positions = positions.flatten(1).t()
             valid_BS = torch.cat([valid_BTN.flatten(1), valid_BTK.flatten(1)], 1)
-            mask_BS = None if bool(valid_BS.all()) else valid_BS
+            mask_BS = None if not is_traced() and bool(valid_BS.all()) else valid_BS
             objects, cells = objects_BTND.flatten(1, 2), cells_BTKD.flatten(1, 2)
             embedded_objects = (objects_BTND + object_embed_D).flatten(1, 2)
             embedded_cells = (cells_BTKD + cell_embed_KD).flatten(1, 2)
@@ -509,8 +510,7 @@ class DecoderLayer(nn.Module):
         attended = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         x_BPD = self.norm1(x_BPD + self.dropout(attended))
         x_BPD = self.norm2(x_BPD + self.dropout(self.ffn(x_BPD)))
-        out: Tensor = x_BPD.transpose(1, 2).unflatten(2, (height, width))
-        return out
+        return x_BPD.transpose(1, 2).reshape(*x_BDHW.shape)  # traced with sizes that stay free, unlike `unflatten`
 
     def lasts(self) -> list[nn.Module]:
         """The last module of each residual branch."""
