@@ -11,6 +11,7 @@ LAYERS = {
     **dict.fromkeys(
         ["masks", "names", "tensors", "files", "mask_files", "frames", "video", "outputs", "metrics", "scoring"], 0
     ),
+    **dict.fromkeys(["onnx_memory", "onnx_runtime"], 0),
     **dict.fromkeys(["data", "models"], 1),
     **dict.fromkeys(
         [
@@ -24,7 +25,9 @@ LAYERS = {
         ],
         2,
     ),
-    **dict.fromkeys(["segment", "prompts", "evaluate", "evaluation", "analysis", "benchmark", "train", "training"], 3),
+    **dict.fromkeys(
+        ["segment", "prompts", "evaluate", "evaluation", "analysis", "benchmark", "onnx_export", "train", "training"], 3
+    ),
     "library": 3,
     **dict.fromkeys(["training.recipes", "ablations"], 4),
     **dict.fromkeys(["cli", "commands", "train_pack"], 5),

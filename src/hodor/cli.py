@@ -29,6 +29,7 @@ COMMANDS = {
     "benchmark": "measure frames a second, milliseconds by stage and peak memory",
     "train": "train a network by a named recipe",
     "data": "check a data set for training, preview training clips, pack data sets",
+    "export": "write a network as ONNX graphs, for programs that run it without torch",
     "convert": "convert the authors' checkpoint to a .safetensors file",
 }
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hodor.masks import written_whole
+from hodor.frames import Source
+from hodor.masks import Labels, written_whole
 from hodor.models.base import Network
 from hodor.models.onnx_graphs import READ, Graph, Shape, about, graphs_of
+from hodor.tracking import Tracker
 
 OPSET = 18
 SIZES = {"h": 6, "w": 10, "N": 2, "T": 3}, {"h": 5, "w": 3, "N": 3, "T": 2}
@@ -36,11 +41,13 @@ def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[
         The contents of `network.json`.
 
     Raises:
-        ModuleNotFoundError: onnx or onnxruntime (for `check`) is not installed.
-        ValueError: "expected a network of the kinds XMem, STCN, Cutie, HODOR, got Other: ..."; "expected a network in float32
+        ValueError: "expected the packages onnx and onnxruntime, got no onnx: ..."; "expected a network of the kinds XMem, STCN, Cutie, HODOR, got Other: ..."; "expected a network in float32
             on the CPU, got bfloat16 on cpu: ...".
         ArithmeticError: "expected encode.onnx to compute what torch computes at the size 80x48, got ...".
     """
+    for package in ("onnx", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ValueError(f"expected the packages onnx and onnxruntime, got no {package}: pip install 'hodor-vos[onnx]'")
     import onnx
 
     weight = next(network.parameters())
@@ -67,6 +74,67 @@ def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[
     facts = {"format": 1, **facts, "graphs": described}
     _write(folder / "network.json", (json.dumps(facts, indent=1) + "\n").encode())
     return facts
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a video is segmented by torch and by the graphs, each with one thread.
+
+    Attributes:
+        agreement: share of the pixels with the same label, for each frame after the given one.
+        torch_seconds: CPU seconds of the process in `Tracker.track`, all frames together.
+        onnx_seconds: the same in `OnnxTracker.track`.
+    """
+
+    agreement: tuple[float, ...]
+    torch_seconds: float
+    onnx_seconds: float
+
+
+def agreement(
+    network: Network,
+    folder: str | Path,
+    source: Source,
+    labels: Labels,
+    *,
+    frames: int = 20,
+    size: int | None = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Agreement:
+    """Follow the objects of a video with torch and with the graphs, and compare the labels.
+
+    Args:
+        network: the network that was exported.
+        folder: the folder of its graphs.
+        source: the video.
+        labels: ids given on its first frame, [H, W].
+        frames: number of frames, the first included. Default: 20.
+        size: short side of the frame inside the network, in pixels. Default: the network's own.
+        progress: called with the number of frames so far. Default: nothing.
+
+    Raises:
+        ValueError: "expected a video of at least 2 frames, got 1".
+    """
+    from hodor.onnx_runtime import OnnxTracker
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trackers = Tracker(network, size=size), OnnxTracker(folder, size=size)
+    seconds, shares = [0.0, 0.0], []
+    try:
+        for frame in source.frames(0, frames):
+            found = []
+            for which, tracker in enumerate(trackers):
+                began = time.process_time()
+                found.append(tracker.track(frame.image, labels if frame.index == 0 else None))
+                seconds[which] += time.process_time() - began
+            shares.append(float((found[0] == found[1]).mean()))
+            progress(len(shares), frames)
+    finally:
+        torch.set_num_threads(threads)
+    if len(shares) < 2:
+        raise ValueError(f"expected a video of at least 2 frames, got {len(shares)}: give a longer one")
+    return Agreement(tuple(shares[1:]), *seconds)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -159,7 +159,7 @@ class OnnxTracker:
             pool |= {"is_valid": memory["valid"][:, known].astype(np.float32), "is_complete": memory["complete"]}
         out = self._run("segment", pool)
         if not (remembered and self.about["remember_moves_state"]):
-            for name in self.state:
+            for name in self.state.keys() & {each.removeprefix("next_") for each in out}:
                 self.state[name][known] = out[f"next_{name}"]
         logits = np.full((backgrounds + len(self.objects), *out["logits"].shape[1:]), -1e4, np.float32)
         masks = np.zeros((len(self.objects), *out["masks"].shape[1:]), np.float32)
