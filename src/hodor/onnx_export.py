@@ -58,8 +58,13 @@ def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[
     graphs = graphs_of(network.eval())
     described: dict[str, Any] = {}
     for name, graph in graphs.items():
-        data = _traced(graph)
-        onnx.checker.check_model(onnx.load_from_string(data))
+        model = onnx.load_from_string(_traced(graph))
+        for value in model.graph.output:  # the tracer does not know all sides
+            for side, length in zip(value.type.tensor_type.shape.dim, graph.outputs[value.name], strict=True):
+                side.Clear()
+                setattr(side, "dim_param" if isinstance(length, str) else "dim_value", length)
+        onnx.checker.check_model(model)
+        data = model.SerializeToString()
         if check:
             _compare(name, graph, data)
         described[name] = _described(f"{name}.onnx", graph.inputs, graph.outputs)

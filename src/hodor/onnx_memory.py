@@ -121,15 +121,17 @@ def settled(soft: Array) -> Array:
     return softmax(np.log(p / (1 - p)))[1:]
 
 
-def line(cells: int, pixels: int, size: int = 1, padded: int = 1, offset: int = 0) -> Line:
-    """Return the place of each pixel of an axis among the cells: the cell before, the cell after, and the weight of the latter.
+def line(cells: int, pixels: int, size: int, padded: int, offset: int) -> Line:
+    """Return for each pixel of an axis the cell before it, the cell after it, and the weight of the latter.
 
     The pixels cover `size` of the `padded` units that the cells cover, from `offset` on; corners are not aligned.
     """
-    place = ((np.arange(pixels) + 0.5) * (size / pixels) + offset) * cells / padded - 0.5
+    return _between(((np.arange(pixels) + 0.5) * (size / pixels) + offset) * cells / padded - 0.5, cells)
+
+
+def _between(place: Array, cells: int) -> Line:
     before = np.floor(place).astype(np.int64)
-    weight = (place - before).astype(np.float32)
-    return before.clip(0, cells - 1), (before + 1).clip(0, cells - 1), weight
+    return before.clip(0, cells - 1), (before + 1).clip(0, cells - 1), (place - before).astype(np.float32)
 
 
 def sample(maps: Array, rows: Line, columns: Line) -> Array:
@@ -144,7 +146,12 @@ def resized(maps: Array, size: tuple[int, ...]) -> Array:
     """Resize maps [..., H, W] bilinearly without antialiasing; the maps themselves if they have the size."""
     if maps.shape[-2:] == size:
         return maps
-    return sample(maps, *(line(old, new) for old, new in zip(maps.shape[-2:], size, strict=True)))
+    lines = []
+    for old, new in zip(maps.shape[-2:], size, strict=True):
+        # rounded as torch does, for masks whose outline lies exactly between two pixels
+        place = float(np.float32(old) / np.float32(new)) * (np.arange(new) + 0.5) - 0.5
+        lines.append(_between(place.astype(np.float32).clip(0), old))
+    return sample(maps, *lines)
 
 
 def touched(planes: Array, size: tuple[int, ...]) -> Array:
