@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import pytest
 import tiny
 import torch
 from golden_rules import frames as pictures
+from PIL import Image
 
-from hodor import masks
-from hodor.models import long_term
+from hodor import cli, masks
+from hodor.frames import open_source
+from hodor.models import long_term, weights
 from hodor.models.base import Entry, Memory, Network
 from hodor.models.cutie import Cutie
 from hodor.models.memory_blocks import Keys
-from hodor.models.onnx_graphs import pair
+from hodor.models.onnx_parts import pair
 from hodor.models.stcn import STCN
 from hodor.models.xmem import XMem
 from hodor.tracking import Tracker
@@ -28,8 +32,8 @@ from hodor.tracking import Tracker
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from hodor import onnx_export, onnx_memory  # noqa: E402
-from hodor.onnx_runtime import OnnxTracker  # noqa: E402
+from hodor import onnx_export, onnx_memory
+from hodor.onnx_runtime import OnnxTracker
 
 ROOT = Path(__file__).parents[1]
 SIZE = (64, 100)
@@ -37,7 +41,16 @@ SMALL = {"backbone": "tiny", "mask_encoder": "light", "key_width": 16, "mem_ever
 KINDS: dict[str, tuple[type[Network] | None, dict[str, Any]]] = {
     "xmem": (
         XMem,
-        {**SMALL, "value_width": 32, "sensory_width": 16, "decoder_width": 32, "normed": True, "context": True, "prototypes": 40, "max_prototypes": 60},
+        {
+            **SMALL,
+            "value_width": 32,
+            "sensory_width": 16,
+            "decoder_width": 32,
+            "normed": True,
+            "context": True,
+            "prototypes": 40,
+            "max_prototypes": 60,
+        },
     ),
     "stcn": (STCN, {**SMALL, "value_width": 32}),
     "cutie": (Cutie, {**SMALL, "width": 32, "heads": 4, "feedforward_width": 64, "normed": True, "blocks": 2}),
@@ -59,11 +72,22 @@ def network(kind: str, **changes: Any) -> Network:
     return made.eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Network, Path]]:
-    made, folder = network(request.param), tmp_path_factory.mktemp(request.param)
-    onnx_export.export(made, folder)
-    yield made, folder
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Network, Path]]:
+    """The network of a kind, and the folder of its graphs."""
+
+    @cache
+    def made(kind: str) -> tuple[Network, Path]:
+        one, folder = network(kind), tmp_path_factory.mktemp(kind)
+        onnx_export.export(one, folder)
+        return one, folder
+
+    return made
+
+
+@pytest.fixture(params=KINDS)
+def exported(request: pytest.FixtureRequest, graphs: Callable[[str], tuple[Network, Path]]) -> tuple[Network, Path]:
+    return graphs(request.param)
 
 
 def given(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -163,7 +187,7 @@ def test_frames_can_change_their_size_and_masks_can_be_tiny(exported: tuple[Netw
     if isinstance(made, Cutie):
         pytest.skip("Cutie's state has the size of the first frame, with torch too")
     labels, trackers = given(), (Tracker(made, size=48), OnnxTracker(folder, size=48))
-    labels[4, 4] = 12  # one pixel, which falls between those that are sampled
+    labels[5, 5] = 12  # one pixel, which falls between those that are sampled
     found = []
     for tracker in trackers:
         first = [tracker.track(image, labels if i == 0 else None) for i, image in enumerate(images(4))]
@@ -174,29 +198,29 @@ def test_frames_can_change_their_size_and_masks_can_be_tiny(exported: tuple[Netw
         assert (wanted == mine).mean() >= 0.999
 
 
-def test_runs_where_torch_cannot_be_imported(tmp_path: Path) -> None:
-    made = network("xmem")
-    onnx_export.export(made, tmp_path, check=False)
+def test_runs_where_torch_cannot_be_imported(graphs: Callable[[str], tuple[Network, Path]], tmp_path: Path) -> None:
+    made, folder = graphs("xmem")
     np.savez(tmp_path / "video.npz", frames=np.stack(images(6)), labels=given())
     code = """if True:
         import sys, numpy
         sys.modules["torch"] = None  # importing it raises ModuleNotFoundError
         from hodor.onnx_runtime import OnnxTracker
-        video, tracker = numpy.load("video.npz"), OnnxTracker(".")
+        video, tracker = numpy.load("video.npz"), OnnxTracker(sys.argv[1])
         labels = [tracker.track(frame, None if i else video["labels"]) for i, frame in enumerate(video["frames"])]
         numpy.save("labels.npy", labels)
         print(sorted({"PIL", "av", "safetensors", "hodor.masks"} & set(sys.modules)))
     """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]", "numpy and onnxruntime must be enough"
     tracker = Tracker(made)
     wanted = [tracker.track(image, None if i else given()) for i, image in enumerate(images(6))]
     assert (np.load(tmp_path / "labels.npy") == np.stack(wanted)).mean() >= 0.999
 
 
-def test_before_any_mask_every_pixel_is_background_and_wrong_input_is_refused(tmp_path: Path) -> None:
-    onnx_export.export(network("stcn"), tmp_path, check=False)
-    tracker, image = OnnxTracker(tmp_path), images(1)[0]
+def test_before_any_mask_every_pixel_is_background_and_wrong_input_is_refused(
+    graphs: Callable[[str], tuple[Network, Path]], tmp_path: Path
+) -> None:
+    tracker, image = OnnxTracker(graphs("stcn")[1]), images(1)[0]
     assert not tracker.track(image).any()
     with pytest.raises(ValueError, match=r"expected a frame uint8 \[H, W, 3\], got float64"):
         tracker.track(image / 255)
@@ -207,7 +231,7 @@ def test_before_any_mask_every_pixel_is_background_and_wrong_input_is_refused(tm
     with pytest.raises(ValueError, match=r"expected objects that are followed \(\), got \[3\]"):
         tracker.remove(3)
     (tmp_path / "network.json").write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="expected a network.json of format 1 in .*, got 2: export it again"):
+    with pytest.raises(ValueError, match=r"expected a network.json of format 1 in .*, got 2: export it again"):
         OnnxTracker(tmp_path)
 
 
@@ -216,10 +240,9 @@ def test_networks_without_graphs_are_refused(tmp_path: Path) -> None:
         onnx_export.export(tiny.network(joint=False).eval(), tmp_path)
     with pytest.raises(ValueError, match="expected a network in float32 on the CPU, got bfloat16 on cpu: load it so"):
         onnx_export.export(network("stcn").to(torch.bfloat16), tmp_path)
+    other = type("Other", (Network,), {})()
+    other.backbone = network("stcn").backbone
     with pytest.raises(ValueError, match="expected a network of the kinds XMem, STCN, Cutie, HODOR, got Other"):
-        other = type("Other", (Network,), {})()
-        other.backbone = network("stcn").backbone
-        other.weight = torch.nn.Parameter(torch.zeros(1))
         onnx_export.export(other, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -237,7 +260,9 @@ def test_a_graph_that_does_not_compute_what_torch_computes_is_refused(tmp_path: 
         return data
 
     monkeypatch.setattr(onnx_export, "_traced", of_another_network)
-    with pytest.raises(ArithmeticError, match=r"expected encode.onnx to compute what torch computes at the size 80x48, got a diff"):
+    with pytest.raises(
+        ArithmeticError, match=r"expected encode.onnx to compute what torch computes at the size 80x48, got a diff"
+    ):
         onnx_export.export(made, tmp_path)
 
 
@@ -266,3 +291,114 @@ def test_the_network_sees_frames_of_the_trackers_size(size: tuple[int, int]) -> 
     picture, place = tracker._picture(np.zeros((*size, 3), np.uint8))
     assert place.inner == masks.fit_size(size, 96)
     assert picture.shape[2] % 16 == picture.shape[3] % 16 == 0
+
+
+def test_the_command_writes_the_graphs_and_compares_them_on_a_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.add_backbone(monkeypatch)
+    made = network("stcn")
+    monkeypatch.setitem(weights.MODELS, "small", weights.Preset(STCN, KINDS["stcn"][1], 60))
+    made.name = "small"
+    weights.save(made, tmp_path / "small.safetensors")
+    (tmp_path / "clip").mkdir()
+    for i, image in enumerate(images(4)):
+        Image.fromarray(image).save(tmp_path / "clip" / f"{i}.png")
+    masks.write_labels(tmp_path / "first.png", given())
+    words = [str(tmp_path / "small.safetensors"), "-o", str(tmp_path / "out")]
+    check = ["--check", str(tmp_path / "clip"), str(tmp_path / "first.png"), "--frames", "4", "--json", "-"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", *words, *check])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    found = json.loads(out)
+    assert len(found["agreement"]) == 3
+    assert min(found["agreement"]) >= 0.999
+    assert "100.0000% of the pixels of 3 frames have the same label" in err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "encode.onnx", "network.json", "read.onnx", "remember.onnx", "segment.onnx",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", *words, *check[:3], "--frames", "1"])
+    assert stop.value.code == 2
+    assert "expected at least 2 frames for the check, got 1: give --frames 20" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["xmem-lite", "hodor-lite"])
+def test_bundled_weights_give_the_trackers_labels_on_the_bundled_clip(model: str, tmp_path: Path) -> None:
+    made = weights.load(model)
+    onnx_export.export(made, tmp_path)
+    with open_source(ROOT / "examples" / "cup.mp4") as source:
+        labels = masks.read_labels(ROOT / "examples" / "cup.png")
+        found = onnx_export.agreement(made, tmp_path, source, labels, frames=40, size=240)
+    assert len(found.agreement) == 39
+    assert min(found.agreement) >= 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["stcn", "xmem", "cutie-small", "cutie"])
+def test_the_released_networks_have_graphs(model: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    onnx_export.export(weights.build(model).eval().requires_grad_(False), tmp_path)
+    assert len(list(tmp_path.glob("*.onnx"))) == 4
+
+
+@pytest.mark.slow
+def test_the_example_in_python_runs_without_torch(tmp_path: Path) -> None:
+    onnx_export.export(weights.load("xmem-lite"), tmp_path / "graphs", check=False)
+    example = ROOT / "examples" / "onnx_segment.py"
+    words = [
+        str(tmp_path / "graphs"),
+        str(ROOT / "examples" / "cup.mp4"),
+        str(ROOT / "examples" / "cup.png"),
+        str(tmp_path / "o"),
+    ]
+    ran = subprocess.run([sys.executable, str(example), *words], capture_output=True, text=True, check=True)
+    assert "30 frames" in ran.stdout
+    assert "torch was not imported" in ran.stdout
+    tracker = Tracker(weights.load("xmem-lite"), size=256)
+    with open_source(ROOT / "examples" / "cup.mp4") as source:
+        for frame in source.frames(0, 30):
+            labels = masks.read_labels(ROOT / "examples" / "cup.png") if frame.index == 0 else None
+            found = np.asarray(Image.open(tmp_path / "o" / f"{frame.index:05d}.png"))
+            assert (tracker.track(frame.image, labels) == found).mean() >= 0.999, frame.index
+
+
+@pytest.mark.slow
+def test_the_example_in_javascript_gives_the_same_labels(tmp_path: Path) -> None:
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed")
+    install = [
+        "npm",
+        "install",
+        "--prefix",
+        str(tmp_path),
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "onnxruntime-web@1.30",
+    ]
+    if subprocess.run(install, capture_output=True).returncode:
+        pytest.skip("npm cannot install onnxruntime-web@1.30")
+    size = (256, 344)
+    onnx_export.export(weights.load("xmem-lite"), tmp_path / "graphs", check=False)
+    labels = masks.fit_labels(masks.read_labels(ROOT / "examples" / "cup.png"), size).astype(np.uint8)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    head = f"{size[1]} {size[0]} 255\n".encode()
+    (folder / "mask.pgm").write_bytes(b"P5 " + head + labels.tobytes())
+    tracker, wanted = Tracker(weights.load("xmem-lite"), size=256), []
+    with open_source(ROOT / "examples" / "cup.mp4") as source:
+        for frame in source.frames(0, 10):
+            image = np.asarray(Image.fromarray(frame.image).resize(size[::-1]))
+            (folder / f"{frame.index:05d}.ppm").write_bytes(b"P6 " + head + image.tobytes())
+            wanted.append(tracker.track(image, None if wanted else labels))
+    shutil.copy(ROOT / "examples" / "onnx_segment.mjs", tmp_path)
+    words = [str(tmp_path / name) for name in ("onnx_segment.mjs", "graphs", "frames", "out")]
+    ran = subprocess.run(["node", *words], capture_output=True, text=True, check=True)
+    assert "10 frames" in ran.stdout
+    for i, each in enumerate(wanted):
+        data = (tmp_path / "out" / f"{i:05d}.pgm").read_bytes()
+        found = np.frombuffer(data[-each.size :], np.uint8).reshape(size)
+        assert (found == each).mean() >= 0.999, i

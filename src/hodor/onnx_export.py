@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hodor.frames import Source
 from hodor.masks import Labels, written_whole
 from hodor.models.base import Network
-from hodor.models.onnx_graphs import READ, Graph, Shape, about, graphs_of
+from hodor.models.onnx_graphs import about, graphs_of
+from hodor.models.onnx_parts import READ, Graph, Shape
 from hodor.tracking import Tracker
+from hodor.video.source import Source
 
 OPSET = 18
 SIZES = {"h": 6, "w": 10, "N": 2, "T": 3}, {"h": 5, "w": 3, "N": 3, "T": 2}
@@ -41,8 +42,8 @@ def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[
         The contents of `network.json`.
 
     Raises:
-        ValueError: "expected the packages onnx and onnxruntime, got no onnx: ..."; "expected a network of the kinds XMem, STCN, Cutie, HODOR, got Other: ..."; "expected a network in float32
-            on the CPU, got bfloat16 on cpu: ...".
+        ValueError: "expected the packages onnx and onnxruntime, got no onnx: ..."; "expected a network of the kinds XMem, STCN,
+            Cutie, HODOR, got Other: ..."; "expected a network in float32 on the CPU, got bfloat16 on cpu: ...".
         ArithmeticError: "expected encode.onnx to compute what torch computes at the size 80x48, got ...".
     """
     for package in ("onnx", "onnxruntime"):
@@ -124,7 +125,7 @@ def agreement(
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    trackers = Tracker(network, size=size), OnnxTracker(folder, size=size)
+    trackers: tuple[Any, ...] = Tracker(network, size=size), OnnxTracker(folder, size=size)
     seconds, shares = [0.0, 0.0], []
     try:
         for frame in source.frames(0, frames):

@@ -161,7 +161,8 @@ def touched(planes: Array, size: tuple[int, ...]) -> Array:
         start, stop = np.arange(cells) * pixels // cells, -(-np.arange(1, cells + 1) * pixels // cells)
         marks.append((np.arange(pixels) >= start[:, None]) & (np.arange(pixels) < stop[:, None]))
     rows, columns = (mark.astype(np.float32) for mark in marks)
-    return (rows @ (planes > 0).astype(np.float32) @ columns.T > 0).astype(np.float32)
+    out: Array = (rows @ (planes > 0).astype(np.float32) @ columns.T > 0).astype(np.float32)
+    return out
 
 
 def fitted(planes: Array, size: tuple[int, ...], threshold: bool = False) -> Array:

@@ -56,7 +56,9 @@ class OnnxTracker:
     ) -> None:
         self.about: dict[str, Any] = json.loads((Path(folder) / "network.json").read_text())
         if self.about.get("format") != 1:
-            raise ValueError(f"expected a network.json of format 1 in {folder}, got {self.about.get('format')}: export it again")
+            raise ValueError(
+                f"expected a network.json of format 1 in {folder}, got {self.about.get('format')}: export it again"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -194,7 +196,9 @@ class OnnxTracker:
             masks = whole
         pool["masks"] = masks
         if "read" not in self.sessions:
-            pool["masks"], pool["cells"] = self._descriptor_masks(pool, masks * valid[:, None, None], bool((given | ~valid).all()))
+            pool["masks"], pool["cells"] = self._descriptor_masks(
+                pool, masks * valid[:, None, None], bool((given | ~valid).all())
+            )
         out = self._run("remember", pool)
         self.state = {name: out[f"next_{name}"] for name in self.state}
         if "read" in self.sessions:
@@ -264,7 +268,8 @@ class OnnxTracker:
     def _planes(self, logits: Array, place: Place) -> Array:
         """The plane number (from 1) of the object with the largest logit for each pixel of the frame, 0 for background."""
         sides = zip(logits.shape[1:], place.frame, place.inner, place.padded, place.offset, strict=True)
-        return np.maximum(sample(logits, *(line(*side) for side in sides)).argmax(0) - (self.about["backgrounds"] - 1), 0)
+        won: Array = sample(logits, *(line(*side) for side in sides)).argmax(0)
+        return np.maximum(won - (self.about["backgrounds"] - 1), 0)
 
     def _close(self, pool: dict[str, Array], place: Place, masks: Array, won: Array, given: Array) -> Array:
         """Remember the frame if it is due, and forget what is no longer used."""
@@ -284,4 +289,6 @@ class OnnxTracker:
 
 def _widened(each: Array, axis: int, more: int) -> Array:
     """The array with zeros for more objects."""
-    return np.concatenate([each, np.zeros([more if i == axis else side for i, side in enumerate(each.shape)], each.dtype)], axis)
+    return np.concatenate(
+        [each, np.zeros([more if i == axis else side for i, side in enumerate(each.shape)], each.dtype)], axis
+    )

@@ -28,6 +28,11 @@ def is_traced() -> bool:
     return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def is_exported() -> bool:
+    """Return whether this code is traced for `hodor export`: no step can then depend on the data."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def _text(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {shape_text(value)}"

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hodor.models.layers import Linear, linear
+from hodor.tensors import is_exported
 
 CHUNK_ROWS = 1024
 """Pixels whose nine taps are gathered at a time, so that their product fits a core's second-level cache."""
@@ -129,7 +130,7 @@ def deform_conv(x_BDHW: Tensor, offsets_BtHW: Tensor, weight_EDkk: Tensor, bias_
     Raises:
         FloatingPointError: "expected finite sampling positions, got NaN or infinity: ...", where these end the sampling (CPU).
     """
-    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if is_exported():
         return _traced_deform_conv(x_BDHW, offsets_BtHW, weight_EDkk, bias_E)
     batch, _, height, width = x_BDHW.shape
     rows_R4, weights_R4 = _bilinear_rows(offsets_BtHW)
@@ -199,8 +200,11 @@ def sine_positions(height: int, width: int, channels: int, device: torch.device)
     Returns:
         Tensor [channels, H, W], float32.
     """
-    traced = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-    return (_sine_positions if traced else _cached_positions)(height, width, channels, device)
+    return (
+        _sine_positions(height, width, channels, device)
+        if is_exported()
+        else _cached_positions(height, width, channels, device)
+    )
 
 
 def _sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:

@@ -32,7 +32,7 @@ from hodor.models.layers import GroupNorm, Linear, double, recompute
 from hodor.models.prediction import UNKNOWN, Features, Prediction
 from hodor.models.pyramid import FPN
 from hodor.models.readout import background_cells, dot_max, pool_hard, pool_soft
-from hodor.tensors import is_traced
+from hodor.tensors import is_exported
 
 WORDS = {
     "conditioning": ("soft", "hard", "none"),
@@ -150,7 +150,8 @@ class HODOR(Network):
         x = x.to(weight.dtype)  # type: ignore[arg-type]
         fine, coarse = (norm(level) for norm, level in zip(self.norms, self.pyramid(self.backbone(x)), strict=True))
         if self.positions is not None:
-            positions = sine_positions(*coarse.shape[-2:], self.width, coarse.device).to(coarse.dtype)
+            height, columns = coarse.shape[-2:]
+            positions = sine_positions(height, columns, self.width, coarse.device).to(coarse.dtype)
             coarse = coarse + positions * self.positions.view(-1, 1, 1)
         maps = {"fine": fine, "coarse": coarse}
         return Features(maps, tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
@@ -366,7 +367,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         embedded = x_BMD + embed_MD
         # a mask only where it is needed, since attention is faster without one
-        invalid = None if not is_traced() and bool(valid_BM.all()) else ~valid_BM
+        invalid = None if not is_exported() and bool(valid_BM.all()) else ~valid_BM
         attended, _ = self.self_attn(embedded, embedded, x_BMD, key_padding_mask=invalid, need_weights=False)
         x_BMD = self.norm1(x_BMD + self.dropout(attended))
         x_BMD = self.norm2(x_BMD + self.dropout(self.cross_attn(x_BMD, keys_BPD, values_BPD, masks_BMP)))
@@ -426,10 +427,11 @@ class Decoder(nn.Module):
         if self.layers:
             positions = None
             if self.positions:
-                positions = sine_positions(*x_BDHW.shape[-2:], self.width, x_BDHW.device).to(x_BDHW.dtype)
+                height, columns = x_BDHW.shape[-2:]
+                positions = sine_positions(height, columns, self.width, x_BDHW.device).to(x_BDHW.dtype)
                 positions = positions.flatten(1).t()
             valid_BS = torch.cat([valid_BTN.flatten(1), valid_BTK.flatten(1)], 1)
-            mask_BS = None if not is_traced() and bool(valid_BS.all()) else valid_BS
+            mask_BS = None if not is_exported() and bool(valid_BS.all()) else valid_BS
             objects, cells = objects_BTND.flatten(1, 2), cells_BTKD.flatten(1, 2)
             embedded_objects = (objects_BTND + object_embed_D).flatten(1, 2)
             embedded_cells = (cells_BTKD + cell_embed_KD).flatten(1, 2)
@@ -501,7 +503,6 @@ class DecoderLayer(nn.Module):
         valid_BS: Tensor | None,
     ) -> Tensor:
         x_BDHW = x_BDHW + self.conv_norm(F.relu(self.conv(x_BDHW)))
-        height, width = x_BDHW.shape[-2:]
         x_BPD = x_BDHW.flatten(2).transpose(1, 2)
         q = split_heads(self.q_proj(x_BPD if positions_PD is None else x_BPD + positions_PD), self.heads)
         k = split_heads(torch.cat([self.k_objects(embedded_objects_BSD), self.k_cells(embedded_cells_BSD)], 1), self.heads)
@@ -510,7 +511,8 @@ class DecoderLayer(nn.Module):
         attended = join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         x_BPD = self.norm1(x_BPD + self.dropout(attended))
         x_BPD = self.norm2(x_BPD + self.dropout(self.ffn(x_BPD)))
-        return x_BPD.transpose(1, 2).reshape(*x_BDHW.shape)  # traced with sizes that stay free, unlike `unflatten`
+        out: Tensor = x_BPD.transpose(1, 2).reshape(*x_BDHW.shape)  # traced with sizes that stay free, unlike `unflatten`
+        return out
 
     def lasts(self) -> list[nn.Module]:
         """The last module of each residual branch."""

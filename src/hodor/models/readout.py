@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models.prediction import UNKNOWN
-from hodor.tensors import is_traced
+from hodor.tensors import is_exported
 
 
 def background_cells(masks_BNHW: Tensor, grid: int) -> Tensor:
@@ -82,6 +82,6 @@ def dot_max(map_BDHW: Tensor, tokens_BTMD: Tensor, valid_BTM: Tensor) -> Tensor:
     height, columns = map_BDHW.shape[-2:]
     logits = tokens_BTMD.flatten(1, 2) / math.sqrt(width) @ map_BDHW.flatten(2)
     logits = logits.view(batch, frames, count, height * columns)
-    if is_traced() or not bool(valid_BTM.all()):
+    if is_exported() or not bool(valid_BTM.all()):
         logits = logits.masked_fill(~valid_BTM[..., None], UNKNOWN)
     return logits.amax(1).view(batch, count, height, columns)
