@@ -268,8 +268,9 @@ class OnnxTracker:
     def _planes(self, logits: Array, place: Place) -> Array:
         """The plane number (from 1) of the object with the largest logit for each pixel of the frame, 0 for background."""
         sides = zip(logits.shape[1:], place.frame, place.inner, place.padded, place.offset, strict=True)
-        won: Array = sample(logits, *(line(*side) for side in sides)).argmax(0)
-        return np.maximum(won - (self.about["backgrounds"] - 1), 0)
+        leader = sample(logits, *(line(*side) for side in sides)).argmax(0)
+        won: Array = np.maximum(leader - (self.about["backgrounds"] - 1), 0)
+        return won
 
     def _close(self, pool: dict[str, Array], place: Place, masks: Array, won: Array, given: Array) -> Array:
         """Remember the frame if it is due, and forget what is no longer used."""

@@ -109,9 +109,9 @@ class HodorEncode(nn.Module):
             norm(level) for norm, level in zip(network.norms, network.pyramid(network.backbone(image)), strict=True)
         )
         if network.positions is not None:
-            coarse = coarse + sine_positions(*coarse.shape[-2:], network.width, coarse.device) * network.positions.view(
-                -1, 1, 1
-            )
+            height, columns = coarse.shape[-2:]
+            positions = sine_positions(height, columns, network.width, coarse.device)
+            coarse = coarse + positions * network.positions.view(-1, 1, 1)
         return fine, coarse
 
 

@@ -113,9 +113,9 @@ class PixelRemember(nn.Module):
         fuser, common = network.values.fuser, coarse.expand(masks.shape[0], -1, -1, -1)
         x = fuser.block1(torch.cat([common, seen] if fuser.frame_first else [seen, common], 1))
         value = fuser.block2(x + fuser.gates(x))
-        if hidden is None or is_valid is None:
+        if hidden is None or is_valid is None or not isinstance(network, XMem):
             return (cells(value),)
-        moved = network.deep(value[None], hidden[None])[0]  # type: ignore[union-attr, operator]
+        moved = network.deep(value[None], hidden[None])[0]
         return cells(value), torch.where(is_valid[:, None, None, None] > 0.5, moved, hidden)
 
 
