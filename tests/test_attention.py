@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models import attention
+from hodor.models import attention
 from hodor.models.attention import DeformableConv, SoftMaskedAttention, deform_conv, sine_positions
 
 B, N, P, D, HEADS = 2, 3, 20, 16, 4
@@ -191,7 +192,7 @@ def test_sine_positions_tell_all_places_apart() -> None:
 
 
 def test_sine_positions_made_in_inference_serve_a_training_step() -> None:
-    sine_positions.cache_clear()
+    attention._cached_positions.cache_clear()
     with torch.inference_mode():
         sine_positions(5, 4, 32, torch.device("cpu"))
     weight = torch.ones(32, 1, 1, requires_grad=True)

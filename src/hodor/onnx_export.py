@@ -179,7 +179,7 @@ def _side(side: int | str, sizes: Mapping[str, int]) -> int:
 def _traced(graph: Graph) -> bytes:
     """The graph as ONNX.
 
-    It is traced by the exporter that is built on TorchScript, which needs less than half a second a graph and no further package.
+    It is traced by the exporter that is built on TorchScript, which needs under half a second a graph and no further package.
     The one built on torch.export needs 2 to 11 s a graph. Torch warns that the former is not the default any more.
     """
     import tempfile

@@ -191,9 +191,9 @@ def hodor_graphs(network: HODOR) -> dict[str, Graph]:
         ValueError: "expected a HODOR with joint True, got False: ...", the same for `barebones`; "expected a backbone ResNet or
             EfficientNetLite, got SwinTiny: ...".
     """
-    for name, value, wanted in (("barebones", network.barebones, False), ("joint", network.joint, True)):
-        if value is not wanted:
-            raise ValueError(f"expected a HODOR with {name} {wanted}, got {value}: such ablations have no graphs")
+    for name, value, expected in (("barebones", network.barebones, False), ("joint", network.joint, True)):
+        if value is not expected:
+            raise ValueError(f"expected a HODOR with {name} {expected}, got {value}: such ablations have no graphs")
     if not isinstance(network.backbone, ResNet | EfficientNetLite):
         kind = type(network.backbone).__name__
         raise ValueError(f"expected a backbone ResNet or EfficientNetLite, got {kind}: its windows need frames of one size")
