@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hodor.models import attention
-from hodor.models import attention
 from hodor.models.attention import DeformableConv, SoftMaskedAttention, deform_conv, sine_positions
 
 B, N, P, D, HEADS = 2, 3, 20, 16, 4
