@@ -94,7 +94,8 @@ def draw(prompts: Prompts, height: int, width: int) -> Tensor:
         low_B1, high_B1 = prompts.boxes_B4[:, low, None], prompts.boxes_B4[:, high, None]
         spans.append((torch.minimum(start + 4, high_B1) - torch.maximum(start, low_B1)).clamp(0, 4) / 4)
     box_BHW = spans[1][:, :, None] * spans[0][:, None]
-    return torch.cat([torch.stack([*discs, box_BHW], 1), prompts.previous_B1HW], 1)
+    planes = torch.cat([torch.stack([*discs, box_BHW], 1), prompts.previous_B1HW], 1)
+    return planes.contiguous(memory_format=torch.channels_last)
 
 
 class Residual(nn.Module):
@@ -239,7 +240,7 @@ class ClickNetwork(nn.Module):
             for each in (same_BKHW, near_BKHW)
             for label in (1, 0)
         ]
-        return torch.stack(planes, 1)
+        return torch.stack(planes, 1).contiguous(memory_format=torch.channels_last)
 
     def forward(self, view: View, prompts: Prompts) -> Answer:
         """Segment the object of each row.
