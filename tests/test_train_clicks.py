@@ -12,6 +12,7 @@ from PIL import Image
 from test_benchmark_scripts import script
 
 from hodor.data.sampling import generator
+from hodor.data.stills import Still
 from hodor.masks import write_labels
 from hodor.models import weights
 from hodor.models.clicks import ClickNetwork, Prompts, load_clicks, load_trunk, save_clicks
@@ -33,6 +34,7 @@ from hodor.training.clicks import (
     open_roots,
     pick_window,
     roughened,
+    touching,
 )
 
 SMALL = ["--widths", "8", "16", "24", "32", "--layers", "1", "--heads", "2"]
@@ -105,6 +107,24 @@ def test_windows_show_the_object_at_many_scales() -> None:
         sides.append(bottom - top)
     assert min(sides) < 80
     assert max(sides) == 300
+
+
+def test_objects_that_touch_are_found_and_joined(stills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[10:30, 10:20], labels[10:30, 22:32], labels[10:30, 40:50], labels[0:5, 30:40] = 1, 2, 3, 255
+    assert touching(labels, 1) == [2]
+    assert touching(labels, 2) == [1]
+    assert touching(labels, 3) == []
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    still = Still("a", tmp_path / "a.png", tmp_path / "a.png", lambda: labels)
+
+    def widest(share: float) -> float:
+        monkeypatch.setattr(clicks, "JOINED", share)
+        views = [draw_view(still, (64, 96), 1, generator(seed)) for seed in range(30)]
+        sides = [masks[0].any(0).sum() / masks[0].any(1).sum() for _, masks, _ in filter(None, views)]
+        return float(max(sides))
+
+    assert widest(1.0) > 1.5 * widest(0.0)
 
 
 def test_a_view_shows_picture_and_masks_of_one_window(stills: Path) -> None:

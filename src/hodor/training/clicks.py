@@ -31,6 +31,9 @@ WHOLE = (1 << 20, 1 << 20)
 MIN_VISIBLE = 80
 """Smallest object of a view, in pixels of the view."""
 
+JOINED = 0.15
+"""Share of the objects to which one that touches them is added, if there is one: a rider and a horse can be one object."""
+
 
 class Sample(NamedTuple):
     """Pictures and the objects in them.
@@ -103,6 +106,17 @@ def _ids(labels: Labels) -> list[int]:
     return [int(i) for i in np.unique(labels) if i not in (0, _void(labels))]
 
 
+def touching(labels: Labels, target: int, distance: int = 3) -> list[int]:
+    """Return the other objects that are within this many pixels of an object, along rows or columns."""
+    plane = labels == target
+    near = np.zeros_like(plane)
+    near[distance:] |= plane[:-distance]
+    near[:-distance] |= plane[distance:]
+    near[:, distance:] |= plane[:, :-distance]
+    near[:, :-distance] |= plane[:, distance:]
+    return [i for i in _ids(labels[near]) if i != target]
+
+
 def pick_window(labels: Labels, target: int, aspect: float, rng: torch.Generator) -> tuple[int, int, int, int]:
     """Return a random window (left, top, right, bottom) that shows an object at a random scale.
 
@@ -153,6 +167,11 @@ def draw_view(
         return None
     targets = list(areas)
     target = targets[weighted([areas[i] ** 0.25 for i in targets], rng)]
+    if chance(JOINED, rng) and (partners := [i for i in touching(labels, target) if i in areas]):
+        partner = partners[below(len(partners), rng)]
+        labels = np.where(labels == partner, target, labels).astype(labels.dtype)
+        areas[target] += areas[partner]
+        targets.remove(partner)
     aspect = size[1] / size[0] * math.exp(uniform(-0.25, 0.25, rng))
     window = pick_window(labels, target, aspect, rng)
     pixels = Image.fromarray(read_picture(still.image, (labels.shape[0], labels.shape[1]), WHOLE))
