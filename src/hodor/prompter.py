@@ -65,7 +65,7 @@ def window_around(box: Sequence[float], height: int, width: int) -> Window:
     """
     sides = [max(MARGIN * (box[2] - box[0]), MIN_WINDOW), max(MARGIN * (box[3] - box[1]), MIN_WINDOW)]
     sides = [max(side, 0.5 * max(sides)) for side in sides]
-    step = max(1, int(2 ** np.floor(np.log2(max(sides) / 8))))
+    step = max(1, int(2 ** np.floor(np.log2(max(sides) / 5))))
     window = []
     for low, high, side, limit in ((box[0], box[2], sides[0], width), (box[1], box[3], sides[1], height)):
         side = min(limit, int(np.ceil(side / step)) * step)
