@@ -13,6 +13,7 @@ import training
 from PIL import Image
 from training import lines, same, small, state
 
+from hodor.data.beside import paste_beside
 from hodor.data.clip import Clip
 from hodor.data.settings import Data
 from hodor.data.stream import Stream
@@ -99,6 +100,56 @@ def test_training_finds_the_objects_of_a_clip(root: Path, recipe: Recipe) -> Non
     picture = play.draw(one, shown)
     assert picture.shape == (2 * 48, 4 * 64, 3)
     assert picture.dtype == np.uint8
+
+
+def test_an_object_is_pasted_beside_itself_as_a_second_one() -> None:
+    mask = torch.zeros(1, 3, 1, 40, 80)
+    frames = torch.rand(1, 3, 3, 40, 80) * 0.1
+    for t in range(3):
+        mask[0, t, 0, 10:30, 30 + t : 50 + t] = 1
+        frames[0, t, :, 10:30, 30 + t : 50 + t] = torch.linspace(0.5, 1, 20)
+    plain = Clip(
+        frames, mask, torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 3, 40, 80) > 0
+    )
+    sides, mirrored = set(), 0
+    for seed in range(12):
+        pasted = paste_beside(plain, torch.Generator().manual_seed(seed))
+        assert pasted.objects_BN.tolist() == [[True, True]]
+        assert torch.equal(pasted.masks_BTNHW[:, :, :1], plain.masks_BTNHW)
+        assert not (pasted.masks_BTNHW[:, :, 0] * pasted.masks_BTNHW[:, :, 1]).any()
+        changed = (pasted.frames_BTCHW != plain.frames_BTCHW).any(2)
+        assert torch.equal(changed, pasted.masks_BTNHW[:, :, 1] > 0)
+        offsets = []
+        for t in range(3):
+            y, x = pasted.masks_BTNHW[0, t, 1].nonzero(as_tuple=True)
+            edge = int(x.max()) - (49 + t) if int(x.max()) > 49 + t else int(x.min()) - (30 + t)  # the far edge: not covered
+            offsets.append(edge)
+            assert 15 <= abs(edge) <= 20
+            assert abs(int(y.min()) - 10) <= 5
+            assert pasted.frames_BTCHW[0, t, 0, y, x].min() >= 0.5
+            row = pasted.frames_BTCHW[0, t, 0, int(y[0]), x[y == y[0]]]
+            mirrored += bool(row[0] > row[-1])
+        assert len({edge > 0 for edge in offsets}) == 1
+        sides.add(offsets[0] > 0)
+    assert sides == {True, False}
+    assert 8 < mirrored < 28
+
+
+def test_an_object_whose_copy_would_be_outside_stays_alone() -> None:
+    whole = torch.ones(1, 2, 1, 8, 8)
+    plain = Clip(torch.rand(1, 2, 3, 8, 8), whole, torch.ones(1, 2) > 0, torch.ones(1, 1) > 0, torch.ones(1, 2, 8, 8) > 0)
+    assert paste_beside(plain, torch.Generator().manual_seed(0)) is plain
+
+
+def test_clips_of_one_object_have_two_if_asked_for(root: Path) -> None:
+    data = replace(data_of(root), max_objects=1, beside=1.0)
+    assert data.planes == 2
+    stream = Stream(data, 4, 1, 0)
+    clips = [stream.batch(step) for step in range(3)]
+    assert {each.objects_BN.shape[1] for each in clips} == {2}
+    assert torch.equal(clips[1].frames_BTCHW, stream.batch(1).frames_BTCHW)
+    with pytest.raises(ValueError, match=r"expected beside between 0 and 1, got 1\.5"):
+        Stream(replace(data, beside=1.5), 4, 1, 0)
 
 
 def test_unlabelled_pixels_are_ignored_or_background(root: Path, recipe: Recipe) -> None:

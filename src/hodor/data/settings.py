@@ -106,6 +106,8 @@ class Data:
     twin: float = 0.0
     """Share of clips in which a copy of one of the objects moves through all frames, in front of the objects or behind them.
     The copy is not an object: only position and small differences tell the two apart."""
+    beside: float = 0.0
+    """Share of the clips with one object in which it is pasted again beside itself, as a second object."""
     scene: Scene = field(default_factory=Scene)
     """Ranges of the composed clips and of the distractors."""
     damaged: float = 0.01
@@ -118,4 +120,5 @@ class Data:
     @property
     def planes(self) -> int:
         """Largest number of objects that a clip can have, including cut-outs."""
-        return max(self.max_objects, self.max_pasted) if self.paste else self.max_objects
+        planes = max(self.max_objects, self.max_pasted) if self.paste else self.max_objects
+        return max(planes, 2) if self.beside else planes

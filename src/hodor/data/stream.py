@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hodor.data.augment import coloured, mirror, on_ground, place, points_of, show, tint, together, warped
 from hodor.data.benchmarks import BENCHMARKS, recognise
+from hodor.data.beside import paste_beside
 from hodor.data.clip import Clip, collate
 from hodor.data.coco import find_json, open_coco
 from hodor.data.file_cache import DamagedFileError, FileCache, Objects
@@ -126,6 +127,8 @@ class Stream:
                 self._add_twin(clip, rng)
             if self.data.cut and self.frames > 1 and chance(self.data.cut, rng):
                 self._add_cut(clip, source, chosen[0], rng)
+            if self.data.beside and clip.objects_BN.shape[1] == 1 and chance(self.data.beside, rng):
+                clip = paste_beside(clip, rng)
             return clip
         limits = f"{self.data.min_area} pixels and {self.data.min_side} on a side"
         raise ValueError(f"expected an object of {limits}, got none in {ROUNDS} attempts: use larger objects or lower limits")
@@ -454,7 +457,7 @@ def _check(data: Data, frames: int, batch: int) -> None:
     for name, share in (("paste", data.paste), ("distractor", data.distractor)):
         if share and not data.cutouts:
             raise ValueError(f"expected cut-outs for {name} {share}, got none: give --data.cutouts FOLDER")
-    for name in ("paste", "distractor", "twin", "cut", "damaged", "reverse"):
+    for name in ("paste", "distractor", "twin", "beside", "cut", "damaged", "reverse"):
         share = getattr(data, name)
         if not 0 <= share <= 1:
             raise ValueError(f"expected {name} between 0 and 1, got {share}")

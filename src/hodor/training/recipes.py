@@ -276,6 +276,7 @@ STEMSEG = Recipe(
         frame_order="forward",
         jump=(2,),
         jump_at=(0.0,),
+        beside=1.0,
         max_objects=10,
         count="any",
         min_area=100,
