@@ -165,6 +165,22 @@ def test_a_newcomer_does_not_take_the_id_of_a_leaver() -> None:
     assert fresh[2].unique().tolist() == [0, 1, 12]
 
 
+def test_frames_of_several_clips_keep_the_labels_of_the_first() -> None:
+    stitcher, plane = Stitcher(), torch.zeros(4, 8, 8, dtype=torch.int32)
+    first, second, third = plane.clone(), plane.clone(), plane.clone()
+    first[:, :3, :3] = 1
+    second[:, :3, :3], second[:, 5:, 5:] = 2, 3  # the other object is new, also on frames that the first clip had
+    third[:2, 5:, 5:], third[3, 5:, 5:] = 4, 4
+    stitcher.add(range(0, 4), first)
+    fresh, pairs = stitcher.add(range(1, 5), second)
+    assert [pair[:2] for pair in pairs] == [(1, 2)]
+    assert list(fresh) == [4]
+    assert fresh[4].unique().tolist() == [0, 1, 3]
+    fresh, pairs = stitcher.add(range(2, 6), third)  # on frames 2 and 3 it covers nothing that was there first
+    assert pairs == []
+    assert fresh[5].unique().tolist() == [0, 4]
+
+
 def test_a_pair_below_the_least_iou_does_not_keep_a_better_one_apart() -> None:
     before, after = torch.zeros(400, dtype=torch.int64), torch.zeros(400, dtype=torch.int64)
     before[:100], before[100:200] = 1, 2
