@@ -28,6 +28,7 @@ LAYERS = {
     **dict.fromkeys(
         ["segment", "prompts", "evaluate", "evaluation", "analysis", "benchmark", "onnx_export", "train", "training"], 3
     ),
+    **dict.fromkeys(["session", "sessions"], 3),
     "library": 3,
     **dict.fromkeys(["training.recipes", "ablations"], 4),
     **dict.fromkeys(["cli", "commands", "train_clicks", "train_pack"], 5),

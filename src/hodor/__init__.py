@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hodor.models.weights import load as load
     from hodor.prompter import Prompter as Prompter
+    from hodor.session import Session as Session
     from hodor.tracking import Tracker as Tracker
 
 __version__ = "0.1.0"
-__all__ = ["Prompter", "Tracker", "__version__", "load", "metrics"]
+__all__ = ["Prompter", "Session", "Tracker", "__version__", "load", "metrics"]
 
-_LAZY = {"load": "hodor.models.weights", "Prompter": "hodor.prompter", "Tracker": "hodor.tracking"}
+_LAZY = {
+    "Prompter": "hodor.prompter",
+    "Session": "hodor.session",
+    "Tracker": "hodor.tracking",
+    "load": "hodor.models.weights",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -47,6 +47,7 @@ class Tracked:
     _soft_NHW: Tensor
     _features: Features
     _size: tuple[int, int]
+    _prediction: Prediction | None = None
 
     def soft(self) -> np.ndarray:
         """Compute the soft masks at the frame's own size, on demand.
@@ -58,6 +59,25 @@ class Tracked:
             return np.zeros((0, *self._size), np.float32)
         soft = self._features.full(self._soft_NHW[None])
         return F.interpolate(soft, self._size, mode="bilinear", align_corners=False)[0].cpu().numpy()
+
+    def planes(self, grid: tuple[int, int] | None = None) -> tuple[np.ndarray, Features]:
+        """Compute soft masks of the padded frame, from which `Prediction` with one background computes the labels.
+
+        Several background channels are merged by their maximum, as in `Prediction.logits`.
+
+        Args:
+            grid: (h, w) of the result. Default: the network's own, at most half of the padded frame.
+
+        Returns:
+            Array [N, h, w] in [0, 1], float32, in the order of `objects`, and the features, which have the padding.
+        """
+        soft_BNHW, half = self._soft_NHW[None].float(), [max(1, side // 2) for side in self._features.padded]
+        if self._prediction is not None:
+            logits, count = self._prediction.logits_BKHW, self._prediction.backgrounds
+            soft_BNHW = torch.cat([logits[:, :count].amax(1, keepdim=True), logits[:, count:]], 1).softmax(1)[:, 1:]
+            half = [min(pair) for pair in zip(half, soft_BNHW.shape[-2:], strict=True)]
+        fitted = self._features.fit(soft_BNHW, grid or (half[0], half[1]))
+        return fitted[0].cpu().numpy(), self._features
 
 
 class Tracker:
@@ -160,7 +180,8 @@ class Tracker:
                 return self._nothing(features, size)
             due = self.network.due(self.memory, self.index)
             prediction, self.memory = self.network.segment(self.memory, features, remembered=due)
-            return self._close(features, prediction.soft(), prediction.labels(size)[0], size)
+            tracked = self._close(features, prediction.soft(), prediction.labels(size)[0], size)
+            return replace(tracked, _prediction=prediction)
 
     def save(self, path: str | Path, **note: Any) -> None:
         """Write the state, that is the memory and the index of the next frame, as one safetensors file.
