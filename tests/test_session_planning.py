@@ -20,7 +20,7 @@ from hodor.sessions.planning import (
     most_useful,
     start_of,
     thinned,
-    wanted,
+    to_compute,
 )
 
 COUNT = 60
@@ -39,7 +39,7 @@ def track(frames: set[int], empty: set[int] | None = None, number: int = 1) -> T
 def complete(one: Track, has: set[tuple[str, int]]) -> None:
     """Compute everything that a track lacks."""
     for d in (1, -1):
-        for t in wanted(one, d, range(COUNT), COUNT, lambda run, t: (run, t) in has):
+        for t in to_compute(one, d, range(COUNT), COUNT, lambda run, t: (run, t) in has):
             origin = one.origin(t, d)
             assert origin is not None
             has.add((one.run(origin, d), t))
@@ -56,7 +56,7 @@ def test_a_correction_computes_only_the_frames_up_to_the_next_given_ones_once_a_
     after = track({*before.given, k})
     previous = max((g for g in before.given if g < k), default=-1)
     following = min((g for g in before.given if g > k), default=COUNT)
-    found = {d: wanted(after, d, range(COUNT), COUNT, lambda run, t: (run, t) in has) for d in (1, -1)}
+    found = {d: to_compute(after, d, range(COUNT), COUNT, lambda run, t: (run, t) in has) for d in (1, -1)}
     assert found[1] == frozenset(range(k + 1, following))
     assert found[-1] == frozenset(range(previous + 1, k))
 
@@ -82,7 +82,7 @@ def test_undo_finds_all_results_again(frames: set[int], k: int) -> None:
     before, has = track(frames - {k} or {(k + 1) % COUNT}), set[tuple[str, int]]()
     complete(before, has)
     complete(track({*before.given, k}), has)
-    assert not any(wanted(before, d, range(COUNT), COUNT, lambda run, t: (run, t) in has) for d in (1, -1))
+    assert not any(to_compute(before, d, range(COUNT), COUNT, lambda run, t: (run, t) in has) for d in (1, -1))
 
 
 @given(st.sets(FRAMES, min_size=1, max_size=5), DIRECTIONS, FRAMES, FRAMES)
@@ -90,7 +90,7 @@ def test_a_window_needs_the_frames_on_the_way_from_the_given_frame_and_no_others
     frames: set[int], d: int, a: int, b: int
 ) -> None:
     one, window = track(frames), range(min(a, b), max(a, b) + 1)
-    found = wanted(one, d, window, COUNT, lambda run, t: False)
+    found = to_compute(one, d, window, COUNT, lambda run, t: False)
     expected = set()
     for t in set(window) - frames:
         origin = one.origin(t, d)
@@ -101,23 +101,23 @@ def test_a_window_needs_the_frames_on_the_way_from_the_given_frame_and_no_others
 
 def test_nothing_is_computed_from_an_empty_mask_and_nothing_outside_the_range_of_a_track() -> None:
     nothing = lambda run, t: False  # noqa: E731
-    assert wanted(track({10, 20}, empty={10}), 1, range(COUNT), COUNT, nothing) == frozenset(range(21, COUNT))
+    assert to_compute(track({10, 20}, empty={10}), 1, range(COUNT), COUNT, nothing) == frozenset(range(21, COUNT))
     half = Track(1, {10: Given("m", 0, False)}, start=30, stop=40)
     # frames 11 to 29 are of another object, but lie between the given frame and the range
-    assert wanted(half, 1, range(COUNT), COUNT, nothing) == frozenset(range(11, 40))
-    assert wanted(half, -1, range(COUNT), COUNT, nothing) == frozenset()
+    assert to_compute(half, 1, range(COUNT), COUNT, nothing) == frozenset(range(11, 40))
+    assert to_compute(half, -1, range(COUNT), COUNT, nothing) == frozenset()
 
 
 @given(st.dictionaries(st.integers(1, 4), st.frozensets(FRAMES, min_size=1), min_size=1), DIRECTIONS)
-def test_legs_cover_each_wanted_frame_once_without_gaps(tracks: dict[int, frozenset[int]], d: int) -> None:
+def test_legs_cover_each_frame_once_without_gaps(tracks: dict[int, frozenset[int]], d: int) -> None:
     found = legs(tracks, d)
     union = frozenset().union(*tracks.values())
     assert sorted(t for leg in found for t in leg.frames) == sorted(union)
     for leg in found:
         assert leg.first - d not in union
         assert leg.last + d not in union
-        assert all(each == tracks[n] & set(leg.frames) for n, each in leg.wanted.items())
-    assert sum(len(each) for leg in found for each in leg.wanted.values()) == sum(map(len, tracks.values()))
+        assert all(each == tracks[n] & set(leg.frames) for n, each in leg.computed.items())
+    assert sum(len(each) for leg in found for each in leg.computed.values()) == sum(map(len, tracks.values()))
     assert [d * leg.first for leg in found] == sorted(d * leg.first for leg in found)
 
 
@@ -154,7 +154,7 @@ def test_every_leg_starts_at_or_before_its_given_frame_and_replays_a_bounded_num
     one: set[int], two: set[int], snapshots: set[int], d: int, data: st.DataObject
 ) -> None:
     tracks = {1: track(one), 2: track(two, number=2)}
-    missing = wanted(tracks[1], d, range(COUNT), COUNT, lambda run, t: False)
+    missing = to_compute(tracks[1], d, range(COUNT), COUNT, lambda run, t: False)
     for leg in legs({1: missing} if missing else {}, d):
         start = start_of(leg, tracks, snapshots, pin_first=True)
         origin = tracks[1].origin(leg.first - d, d)

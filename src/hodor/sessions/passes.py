@@ -9,7 +9,7 @@ import numpy as np
 
 from hodor.masks import Labels
 from hodor.sessions.edits import State, Track
-from hodor.sessions.planning import SNAPSHOT_EVERY, Leg, basis, legs, live, start_of, wanted
+from hodor.sessions.planning import SNAPSHOT_EVERY, Leg, basis, legs, live, start_of, to_compute
 from hodor.sessions.results import FrameResult, Geometry, encoded
 from hodor.sessions.store import Plane, Store, basis_hash
 from hodor.tracking import Tracked, Tracker
@@ -55,7 +55,7 @@ class Passes:
             count: number of frames of the source.
         """
         planned = []
-        remaining = [(t, w) for t in state.tracks if (w := wanted(t, direction, frames, count, self._store.has))]
+        remaining = [(t, w) for t in state.tracks if (w := to_compute(t, direction, frames, count, self._store.has))]
         while remaining:
             group: dict[int, Track] = {}
             later = []
@@ -66,7 +66,7 @@ class Passes:
             chosen = {t.number: w for t, w in remaining if group[t.number] is t}
             for leg in legs(chosen, direction):
                 others = {t.number: t for t in state.tracks if t.covers(leg.first)}
-                planned.append((leg, {**others, **{n: group[n] for n in leg.wanted}}))
+                planned.append((leg, {**others, **{n: group[n] for n in leg.computed}}))
             remaining = later
         return sorted(planned, key=lambda one: direction * one[0].first)
 
@@ -97,7 +97,7 @@ class Passes:
                 reached = frame.index
                 is_start = start.fresh and frame.index == start.frame
                 found = self._step(tracker, frame, tracks, self._present(state, frame.index, tracks) if is_start else None)
-                for number in (n for n, each in leg.wanted.items() if frame.index in each):
+                for number in (n for n, each in leg.computed.items() if frame.index in each):
                     self._keep(tracks[number], frame.index, d, number, found)
                 for number in set(tracker.objects) - live(tracks, frame.index, d).keys():
                     tracker.remove(number)

@@ -35,13 +35,13 @@ class Leg(NamedTuple):
         direction: 1 in order of time, -1 against it.
         first: the frame with which it begins.
         last: the frame with which it ends.
-        wanted: the tracks that are computed, and the frames of each.
+        computed: the tracks that are computed, and the frames of each.
     """
 
     direction: int
     first: int
     last: int
-    wanted: Mapping[int, frozenset[int]]
+    computed: Mapping[int, frozenset[int]]
 
     @property
     def frames(self) -> range:
@@ -92,7 +92,7 @@ def blend(frame: int, before: int | None, after: int | None, forward: float, bac
     return one / (one + two), two / (one + two)
 
 
-def wanted(track: Track, direction: int, frames: range, count: int, has: Callable[[str, int], bool]) -> frozenset[int]:
+def to_compute(track: Track, direction: int, frames: range, count: int, has: Callable[[str, int], bool]) -> frozenset[int]:
     """Return the frames of a track whose result of one direction must be computed, so that those of `frames` are complete.
 
     Where a result is missing, those between it and its given frame are computed too, if they are missing. What comes from an
@@ -171,7 +171,7 @@ def start_of(leg: Leg, tracks: Mapping[int, Track], snapshots: Iterable[int], pi
     """
     d = leg.direction
     before = live(tracks, leg.first - d, d)
-    origins = [before[n] for n in leg.wanted if n in before]
+    origins = [before[n] for n in leg.computed if n in before]
     if not origins:
         raise ValueError(f"expected a given frame before frame {leg.first} in direction {d}, got none")
     given = min(origins, key=lambda k: d * k)
