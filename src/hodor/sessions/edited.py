@@ -209,7 +209,7 @@ class Edited:
         self._edit({"edit": "clear", "frame": int(frame_idx), "object": obj_id})
 
     def remove_object(self, obj_id: int) -> None:
-        """Remove an object. The others stay as they are.
+        """Remove an object. Nothing is computed again; its pixels become background or those of another object.
 
         Raises:
             ValueError: "expected one of the objects (1, 2), got 7: ...".

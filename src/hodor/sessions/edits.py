@@ -134,9 +134,9 @@ def states_of(edits: Iterable[Edit]) -> tuple[list[State], list[State]]:
     """
     done, undone = [State()], list[State]()
     for edit in edits:
-        if edit["edit"] == "undo":
+        if edit["edit"] == "undo" and len(done) > 1:
             undone.append(done.pop())
-        elif edit["edit"] == "redo":
+        elif edit["edit"] == "redo" and undone:
             done.append(undone.pop())
         else:
             done.append(applied(done[-1], edit))
