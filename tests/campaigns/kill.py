@@ -3,6 +3,10 @@
     python tests/campaigns/kill.py segment --kills 100
     python tests/campaigns/kill.py evaluate --kills 100
     python tests/campaigns/kill.py train --kills 100
+    python tests/campaigns/kill.py session --kills 100
+
+"session" is no command: it gives, corrects, undoes, propagates and exports through `hodor.Session`, and after a kill loads the
+session and continues after the last edit in it. An edit whose method had returned must be there.
 
 This process runs the command once, so that everything is imported, and then forks a process for every run, which therefore
 costs no start. A run is killed after a
@@ -41,7 +45,9 @@ import torch
 import training
 
 from hodor import cli
+from hodor.masks import written_whole
 from hodor.models import weights
+from hodor.session import Session
 from hodor.train import Validation
 from hodor.training import recipes
 
@@ -266,6 +272,74 @@ def training_run(folder: Path, steps: int) -> Campaign:
     return Campaign(start, same_training, [root], place)
 
 
+class Square:
+    """A prompter of a square around the first click."""
+
+    def __init__(self, frame: np.ndarray) -> None:
+        self.size = frame.shape[:2]
+
+    def predict(self, points: Any = None, labels: Any = None, box: Any = None, mask: Any = None) -> tuple[np.ndarray, float]:
+        found = np.zeros(self.size, bool)
+        x, y = points[0].astype(int)
+        found[max(0, y - 8) : y + 8, max(0, x - 8) : x + 8] = True
+        return found, 1.0
+
+
+def editing(folder: Path, frames: int) -> Campaign:
+    """A session with every edit, propagations and exports between them."""
+    clip, network = job.video(folder / "clip.mp4", frames), weights.load(checkpoint(folder))
+    returned, middle = folder / "returned.txt", frames // 2
+    export = {"coco": True, "table": True, "soft": True, "overlay": True, "cutout": (1,)}
+    edits: list[Callable[[Session], object]] = [
+        lambda s: s.add_mask(0, 1, job.mask() == 1),
+        lambda s: s.add_points(0, 2, [(70, 48)], [1]),
+        lambda s: s.add_mask(middle, 1, job.mask(middle) == 1),
+        lambda s: s.undo(),
+        lambda s: s.redo(),
+        lambda s: s.add_mask(middle, 3, job.mask(middle) == 2),
+        lambda s: s.merge_objects(2, 3),
+        lambda s: s.undo(),
+        lambda s: s.swap_objects(2, 3, middle),
+        lambda s: s.rename_object(3, 9),
+        lambda s: s.add_mask(middle + 4, 9, job.mask(middle + 4) == 2),
+        lambda s: s.clear(middle, 1),
+        lambda s: s.remove_object(9),
+    ]
+
+    def start(out: Path, resume: bool) -> int:
+        if not resume:
+            returned.write_text("0")
+        work = out / "work"
+        known: dict[str, Any] = {"network": network, "prompter": Square}
+        fresh = not (work / "session.json").is_file()
+        with Session(clip, folder=work, **known) if fresh else Session.load(work, **known) as session:
+            journal = work / "journal.jsonl"
+            done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
+            if done < int(returned.read_text() or 0):
+                print(f"{returned.read_text()} edits had returned, {done} are in the session")
+                return 1
+            for number in range(done, len(edits) + 1):
+                if number:  # after a kill, what follows the last edit is repeated
+                    for _ in session.propagate():
+                        pass
+                    if number % 4 == 1:
+                        session.export(**export)
+                if number < len(edits):
+                    edits[number](session)
+                    with written_whole(returned) as file:
+                        file.write(str(number + 1).encode())
+            session.save()
+        return 0
+
+    def place(out: Path) -> str:
+        journal = out / "work" / "journal.jsonl"
+        done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
+        half = " while a file is written" if out.is_dir() and any(out.rglob(".*.part")) else ""
+        return f"{done:2d} of {len(edits)} edits{half}"
+
+    return Campaign(start, same_file, [clip], place)
+
+
 def kill(made: Campaign, folder: Path, kills: int, seed: int) -> Outcome:
     """Run a campaign until this number of kills has hit."""
     outcome, dice = Outcome(), random.Random(seed)
@@ -313,6 +387,7 @@ MADE: dict[str, tuple[Callable[[Path, int], Campaign], int]] = {
     "segment": (segmenting, 56),
     "evaluate": (evaluating, 12),
     "train": (training_run, 12),
+    "session": (editing, 40),
 }
 
 

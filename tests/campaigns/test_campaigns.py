@@ -39,7 +39,7 @@ def campaign(script: str, *options: object, minutes: float = 10) -> str:
 
 # Kill
 
-SHORT = {"segment": 44, "evaluate": 6, "train": 4}
+SHORT = {"segment": 44, "evaluate": 6, "train": 4, "session": 12}
 
 
 @pytest.mark.parametrize("command", SHORT)
