@@ -235,7 +235,7 @@ def test_every_option_of_segment_works(
     assert {p.name for p in out.iterdir()} == {
         *("masks", "overlay.mp4", "sheet.png", "soft", "coco.json", "ytvis.json", "objects.csv"),
         *("cutout_1", "cutout_2", "cutout_1.mov", "cutout_1.webm", "cutout_2.mkv", "matte_1.mkv", "matte_2.mkv", "exr"),
-        *("mots.txt", "labelme", "yolo", "davis"),
+        *("mots.txt", "labelme", "yolo", "davis", "run.json"),
     }  # fmt: skip
     found = masks_in(out / "masks")
     assert list(found) == ["1001.png", "1002.png", "1003.png"]

@@ -229,7 +229,7 @@ def test_prores_alone_is_soft_in_the_backward_pass_and_leaves_no_hidden_files(cl
     alphas = alpha_of(tmp_path / "out" / "cutout_2.mov")
     planes, objects = read_soft(tmp_path / "soft" / "soft" / "00004.npz")
     assert np.abs(alphas[4] - planes[objects.index(2)] * 255).max() <= 3
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cutout_2.mov", "masks"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cutout_2.mov", "masks", "run.json"]
 
 
 def test_ids_above_254_make_every_mask_a_16_bit_picture(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def unbroken(job: list[object], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def assert_same(folder: Path, unbroken: Path) -> None:
     files = sorted(p.relative_to(unbroken) for p in unbroken.rglob("*") if p.is_file())
     assert sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file()) == files
-    assert len(files) == 70 * 3 + 4
+    assert len(files) == 70 * 3 + 5
     for file in files:
         if file.suffix == ".npz":
             (planes, ids), (expected, expected_ids) = read_soft(folder / file), read_soft(unbroken / file)
@@ -478,7 +478,7 @@ def test_a_folder_with_masks_is_refused_without_overwrite(tmp_path: Path) -> Non
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     run(other, {0: mask()}, folder, overwrite=True)
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    assert files == ["cutout_1/mine.txt", "masks/00000.png", "masks/00001.png", "notes.txt"]
+    assert files == ["cutout_1/mine.txt", "masks/00000.png", "masks/00001.png", "notes.txt", "run.json"]
 
 
 def test_overwrite_removes_nothing_of_a_run_that_is_resumed(clip: Path, killed: Path) -> None:
@@ -592,7 +592,7 @@ def test_resume_of_no_run_or_a_complete_one_computes_all_frames_with_a_note(tmp_
         summary = run(source, {0: mask()}, tmp_path / "out", outputs={"coco": True}, resume=True)
         assert summary.tracked == summary.frames == 5
         assert summary.notes == [f"nothing to resume in {tmp_path / 'out'}: all frames are computed from the start"]
-        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["coco.json", "masks"]
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["coco.json", "masks", "run.json"]
 
 
 def test_a_run_killed_while_its_files_are_assembled_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from hodor.outputs.background import BackgroundWriter
 from hodor.outputs.selection import Outputs as Outputs
 from hodor.outputs.summary import Summary as Summary
 from hodor.outputs.writers import Result
+from hodor.sessions.redo import RUN, Added, RunWriter, added_to, redo
 from hodor.tracking import Tracker
 from hodor.video.content import content_hash
 from hodor.video.extent import Extent
@@ -71,8 +72,9 @@ def segment(
         history: number of past frames kept in memory (T). Default: the network's own.
         size: short side inside the network, in pixels. Default: the network's own.
         backward: run the backward pass. Without it, frames before the first mask are empty.
-        resume: continue a killed run of the same source, masks, network and settings. Where there is no such run, or it
-            was complete, all frames are computed from the start and `Summary.notes` states it.
+        resume: continue a killed run of the same source, masks, network and settings. If that run is complete and `masks` has
+            further frames, only the frames from such a mask to the given masks before and after it are computed, see
+            docs/sessions.md. Where there is no such run, all frames are computed from the start and `Summary.notes` states it.
         overwrite: remove the results of an earlier run from the folder before the first frame. Without it and without
             `resume`, a folder with masks is refused. With `resume`, nothing is removed if there is a run to resume.
         strict: raise at the first frame that does not decode, instead of using the picture before it.
@@ -103,7 +105,10 @@ def segment(
     job.watchers = watchers
     began = time.monotonic()
     try:
-        job.run(resume, overwrite, progress)
+        if resume and (added := job.added()) is not None:
+            job.summary = redo(added, outputs, job.new_tracker, job.run_writer(None), progress)
+        else:
+            job.run(resume, overwrite, progress)
     except KeyboardInterrupt:
         job.summary.interrupted = True
         job.save()
@@ -185,7 +190,7 @@ class _Job:
         for i in self.outputs.cut_out_objects:
             if i not in objects:
                 raise ValueError(f"expected objects of the masks to cut out ({', '.join(map(str, objects))}), got {i}")
-        self._new_tracker()
+        self.new_tracker()
         fit_size(self.source.size, self.size)
         used = f"{self.extent.start} to {'the end' if self.extent.last is None else self.extent.last}"
         for i in self.masks:
@@ -198,8 +203,17 @@ class _Job:
                 f"mask for frame {max(self.masks)}, but {self.source.name} has frames 0 to {count - 1}: give one of them"
             )
 
-    def _new_tracker(self) -> Tracker:
+    def new_tracker(self) -> Tracker:
+        """Return a tracker without objects."""
         return Tracker(self.network, history=self.history, size=self.size)
+
+    def added(self) -> Added | None:
+        """Return the finished run in the folder to which masks are added, None if there is none or if a run was killed."""
+        return None if self.state.is_file() else added_to(self.outputs, self.extent, self.masks, self.job)
+
+    def run_writer(self, keep: set[str] | None) -> RunWriter:
+        """Return the writer of run.json."""
+        return RunWriter(self.outputs.folder / RUN, keep, self.job, self.masks)
 
     def run(self, resume: bool, overwrite: bool, progress: Progress) -> None:
         """Run the backward pass, then the forward pass; each result is passed to the writers when it is computed."""
@@ -215,7 +229,8 @@ class _Job:
             earlier = set()
         keep = {self.extent.name_of(i) for i in self.resumed} if phase else None
         with contextlib.ExitStack() as open_writers:
-            records = [open_writers.enter_context(w) for w in self.outputs.records(keep, self.source.name)]
+            all_records = [self.run_writer(keep), *self.outputs.records(keep, self.source.name)]
+            records = [open_writers.enter_context(w) for w in all_records]
             if self.backward and self.first > self.extent.start and phase != "forward":
                 with BackgroundWriter(self._write_to(records), MAX_PENDING) as record_writer:
                     for result in self._track_backward(phase == "backward", record_writer):
@@ -264,7 +279,7 @@ class _Job:
 
     def _track_backward(self, restored: bool, record_writer: BackgroundWriter) -> Iterator[Result]:
         """Yield the results from the first mask back to the first frame; the mask's own frame is part of the forward pass."""
-        tracker = self._new_tracker()
+        tracker = self.new_tracker()
         if restored:
             tracker.restore(self.state)
         stop = self.finished.start if restored else self.first + 1
@@ -287,7 +302,7 @@ class _Job:
 
     def _track_forward(self, restored: bool, record_writer: BackgroundWriter) -> Iterator[Result]:
         """Yield the result of every frame in order of time: finished ones are read back, the others are computed."""
-        tracker = self._new_tracker()
+        tracker = self.new_tracker()
         if restored:
             tracker.restore(self.state)
         with contextlib.closing(prefetch(self.extent.frames())) as frames:
@@ -379,7 +394,7 @@ class _Job:
         if not self.state.is_file():
             self.summary.notes.append(f"nothing to resume in {self.outputs.folder}: all frames are computed from the start")
             return ""
-        note = self._new_tracker().restore(self.state)
+        note = self.new_tracker().restore(self.state)
         if not isinstance(note.get("job"), dict) or not isinstance(note.get("index"), int) or "phase" not in note:
             raise ValueError(f"{self.state} is not the state of a run: start again with overwrite instead of resume")
         for key, now in self.job.items():

@@ -257,7 +257,7 @@ class Outputs(OutputOptions):
 
     def clear(self) -> None:
         """Remove the results of an earlier run from the folder, and no other file."""
-        paths = [self.masks, self.folder / ".hodor-soft"]
+        paths = [self.masks, self.folder / ".hodor-soft", self.folder / "run.json"]
         for option in _options():
             path = option.metadata["spec"].path
             named = re.compile(path.replace(".", r"\.").format(r"\d+", r"\w+"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from hodor.masks import Labels
 from hodor.sessions.edits import State, Track
 from hodor.sessions.planning import SNAPSHOT_EVERY, Leg, basis, legs, live, start_of, to_compute
-from hodor.sessions.results import FrameResult, Geometry, encoded
+from hodor.sessions.results import FrameResult, Geometry, Soft, encoded
 from hodor.sessions.store import Plane, Store, basis_hash
 from hodor.tracking import Tracked, Tracker
 from hodor.video.source import Frame, Source, prefetch
@@ -54,16 +55,28 @@ class Passes:
             frames: the frames.
             count: number of frames of the source.
         """
+        missing = [(t, to_compute(t, direction, frames, count, self._store.has)) for t in state.tracks]
+        return self.divided(state, direction, missing)
+
+    def divided(
+        self, state: State, direction: int, missing: Sequence[tuple[Track, frozenset[int]]]
+    ) -> list[tuple[Leg, dict[int, Track]]]:
+        """Return the legs that compute the missing frames of these tracks, with all tracks that are followed on each.
+
+        Args:
+            state: the objects.
+            direction: 1 or -1.
+            missing: each track with its frames to compute.
+        """
         planned = []
-        remaining = [(t, w) for t in state.tracks if (w := to_compute(t, direction, frames, count, self._store.has))]
+        remaining = [(track, frames) for track, frames in missing if frames]
         while remaining:
             group: dict[int, Track] = {}
-            later = []
-            for track, missing in remaining:
-                # after a swap two tracks have one number: each has its own given masks, and is followed by itself
-                if group.setdefault(track.number, track) is not track:
-                    later.append((track, missing))
-            chosen = {t.number: w for t, w in remaining if group[t.number] is t}
+            for track, _ in remaining:
+                group.setdefault(track.number, track)
+            # after a swap two tracks have one number: each has its own given masks, and is followed by itself
+            later = [(t, frames) for t, frames in remaining if group[t.number] is not t]
+            chosen = {t.number: frames for t, frames in remaining if group[t.number] is t}
             for leg in legs(chosen, direction):
                 others = {t.number: t for t in state.tracks if t.covers(leg.first)}
                 planned.append((leg, {**others, **{n: group[n] for n in leg.computed}}))
@@ -106,6 +119,13 @@ class Passes:
                     yield frame.index
         if reached != leg.last:
             raise EndedError(reached if d > 0 else start.frame - 1)
+
+    def full(self, plane: Soft, size: tuple[int, int]) -> Soft:
+        """Enlarge a plane to the frame's own size; there must be a result."""
+        if self.geometry is None:
+            raise ValueError("expected a stored result, got none: compute one first")
+        enlarged: Soft = self.geometry.full(torch.from_numpy(plane)[None], size)[0].numpy()
+        return enlarged
 
     def _step(self, tracker: Tracker, frame: Frame, tracks: Mapping[int, Track], present: Labels | None) -> Tracked:
         """Follow one frame; given masks are used, and `present` for the tracks that are not given on it."""
