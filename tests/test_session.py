@@ -621,6 +621,7 @@ def test_the_expected_error_rises_with_distance_disagreement_and_low_confidence(
     assert error({1: (0.9, 1.0)}, 20, given) > error({1: (0.9, 1.0)}, 1, given)
     assert error({1: (0.9, 0.5)}, 20, given) > error({1: (0.9, 1.0)}, 20, given)
     assert error({1: (0.5, 1.0)}, 20, given) > error({1: (0.9, 1.0)}, 20, given)
+    assert error({1: (0.8, 1.0)}, 60, given) > error({1: (0.8, 0.7)}, 20, given), "one direction alone is less certain"
     assert error({}, 20, given) == 0
 
 

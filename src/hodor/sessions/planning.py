@@ -249,6 +249,8 @@ def shares(frame: int, count: int, bounds: Collection[int], reach: int) -> Itera
 def expected_error(trust: Mapping[int, tuple[float, float]], frame: int, given: Mapping[int, Sequence[int]]) -> float:
     """Return the error to expect on a frame, the sum over its objects of 1 - confidence * agreement, raised with distance.
 
+    Between two given frames it is half of that, because the two directions correct each other.
+
     Args:
         trust: id -> confidence and agreement of the two directions, of the objects that are not given on the frame.
         frame: index of the frame.
@@ -257,6 +259,8 @@ def expected_error(trust: Mapping[int, tuple[float, float]], frame: int, given: 
     total = 0.0
     for i, (confidence, agreement) in trust.items():
         error = 1 - confidence * agreement if confidence else LOST_ERROR
+        if min(given[i], default=frame) < frame < max(given[i], default=frame):
+            error /= 2
         distance = min((abs(frame - k) for k in given[i]), default=frame)
         total += error * (1 - 1 / (1 + distance / REACH) / 2)
     return total
