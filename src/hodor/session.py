@@ -325,7 +325,8 @@ class Session(Edited):
         for _ in self.propagate():
             pass
         summary = export_frames(self.source, self.count, chosen, lambda t: self.result(t, soft=chosen.needs_soft))
-        summary.tracked, summary.notes = self._passes.steps - before, [*self.notes, *self.source.notes]
+        summary.tracked = self._passes.steps - before
+        summary.notes += [*self.notes, *self.source.notes]
         return summary
 
     def save(self, folder: str | os.PathLike[str] | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ def result_of(frame: Frame, found: FrameResult) -> Result:
     """Return the result of a frame as writers expect it."""
     lost = frozenset(i for i in found.objects if not found.confidence[i])
     picture = frame.index, frame.name, frame.time, frame.image
-    return Result(*picture, found.labels, found.objects, found.soft, found.confidence, lost)
+    return Result(*picture, found.labels, found.objects, found.soft, found.confidence, lost, frame.deep)
 
 
 def export(source: Source, count: int, outputs: Outputs, find: Callable[[int], FrameResult]) -> Summary:
@@ -34,25 +35,35 @@ def export(source: Source, count: int, outputs: Outputs, find: Callable[[int], F
         find: returns the result of a frame, with soft masks if `outputs` needs them.
     """
     began, summary, names = time.monotonic(), Summary(), set[str]()
+    source.deep = outputs.needs_deep
     for folder in outputs.frame_folders():
         for part in folder.glob(".*.part"):  # files of a killed export
             part.unlink(missing_ok=True)
     with contextlib.ExitStack() as opened:
-        every = [*outputs.records(None, source.name), *outputs.streams(source.rate)]
+        every = [*outputs.records(None, source.name), *outputs.streams(source.rate, source)]
         writers = [opened.enter_context(writer) for writer in every]
 
         def write(result: Result) -> None:
             for writer in writers:
                 writer.write(result)
 
-        background = opened.enter_context(BackgroundWriter(write, MAX_PENDING))
-        for frame in opened.enter_context(contextlib.closing(prefetch(source.frames(0, count)))):
-            result = result_of(frame, find(frame.index))
-            background.write(result)
-            names.add(frame.name)
-            summary.objects = result.objects
-            for i in sorted(result.lost):
-                summary.lost.setdefault(i, []).append(frame.name)
+        with (
+            BackgroundWriter(write, MAX_PENDING) as background,
+            contextlib.closing(prefetch(source.frames(0, count))) as frames,
+        ):
+            for frame in frames:
+                result = outputs.refined(result_of(frame, find(frame.index)))
+                background.write(result)
+                names.add(frame.name)
+                summary.objects = result.objects
+                for i in sorted(result.lost):
+                    summary.lost.setdefault(i, []).append(frame.name)
+        for writer in writers:
+            writer.close()
+            summary.notes += writer.notes
+            summary.flicker |= writer.flicker
+    if outputs.hides_soft:
+        shutil.rmtree(outputs.soft_folder, ignore_errors=True)
     for name in completed(outputs.masks) - names:  # of an export before the source was found to be shorter
         (outputs.masks / f"{name}.png").unlink()
     summary.frames, summary.seconds = len(names), round(time.monotonic() - began, 3)

@@ -127,7 +127,8 @@ def added_to(outputs: Outputs, extent: Extent, masks: Masks, job: Mapping[str, A
 
     Returns:
         The run, None if there is none, or if it cannot be continued like this: another source, network or setting, other
-        outputs, changed or missing masks, ids that need other files, or outputs from soft masks that were not written.
+        outputs, changed or missing masks, ids that need other files, outputs from soft masks that were not written, or masks
+        that were refined.
     """
     restore(outputs)
     path = outputs.folder / RUN
@@ -143,7 +144,9 @@ def added_to(outputs: Outputs, extent: Extent, masks: Masks, job: Mapping[str, A
         names = [extent.name_of(i) for i in range(extent.start, count)]
         old_ids = {i for row in frames.values() for i in row}
         ids = {i for labels in masks.values() for i in objects_in(labels)}
-        fits = label_dtype(max(old_ids)) == label_dtype(max(ids)) and not (outputs.needs_soft and not outputs.soft)
+        # masks and soft masks are those of the network, not refined, and the files of all objects can be made from them
+        is_plain = not outputs.chosen and (outputs.soft or not outputs.needs_soft)
+        fits = is_plain and label_dtype(max(old_ids)) == label_dtype(max(ids))
         is_whole = set(frames) == set(names) <= writers.completed(outputs.masks)
         if new and same and fits and is_whole and max(new) < count and all(now.get(i) == h for i, h in given.items()):
             return Added(extent, count, masks, new, frames, bool(before["backward"]))
@@ -193,7 +196,7 @@ def _redone(work: _Redo, run: RunWriter, progress: Callable[[int, int | None], N
         work.keep_old(t)
     source = added.extent.source
     with contextlib.ExitStack() as opened:
-        every = [*outputs.records(None, source.name), *outputs.streams(source.rate), run]
+        every = [*outputs.records(None, source.name), *outputs.streams(source.rate, source, added.extent.start), run]
         all_writers = [opened.enter_context(w) for w in every]
 
         def write(result: Result) -> None:
@@ -212,10 +215,12 @@ def _redone(work: _Redo, run: RunWriter, progress: Callable[[int, int | None], N
                 for i in lost:
                     summary.lost.setdefault(i, []).append(frame.name)
                 picture = frame.index, frame.name, frame.time, frame.image
-                background.write(Result(*picture, found.labels, found.objects, found.soft, found.confidence, lost))
+                made = Result(*picture, found.labels, found.objects, found.soft, found.confidence, lost, frame.deep)
+                background.write(made)
                 summary.frames += 1
         for writer in all_writers:  # run.json last: until then the call can be repeated
             writer.close()
+            summary.notes += writer.notes
     return summary
 
 
