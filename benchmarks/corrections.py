@@ -8,8 +8,9 @@ Only the mask of the first frame is given. Then one frame after the other is cho
     uniform     frames that divide the video into equal parts
     confidence  the frame of the lowest confidence; an object without a pixel has the confidence 0
 
-Prints a Markdown table: a row a video and way, with the mean J of all frames (in percent, given frames included; a frame without
-a predicted and a ground-truth pixel counts as 1) before and after each correction, and the gain a correction; then the means.
+Prints a Markdown table: a row a video and way, with the mean J of all frames (in percent, given frames included; a frame
+without a predicted and a ground-truth pixel counts as 1) before and after each correction, and the gain a correction; then the
+means.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def segment(
     began = time.monotonic()
     try:
         if resume and (added := job.added()) is not None:
-            job.summary = redo(added, outputs, job.new_tracker, job.run_writer(None), progress)
+            job.summary = redo(added, outputs, job.new_tracker, job.run_writer(None), watchers, progress)
         else:
             job.run(resume, overwrite, progress)
     except KeyboardInterrupt:

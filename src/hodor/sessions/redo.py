@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,7 @@ def redo(
     outputs: Outputs,
     new_tracker: Callable[[], Tracker],
     run: RunWriter,
+    watchers: Sequence[writers.Writer],
     progress: Callable[[int, int | None], None],
 ) -> Summary:
     """Compute and write what added masks change; files of all frames together are written again from all frames.
@@ -175,16 +176,17 @@ def redo(
         outputs: its outputs.
         new_tracker: makes a tracker without objects.
         run: the writer of run.json.
+        watchers: further writers; they get every frame in order of time.
         progress: called with the number of computed frames, and of those to compute.
     """
     folder = outputs.folder / FOLDER
     with contextlib.closing(Store(folder)) as store:
-        summary = _redone(_Redo(added, outputs, store, new_tracker), run, progress)
+        summary = _redone(_Redo(added, outputs, store, new_tracker), [*watchers, run], progress)
     shutil.rmtree(folder, ignore_errors=True)
     return summary
 
 
-def _redone(work: _Redo, run: RunWriter, progress: Callable[[int, int | None], None]) -> Summary:
+def _redone(work: _Redo, last: list[writers.Writer], progress: Callable[[int, int | None], None]) -> Summary:
     added, outputs = work.added, work.outputs
     summary = Summary(objects=added.objects)
     total = sum(map(len, added.changed().values()))
@@ -196,7 +198,7 @@ def _redone(work: _Redo, run: RunWriter, progress: Callable[[int, int | None], N
         work.keep_old(t)
     source = added.extent.source
     with contextlib.ExitStack() as opened:
-        every = [*outputs.records(None, source.name), *outputs.streams(source.rate, source, added.extent.start), run]
+        every = [*outputs.records(None, source.name), *outputs.streams(source.rate, source, added.extent.start), *last]
         all_writers = [opened.enter_context(w) for w in every]
 
         def write(result: Result) -> None:
