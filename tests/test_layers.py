@@ -30,7 +30,7 @@ LAYERS = {
     ),
     **dict.fromkeys(["session", "sessions"], 3),
     "library": 3,
-    **dict.fromkeys(["training.recipes", "ablations"], 4),
+    **dict.fromkeys(["training.recipes", "ablations", "serve"], 4),
     **dict.fromkeys(["cli", "commands", "train_clicks", "train_pack"], 5),
 }
 """Module or package -> layer; the longest name that fits counts."""

@@ -20,6 +20,7 @@ COMMANDS = {
     "segment": "follow objects through a video, from a mask on one frame",
     "frame": "export a frame to draw a mask on",
     "mask": "make a mask on one frame from clicks and boxes",
+    "serve": "draw, follow and correct masks over HTTP, for the page and for programs",
     "doctor": "report what a mask file contains and how it would be read",
     "evaluate": "run a network over a data set and score it",
     "score": "score masks against ground truth by the rules of a benchmark: J, F, J&F",

@@ -23,6 +23,7 @@ from hodor.sessions.edited import Edited, Found, Prompting, bundled_prompter, pi
 from hodor.sessions.edits import State
 from hodor.sessions.exporting import export as export_frames
 from hodor.sessions.passes import EndedError, Passes
+from hodor.sessions.results import FrameResult
 from hodor.sessions.store import Store, basis_hash
 from hodor.tracking import Tracker
 from hodor.video.content import content_hash
@@ -224,6 +225,27 @@ class Session(Edited):
             ValueError: "expected at least one given mask, got none: ...", "expected 0 <= start < stop <= 90, got ...".
             RuntimeError: "the session was edited while propagate was running: call it again".
         """
+        steps = self.steps(start, stop, reverse)
+        return (triple(*step) for step in steps if step is not None)
+
+    def steps(
+        self, start: int | None = None, stop: int | None = None, reverse: bool = False
+    ) -> Iterator[tuple[int, FrameResult] | None]:
+        """As `propagate`, but return to the caller after each frame that the network processes, so that it can stop there.
+
+        Args:
+            start: as `propagate`.
+            stop: as `propagate`.
+            reverse: as `propagate`.
+
+        Returns:
+            An iterator of (index of the frame, its result), and of None after each frame that was processed before the result
+            of the next frame is complete.
+
+        Raises:
+            ValueError: as `propagate`.
+            RuntimeError: as `propagate`.
+        """
         first, last = 0 if start is None else start, self.count if stop is None else stop
         if not 0 <= first < last <= self.count:
             raise ValueError(
@@ -231,11 +253,12 @@ class Session(Edited):
             )
         if not self.objects:
             raise ValueError("expected at least one given mask, got none: use add_mask, add_points or add_box")
-        return self._propagate(range(first, last), reverse)
+        return self._steps(range(first, last), reverse)
 
-    def _propagate(self, frames: range, reverse: bool) -> Iterator[Found]:
+    def _steps(self, frames: range, reverse: bool) -> Iterator[tuple[int, FrameResult] | None]:
         state, direction = self.state, -1 if reverse else 1
         for _ in self._computed(state, -direction, frames):
+            yield None
             self._unchanged(state)
         computed = self._computed(state, direction, frames)
         for frame in reversed(frames) if reverse else frames:
@@ -246,7 +269,9 @@ class Session(Edited):
                     raise RuntimeError(f"frame {frame} has no result: report this")
                 if frame >= self.count:
                     return
-            yield triple(frame, found)
+                yield None
+                self._unchanged(state)
+            yield frame, found
             self._unchanged(state)
 
     def _computed(self, state: State, direction: int, frames: range) -> Iterator[int]:

@@ -102,24 +102,45 @@ class Edited:
         """
         return self.result(frame_idx).labels
 
-    def result(self, frame_idx: int, *, soft: bool = False) -> FrameResult:
+    def result(self, frame_idx: int, *, soft: bool = False, partial: bool = False) -> FrameResult:
         """Return all that is known of a frame: labels, confidence, and how far the two directions agree.
 
         Args:
             frame_idx: index of the frame.
             soft: whether to compute the soft masks.
+            partial: whether an object without a result yet is left empty, instead of an error.
 
         Raises:
             ValueError: "frame 7 has no result yet: run propagate".
         """
         self._check_frame(frame_idx)
-        found = self._compose(self.state, frame_idx, soft)
+        found = self._compose(self.state, frame_idx, soft, partial)
         if found is None:
             raise ValueError(f"expected a result for frame {frame_idx}, got none yet: run propagate first")
         return found
 
-    def _compose(self, state: State, frame: int, with_soft: bool = False) -> FrameResult | None:
-        return results.compose(state, frame, self._store, self._passes.geometry, self.source.size, with_soft=with_soft)
+    def trust(self, frame_idx: int) -> dict[int, tuple[float, float]] | None:
+        """Return how far a frame can be trusted, in less time than `result` needs.
+
+        Args:
+            frame_idx: index of the frame.
+
+        Returns:
+            id -> confidence, and how far the forward and the backward result agree, both in [0, 1], of each object that is not
+            given on the frame; None if a result is missing.
+        """
+        self._check_frame(frame_idx)
+        geometry = self._passes.geometry
+        return None if geometry is None else results.trust(self.state, frame_idx, self._store, geometry)
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """The number of edits that `undo` can take back, and that `redo` can apply again."""
+        return len(self._done) - 1, len(self._undone)
+
+    def _compose(self, state: State, frame: int, with_soft: bool = False, partial: bool = False) -> FrameResult | None:
+        geometry, size = self._passes.geometry, self.source.size
+        return results.compose(state, frame, self._store, geometry, size, with_soft=with_soft, partial=partial)
 
     # Edits
 
@@ -169,15 +190,19 @@ class Edited:
             ValueError: "expected one label for each point, got 2 points and 1 label: ...", "expected a mask with pixels from
                 these points, got an empty one: ...".
         """
-        old = Prompt() if clear_old_points else self.prompts(frame_idx, obj_id)
+        prompt = self._clicked(frame_idx, obj_id, points, labels, clear_old_points)
+        return self._prompt(frame_idx, obj_id, prompt, not clear_old_points)
+
+    def _clicked(self, frame: int, obj_id: int, points: Any, labels: Any, alone: bool) -> Prompt:
+        """The clicks and the box of an object with further clicks, or these clicks alone."""
+        old = Prompt() if alone else self.prompts(frame, obj_id)
         new = np.asarray(points, np.float64).reshape(-1, 2)
         marks = [int(i) for i in np.asarray(labels).reshape(-1)]
         if len(new) != len(marks) or not marks:
             raise ValueError(f"expected one label for each point, got {len(new)} points and {len(marks)} labels: give both")
         if set(marks) - {0, 1}:
             raise ValueError(f"expected labels of 1 (object) and 0 (background), got {sorted(set(marks))}: use these two")
-        prompt = Prompt((*old.points, *((float(x), float(y)) for x, y in new)), (*old.labels, *marks), old.box)
-        return self._prompt(frame_idx, obj_id, prompt, not clear_old_points)
+        return Prompt((*old.points, *((float(x), float(y)) for x, y in new)), (*old.labels, *marks), old.box)
 
     def add_box(self, frame_idx: int, obj_id: int, box: Sequence[float] | npt.NDArray[Any]) -> Found:
         """Give a box around an object. It replaces an earlier box of the object on the frame; clicks stay.
@@ -193,12 +218,48 @@ class Edited:
         Raises:
             ValueError: "expected a box (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got ...".
         """
+        prompt = self._boxed(frame_idx, obj_id, box)
+        return self._prompt(frame_idx, obj_id, prompt, bool(prompt.points))
+
+    def _boxed(self, frame: int, obj_id: int, box: Sequence[float] | npt.NDArray[Any]) -> Prompt:
+        """The clicks of an object with another box."""
         corners = [float(each) for each in box]
         if len(corners) != 4 or not (corners[0] < corners[2] and corners[1] < corners[3]):
             raise ValueError(f"expected a box (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {corners}: give two corners")
-        old = self.prompts(frame_idx, obj_id)
-        found = Prompt(old.points, old.labels, (corners[0], corners[1], corners[2], corners[3]))
-        return self._prompt(frame_idx, obj_id, found, bool(old.points))
+        old = self.prompts(frame, obj_id)
+        return Prompt(old.points, old.labels, (corners[0], corners[1], corners[2], corners[3]))
+
+    def preview(
+        self,
+        frame_idx: int,
+        obj_id: int,
+        points: Sequence[tuple[float, float]] | npt.NDArray[Any] = (),
+        labels: Sequence[int] | npt.NDArray[Any] = (),
+        *,
+        box: Sequence[float] | npt.NDArray[Any] | None = None,
+        clear_old_points: bool = False,
+    ) -> tuple[Mask, float]:
+        """Return the mask that `add_points`, or with a box `add_box`, would give. Nothing is changed or stored.
+
+        Args:
+            frame_idx: index of the frame.
+            obj_id: id of the object, which need not exist.
+            points: as `add_points`.
+            labels: as `add_points`.
+            box: as `add_box`; points are then not used.
+            clear_old_points: as `add_points`.
+
+        Returns:
+            The mask, bool [H, W], which can be empty, and its score in [0, 1].
+
+        Raises:
+            ValueError: as `add_points` and `add_box`.
+        """
+        if box is not None:
+            prompt = self._boxed(frame_idx, obj_id, box)
+            return self._predicted(frame_idx, obj_id, prompt, bool(prompt.points))
+        prompt = self._clicked(frame_idx, obj_id, points, labels, clear_old_points)
+        return self._predicted(frame_idx, obj_id, prompt, not clear_old_points)
 
     def clear(self, frame_idx: int, obj_id: int) -> None:
         """Remove what was given of an object on a frame: mask, clicks and box. An object without any given mask is removed.
@@ -286,6 +347,12 @@ class Edited:
         return self._found(frame)
 
     def _prompt(self, frame: int, obj_id: int, prompt: Prompt, with_mask: bool) -> Found:
+        found, _ = self._predicted(frame, obj_id, prompt, with_mask)
+        if not found.any():
+            raise ValueError("expected a mask with pixels from these points, got an empty one: click inside the object")
+        return self._give(frame, obj_id, found, {"points": prompt.points, "labels": prompt.labels, "box": prompt.box})
+
+    def _predicted(self, frame: int, obj_id: int, prompt: Prompt, with_mask: bool) -> tuple[Mask, float]:
         self._check_frame(frame)
         check_id(obj_id)
         height, width = self.source.size
@@ -296,16 +363,13 @@ class Edited:
         if with_mask and obj_id in self.objects:
             _, ids, masks = self._found(frame)
             before = masks[ids.index(obj_id)]
-        mask, _ = self._prompter(frame).predict(
+        mask, score = self._prompter(frame).predict(
             points=np.array(prompt.points, np.float64) if prompt.points else None,
             labels=np.array(prompt.labels, np.int64) if prompt.points else None,
             box=prompt.box,
             mask=before if before is not None and before.any() else None,
         )
-        found = self._mask(mask)
-        if not found.any():
-            raise ValueError("expected a mask with pixels from these points, got an empty one: click inside the object")
-        return self._give(frame, obj_id, found, {"points": prompt.points, "labels": prompt.labels, "box": prompt.box})
+        return self._mask(mask), score
 
     def _prompter(self, frame: int) -> Prompting:
         """The prompter of a frame; those of the last two frames are kept, since they hold the features of the frame."""

@@ -84,7 +84,7 @@ class Passes:
         return sorted(planned, key=lambda one: direction * one[0].first)
 
     def run(self, state: State, leg: Leg, tracks: Mapping[int, Track]) -> Iterator[int]:
-        """Compute a leg; yield each of its frames when its results are stored.
+        """Compute a leg; yield each frame that is followed, those before the leg included, when its results are stored.
 
         Args:
             state: the objects, from which the present results of other objects are read.
@@ -115,8 +115,7 @@ class Passes:
                 for number in set(tracker.objects) - live(tracks, frame.index, d).keys():
                     tracker.remove(number)
                 self._snapshot(tracker, tracks, frame.index, d)
-                if d * frame.index >= d * leg.first:
-                    yield frame.index
+                yield frame.index
         if reached != leg.last:
             raise EndedError(reached if d > 0 else start.frame - 1)
 

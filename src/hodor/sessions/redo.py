@@ -259,7 +259,8 @@ class _Redo:
                 for track in self.state.objects[i]
             ]
             for leg, tracks in self.passes.divided(self.state, direction, missing):
-                yield from self.passes.run(self.state, leg, tracks)
+                steps = self.passes.run(self.state, leg, tracks)
+                yield from (frame for frame in steps if direction * frame >= direction * leg.first)
 
     def _has(self, obj_id: int, track: Track) -> Callable[[str, int], bool]:
         """Whether a result exists already or is not needed: on frames that do not change, and as a mask of the finished run."""

@@ -1,0 +1,1 @@
+"""`hodor serve`: sessions over HTTP. See docs/serve.md."""
