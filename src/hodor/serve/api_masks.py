@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from hodor.mask_files.png import decode_labels
 from hodor.masks import label_dtype
 from hodor.outputs.records import encode_rle
 from hodor.serve import schema
-from hodor.serve.common import PNG, REFUSALS, FrameNumber, HostDep, HostedDep, ObjectId, Revision, body_of, body_schema
+from hodor.serve.common import PNG, REFUSALS, FrameNumber, HostDep, HostedDep, ObjectId, Revision, body_schema
 from hodor.serve.hosted import LANE_FRAMES, frame_masks, ranges
 from hodor.serve.imports import read_masks
 from hodor.serve.limits import RefusedError
@@ -43,6 +44,7 @@ async def picture(
     headers = {"etag": tag, "cache-control": "private, max-age=86400, immutable"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
+    hosted.used = time.monotonic()
     pool = request.app.state.decoders
     found = await asyncio.get_running_loop().run_in_executor(pool, hosted.reader.encoded, frame, format, height, quality)
     if found.time is not None:
@@ -94,7 +96,7 @@ async def put_mask(
 
     The body is a PNG of one object (0 is background), or compressed run lengths as JSON.
     """
-    body = await body_of(request)
+    body = await request.body()
     if request.headers.get("content-type", "").split(";")[0].strip() == "image/png":
         plane = await asyncio.to_thread(decode_labels, body, "of the request")
         return await hosted.edit(lambda session: session.add_mask(frame, obj_id, plane), frame, revision)

@@ -9,7 +9,7 @@ import logging
 import mimetypes
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from hodor import __version__
 from hodor.serve import api_masks, api_runs, api_server
 from hodor.serve.documentation import front
-from hodor.serve.guard import PREFIX, App, Guard
+from hodor.serve.guard import PREFIX, App, BodyTooLargeError, Guard
 from hodor.serve.host import Host
 from hodor.serve.limits import RefusedError, refusal
 
@@ -72,7 +73,16 @@ def build(host: Host, token: str, hosts: Iterable[str], videos: Sequence[Path] =
         app.include_router(routes.router, prefix=PREFIX, dependencies=[bearer])
     app.include_router(api_runs.sockets, prefix=PREFIX)
     _add_page(app)
-    for error in (RefusedError, ValueError, OSError, HTTPException, RequestValidationError, CancelledError, MemoryError):
+    known = (
+        RefusedError,
+        ValueError,
+        OSError,
+        HTTPException,
+        RequestValidationError,
+        MemoryError,
+        ClientDisconnect,
+    )
+    for error in (*known, Exception):
         app.add_exception_handler(error, _answer)
     guard = Guard(app, token, hosts, host.limits)
     app.state.guard = guard
@@ -117,6 +127,8 @@ def _answer(request: Request, error: Exception) -> Response:
         status, limit, value = error.status, error.limit, error.value
     elif isinstance(error, RequestValidationError | pydantic.ValidationError):
         message = "; ".join(_problem(each) for each in error.errors()[:5])
+    elif isinstance(error, BodyTooLargeError):
+        status, message, limit, value = 413, str(error.detail), "body_bytes", error.limit
     elif isinstance(error, HTTPException):
         status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
     elif isinstance(error, FileNotFoundError):
@@ -124,8 +136,10 @@ def _answer(request: Request, error: Exception) -> Response:
     elif isinstance(error, OSError):
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         status, message = (507 if is_full else 500), error.strerror or message
-    elif isinstance(error, CancelledError):
-        status, message = 409, "expected a session, got one that was removed"
+    elif isinstance(error, ClientDisconnect):
+        status, message = 400, "expected the whole body, got a part: send it again"
+    elif not isinstance(error, ValueError | MemoryError):
+        status, message = 500, f"the server failed ({type(error).__name__}): report this"
     elif isinstance(error, MemoryError):
         status, message = 413, "not enough memory: give smaller pictures or fewer objects"
     root = str(request.app.state.host.root)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path
 from fastapi.requests import HTTPConnection
 
 from hodor.serve.host import Host
 from hodor.serve.hosted import Hosted
-from hodor.serve.limits import RefusedError
 from hodor.serve.schema import Refusal
 
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -49,21 +48,6 @@ Revision = Annotated[
     int | None,
     Header(alias="If-Match", ge=0, description="The revision that the client has seen; another one is refused with 412."),
 ]
-
-
-async def body_of(request: Request) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        RefusedError: 413, it was cut off at the limit.
-    """
-    from starlette.requests import ClientDisconnect
-
-    try:
-        return await request.body()
-    except ClientDisconnect:
-        limit = request.app.state.host.limits.body_bytes
-        raise RefusedError(413, f"expected a body of at most {limit} bytes, got more: send less", "body_bytes", limit) from None
 
 
 def body_schema(*kinds: str, text: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.exceptions import HTTPException
+
 from hodor.serve.limits import Limits, refusal
 
 Scope = MutableMapping[str, Any]
@@ -37,6 +39,14 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+
+
+class BodyTooLargeError(HTTPException):
+    """The body of a request without a length is larger than the limit; the argument is the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"expected a body of at most {limit} bytes, got more: send less")
+        self.limit = limit
 
 
 class Tickets:
@@ -189,7 +199,7 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._limits.body_bytes:
-                return {"type": "http.disconnect"}
+                raise BodyTooLargeError(self._limits.body_bytes)
             return message
 
         return counted

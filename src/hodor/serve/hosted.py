@@ -139,6 +139,10 @@ class Hosted:
         future = self._processor.call(self.id, lambda: function(self.opened()), is_long)
         try:
             return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.cancelled() and not self._processor.is_known(self.id):
+                raise RefusedError(404, "expected a session, got one that was removed") from None
+            raise
         finally:
             self.used = time.monotonic()
 

@@ -109,6 +109,11 @@ class Processor:
             lane = self._lanes.get(key)
             return lane is None or not (lane.calls or lane.is_busy or lane.steps is not None)
 
+    def is_known(self, key: str) -> bool:
+        """Whether a session has had work and was not removed."""
+        with self._changed:
+            return key in self._lanes
+
     def forget(self, key: str) -> None:
         """Drop the work of a session that was removed."""
         with self._changed:
@@ -128,6 +133,9 @@ class Processor:
         """End after the turn in progress."""
         with self._changed:
             self._is_closed = True
+            for lane in self._lanes.values():
+                for call in lane.calls:
+                    call.future.cancel()
             self._changed.notify()
         self._thread.join()
         self._long.shutdown(cancel_futures=True)
