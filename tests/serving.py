@@ -54,6 +54,7 @@ def network() -> Any:
 def client(root: Path, *, work: Path | None = None, videos: tuple[Path, ...] = (), **limits: Any) -> Iterator[Any]:
     """A client of an application in this process; limits are those of `Limits`."""
     from fastapi.testclient import TestClient
+
     from hodor.serve.app import build
     from hodor.serve.host import Host
     from hodor.serve.limits import Limits
@@ -101,7 +102,7 @@ class Process:
     """`hodor serve` as a process, with `Discs` for clicks."""
 
     def __init__(self, *arguments: object) -> None:
-        code = "import sys, serving, hodor.session as s; s._prompter = serving.Discs; from hodor.cli import main; main(sys.argv[1:])"
+        code = "import sys, serving, hodor.session as s, hodor.cli as c; s._prompter = serving.Discs; c.main(sys.argv[1:])"
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", *map(str, arguments)],

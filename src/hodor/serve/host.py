@@ -203,11 +203,10 @@ class Host:
     def _load(self, hosted: Hosted) -> Session:
         self._make_place()
         path = Path(hosted.record["path"])
-        try:
-            check_playable(path)
-            return Session.load(hosted.folder / "session", source=path, network=self.network, prompter=self._prompter)
-        except FileNotFoundError as error:
-            raise RefusedError(409, f"expected the video of this session, got none: {error}") from None
+        if not path.exists():
+            raise RefusedError(409, f"expected the video of this session, got none at {path}: put it there again")
+        check_playable(path)
+        return Session.load(hosted.folder / "session", source=path, network=self.network, prompter=self._prompter)
 
     def _make_place(self) -> None:
         """Store the sessions that were not used for longest, so that one more can be open. In a turn of any session."""

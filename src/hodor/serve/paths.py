@@ -75,8 +75,13 @@ def below(root: Path, text: str) -> Path:
     return path
 
 
-def existing(root: Path, text: str) -> Path:
+def existing(root: Path, text: str, is_source: bool = True) -> Path:
     """Return the file or folder below the root that a client named.
+
+    Args:
+        root: the root, resolved.
+        text: the path of the client.
+        is_source: whether the files of a folder will be read.
 
     Raises:
         RefusedError: as `below`; 404 if there is none, 403 for a device or a pipe, and for a folder with links out of the root.
@@ -88,7 +93,7 @@ def existing(root: Path, text: str) -> Path:
         raise RefusedError(404, f"expected a file or folder below the root, got {text[:60]!r}: there is none") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise RefusedError(403, f"expected a file or folder, got {text[:60]!r}, which is neither: give another one")
-    if path.is_dir():
+    if is_source and path.is_dir():
         for child in path.iterdir():
             if child.is_symlink() and not child.resolve().is_relative_to(root):
                 raise RefusedError(403, f"expected a folder without links out of the root, got {child.name[:60]!r}: remove it")
@@ -118,19 +123,19 @@ def new_folder(root: Path, text: str, overwrite: bool) -> Path:
 
 def listing(root: Path, text: str) -> list[dict[str, Any]]:
     """Return the folders and files of a folder below the root, without hidden ones and links out of the root, at most 1000."""
-    path = existing(root, text)
+    path = existing(root, text, is_source=False)
     if not path.is_dir():
         raise RefusedError(400, f"expected a folder, got the file {text[:60]!r}: give its folder")
     found = []
     for child in sorted(path.iterdir(), key=lambda p: p.name.lower()):
         try:
             parts_of(child.name)
-            child = below(root, child.relative_to(root).as_posix())
-            mode, size = child.stat().st_mode, child.stat().st_size
+            about = below(root, child.relative_to(root).as_posix()).stat()
         except (RefusedError, OSError):
             continue
-        if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-            found.append({"name": child.name, "folder": stat.S_ISDIR(mode), "bytes": size if stat.S_ISREG(mode) else None})
+        is_file = stat.S_ISREG(about.st_mode)
+        if is_file or stat.S_ISDIR(about.st_mode):
+            found.append({"name": child.name, "folder": not is_file, "bytes": about.st_size if is_file else None})
     return found[:1000]
 
 
