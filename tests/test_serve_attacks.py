@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from job import video
-from serving import TOKEN, client, create, png
+from serving import TOKEN, client, create, ended, png
 from starlette.testclient import WebSocketDenialResponse
 
 from hodor.serve import guard
@@ -386,3 +386,19 @@ def test_no_module_uses_pickle_eval_or_a_shell() -> None:
         modules |= {str(n.module).split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         assert not names & {"eval", "exec", "compile", "__import__"}, path
         assert not modules & {"pickle", "marshal", "shelve", "subprocess", "joblib"}, path
+
+
+def test_no_request_leaves_the_machine(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    connected = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: connected.append(address))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **_: connected.append(arguments))
+    with client(root, work=tmp_path) as server:
+        session = create(server)
+        content = png(np.eye(64, 96, dtype=np.uint8))
+        server.put(f"{session}/frames/0/objects/1/mask", content=content, headers={"content-type": "image/png"})
+        server.post(f"{session}/exports", json={"outputs": {"coco": True}})
+        assert ended(server, f"{session}/exports/1")["state"] == "done"
+        assert server.get("/").status_code == server.get("/api/v1/docs").status_code == 200
+    assert not connected

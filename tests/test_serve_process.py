@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +127,32 @@ def test_the_example_client_segments_a_clip(started: list[Process], options: lis
         np.testing.assert_array_equal(picture(archive.read("masks/00000.png")), mask(0))
     assert picture(zipfile.ZipFile(out).read("masks/00005.png")).shape == SIZE
     assert len(started[-1]("GET", "/api/v1/sessions")) == 1
+
+
+def blocks(kind: str) -> list[str]:
+    """The blocks of docs/serve.md that are examples of the interface."""
+    return re.findall(rf"^```{kind} api\n(.*?)^```", (ROOT / "docs" / "serve.md").read_text(), re.M | re.S)
+
+
+def test_the_examples_of_the_documentation_run(started: list[Process], options: list[object], tmp_path: Path) -> None:
+    root: Any = options[1]
+    shutil.copy(root / "a.mp4", root / "cup.mp4")
+    shutil.copy(root / "first.png", root / "cup.png")
+    server = started[-1]
+    variables = os.environ | {"API": f"{server.address}/api/v1", "TOKEN": server.token}
+    (script,) = blocks("sh")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-xc", script], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert picture((tmp_path / "frame.webp").read_bytes()).shape == (*SIZE, 3)
+    assert '"upload":"' in done.stdout
+    code = "import sys; link = sys.argv[1]\n" + "".join(blocks("python"))
+    path = os.environ | {"PYTHONPATH": str(ROOT / "examples")}
+    done = subprocess.run([sys.executable, "-c", code, server.link], cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 [(1, " in done.stdout
+    assert "coco.json" in zipfile.ZipFile(tmp_path / "masks.zip").namelist()
 
 
 def test_a_second_server_on_the_same_folder_is_refused(started: list[Process], options: list[object]) -> None:

@@ -163,9 +163,9 @@ async def new_object(hosted: HostedDep, wanted: schema.NewObject) -> schema.Obje
 
     def reserve(session: Session) -> int:
         used = {*session.objects, *map(int, hosted.record["objects"])}
-        if wanted.id is not None and wanted.id in session.objects:
-            raise RefusedError(409, f"expected an id that is not in use, got {wanted.id}: leave it out")
         chosen = wanted.id or next(i for i in range(1, 65537) if i not in used)
+        if chosen in session.objects:
+            raise RefusedError(409, f"expected an id that is not in use, got {chosen}: leave it out")
         if chosen > 65535:
             raise RefusedError(409, "expected at most 65535 objects, got one more: remove one")
         about = {"name": wanted.name, "colour": wanted.colour}

@@ -41,7 +41,7 @@ class EventLog:
         max_bytes: size of the events that are kept.
     """
 
-    def __init__(self, max_bytes: int = 16 << 20) -> None:
+    def __init__(self, max_bytes: int = 4 << 20) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
         self._events: deque[str] = deque()
         self.last = time.time_ns() // 1000

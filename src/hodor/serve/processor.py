@@ -47,8 +47,8 @@ class _Lane:
 class Processor:
     """Run the work of sessions, in turns of one call or one frame; calls of a session come before its frames.
 
-    The work of one session never runs in two threads at once. A long call, such as an export, runs in a second thread, so that
-    the other sessions continue.
+    The work of one session never runs in two threads at once. A long call, such as an export, runs in another thread, so
+    that the other sessions continue.
 
     Args:
         max_waiting: calls of one session that may wait.
@@ -63,7 +63,7 @@ class Processor:
         self._order: deque[str] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._long = ThreadPoolExecutor(1, "hodor-serve-long")
+        self._long = ThreadPoolExecutor(2, "hodor-serve-long")
         self._thread = threading.Thread(target=self._work, name="hodor-serve", daemon=True)
         self._thread.start()
 
@@ -73,7 +73,7 @@ class Processor:
         Args:
             key: id of the session.
             function: the function.
-            is_long: whether to run it in the second thread.
+            is_long: whether to run it in another thread.
 
         Raises:
             RefusedError: 429, too many calls of the session wait.
