@@ -602,7 +602,14 @@ def test_an_export_is_that_of_the_session_as_a_folder_and_as_a_zip(server: Any, 
 
 @pytest.mark.parametrize(
     ("outputs", "word"),
-    [({"films": True}, "films"), ({"coco": 1}, "bool"), ({"cutout": ["a"]}, "ids"), ({"cutout": 1}, "tuple")],
+    [
+        ({"films": True}, "films"),
+        ({"coco": 1}, "bool"),
+        ({"cutout": ["a"]}, "ids"),
+        ({"cutout": 1}, "tuple"),
+        ({"matte_codec": "x"}, "h264"),
+        ({"grow": 1e9}, "int"),
+    ],
 )
 def test_unknown_outputs_are_refused(outputs: Any, word: str, server: Any, session: str) -> None:
     answer = server.post(f"{session}/exports", json={"outputs": outputs})

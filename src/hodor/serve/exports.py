@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from hodor.outputs.selection import OutputOptions
+from hodor.outputs.selection import OutputOptions, Outputs
 from hodor.serve.hosted import Hosted
 from hodor.serve.limits import RefusedError
 from hodor.session import Session
@@ -67,6 +67,7 @@ def chosen_outputs(outputs: dict[str, Any]) -> dict[str, Any]:
         RefusedError: 422 for an unknown output, or a value of another type.
     """
     known = {option.name: option.default for option in fields(OutputOptions)}
+    choices = {option.name: get_args(option.type) for option in fields(OutputOptions) if get_origin(option.type) is Literal}
     chosen = {}
     for name, value in outputs.items():
         if name not in known:
@@ -80,7 +81,10 @@ def chosen_outputs(outputs: dict[str, Any]) -> dict[str, Any]:
             continue
         if type(value) is not kind:
             raise RefusedError(422, f"expected {kind.__name__} for {name}, got {type(value).__name__}: see docs/serve.md")
+        if name in choices and value not in choices[name]:
+            raise RefusedError(422, f"expected {name} of {', '.join(choices[name])}, got {value[:40]!r}: give one of them")
         chosen[name] = value
+    Outputs(Path(), **chosen)  # raises for a number out of its range
     return chosen
 
 

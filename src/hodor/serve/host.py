@@ -19,7 +19,8 @@ from hodor.serve.paths import check_playable, existing
 from hodor.serve.pictures import Cache
 from hodor.serve.processor import Processor
 from hodor.serve.storage import Folder, is_id, new_id
-from hodor.session import Prompting, Session
+from hodor.session import Session
+from hodor.sessions.edited import Prompting
 from hodor.video.source import Picture
 
 DECODED_BYTES = 256 << 20
