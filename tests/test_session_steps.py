@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_steps_return_after_each_frame_of_the_network(session: Session) -> None:
         counts.append(session._passes.steps)
         frames.append(None if step is None else step[0])
     assert [frame for frame in frames if frame is not None] == [*range(COUNT)]
-    assert max(b - a for a, b in zip(counts, counts[1:], strict=False)) == 1
+    assert max(b - a for a, b in itertools.pairwise(counts)) == 1
     assert counts[0] == 1
     masks = {frame: masks for frame, _, masks in session.propagate()}
     for step in session.steps():
