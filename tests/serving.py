@@ -102,7 +102,7 @@ class Process:
     """`hodor serve` as a process, with `Discs` for clicks."""
 
     def __init__(self, *arguments: object) -> None:
-        code = "import sys, serving, hodor.session as s, hodor.cli as c; s.bundled_prompter = serving.Discs; c.main(sys.argv[1:])"
+        code = "import sys, serving, hodor.cli, hodor.session as s; s.bundled_prompter = serving.Discs; hodor.cli.main()"
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", *map(str, arguments)],
