@@ -66,9 +66,9 @@ def chosen_outputs(outputs: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RefusedError: 422 for an unknown output, or a value of another type.
     """
-    known = {option.name: option.default for option in fields(OutputOptions)}
+    known: dict[str, Any] = {option.name: option.default for option in fields(OutputOptions)}
     choices = {option.name: get_args(option.type) for option in fields(OutputOptions) if get_origin(option.type) is Literal}
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for name, value in outputs.items():
         if name not in known:
             raise RefusedError(422, f"expected outputs ({', '.join(known)}), got {name[:40]!r}: see docs/serve.md")
