@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from hodor.mask_files.annotations import decode_runs
@@ -98,11 +99,36 @@ def picture(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
+def checkpoint(folder: Path) -> Path:
+    """A weights file of a small network, which `main` can load."""
+    import tiny
+
+    from hodor.models import weights
+
+    path = folder / "tiny.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.add_backbone(patch)
+        weights.save(weights.build("hodor-lite", **tiny.SETTINGS), path)
+    return path
+
+
+def main() -> None:
+    """Run the command with `Discs` for clicks, and with the backbone of `checkpoint`."""
+    import tiny
+
+    from hodor import cli, session
+
+    session.bundled_prompter = Discs  # type: ignore[assignment]
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.add_backbone(patch)
+        cli.main()
+
+
 class Process:
     """`hodor serve` as a process, with `Discs` for clicks."""
 
     def __init__(self, *arguments: object) -> None:
-        code = "import sys, serving, hodor.cli, hodor.session as s; s.bundled_prompter = serving.Discs; hodor.cli.main()"
+        code = "import serving; serving.main()"
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", *map(str, arguments)],

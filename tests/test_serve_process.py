@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from job import SIZE, mask, mask_file, video
-from serving import Process, ended, picture, plane, png
+from serving import Process, checkpoint, ended, picture, plane, png
 
 from hodor.commands.serve import Serve
 
@@ -26,19 +26,21 @@ ROOT = Path(__file__).parents[1]
 COUNT = 6
 
 
-def weights(folder: Path) -> Path:
-    """A file of a small network that a process can load."""
-    from job import checkpoint
-
-    return checkpoint(folder)
-
-
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     root = tmp_path_factory.mktemp("root")
     video(root / "a.mp4", COUNT)
     mask_file(root / "first.png")
-    network = ["--checkpoint", weights(tmp_path_factory.mktemp("network")), "--device", "cpu", "--dtype", "float32"]
+    network = [
+        "--checkpoint",
+        checkpoint(tmp_path_factory.mktemp("network")),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--size",
+        64,
+    ]
     return ["--root", root, "--port", 0, *network]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from job import checkpoint, mask, video
-from serving import HEADERS, Process, client, create, png
+from job import mask, video
+from serving import HEADERS, Process, checkpoint, client, create, png
 
 EXAMPLES = int(os.environ.get("HODOR_EXAMPLES", "100"))
 SECONDS = float(os.environ.get("HODOR_LOAD_SECONDS", "300"))
@@ -60,7 +60,7 @@ def test_fifty_sessions_at_the_same_time(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     video(root / "a.mp4", 6)
-    network = ["--checkpoint", checkpoint(tmp_path), "--device", "cpu", "--dtype", "float32"]
+    network = ["--checkpoint", checkpoint(tmp_path), "--device", "cpu", "--dtype", "float32", "--size", 64]
     server = Process("--root", root, "--port", 0, "--requests", 200, "--open-sessions", 60, *network)
     content = png((mask(0) == 1).astype(np.uint8))
     errors: list[BaseException] = []
