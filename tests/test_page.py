@@ -1,4 +1,4 @@
-"""The page of `hodor serve`: the built files belong to the sources, masks are coded as pycocotools does, and the whole story."""
+"""The page of `hodor serve`: the built files belong to the sources, masks are coded as pycocotools does, the whole story."""
 
 from __future__ import annotations
 
