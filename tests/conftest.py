@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,17 +20,19 @@ def small_models() -> Iterator[None]:
     import training
 
     from hodor.models.backbones import BACKBONES
+    from hodor.models.finders import FINDERS
     from hodor.models.weights import MODELS
 
-    before = dict(MODELS), dict(BACKBONES)
+    tables: tuple[dict[str, Any], ...] = (MODELS, BACKBONES, FINDERS)
+    before = [dict(table) for table in tables]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     training.add_models()
     yield
     torch.set_num_threads(threads)
-    for now, old in zip((MODELS, BACKBONES), before, strict=True):
-        now.clear()  # type: ignore[attr-defined]
-        now.update(old)  # type: ignore[attr-defined]
+    for now, old in zip(tables, before, strict=True):
+        now.clear()
+        now.update(old)
 
 
 @pytest.fixture(scope="module")

@@ -213,7 +213,7 @@ def test_a_resumed_run_has_the_files_of_an_unbroken_one_and_overwrite_removes_th
     run(tmp_path / "parts", 9)
     run(tmp_path / "parts", resume=True)
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file())
-    assert len(files) == 14 * 7 + 3
+    assert len(files) == 14 * 7 + 4
     assert sorted(p.relative_to(tmp_path / "parts") for p in (tmp_path / "parts").rglob("*") if p.is_file()) == files
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
@@ -221,7 +221,7 @@ def test_a_resumed_run_has_the_files_of_an_unbroken_one_and_overwrite_removes_th
     own.write_text("mine")
     run(tmp_path / "parts", outputs={}, overwrite=True)
     left = sorted(str(p.relative_to(tmp_path / "parts")) for p in (tmp_path / "parts").iterdir())
-    assert left == ["masks", "yolo"]
+    assert left == ["masks", "run.json", "yolo"]
     assert [p.name for p in (tmp_path / "parts" / "yolo").iterdir()] == ["notes.doc"]
 
 

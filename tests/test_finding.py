@@ -18,7 +18,7 @@ from hodor.data.clip import Clip
 from hodor.data.settings import Data
 from hodor.data.stream import Stream
 from hodor.discovery.clustering import Clustering, find
-from hodor.models import finders, weights
+from hodor.models import finders
 from hodor.train import Recipe, play_of, rate_of, run
 from hodor.training.finding import FindPlay
 from hodor.training.optimisation import optimiser_of
@@ -30,12 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training.write_videos(tmp_path_factory.mktemp("data") / "videos", ["goat", "cow"])
 
 
-@pytest.fixture(autouse=True)
-def models(monkeypatch: pytest.MonkeyPatch) -> None:
-    for table in (finders.FINDERS, weights.MODELS):
-        for name in list(table):
-            monkeypatch.setitem(table, name, table[name])  # type: ignore[index, arg-type]
-    training.add_models()
+pytestmark = pytest.mark.usefixtures("small_models")
 
 
 def data_of(root: Path) -> Data:

@@ -209,7 +209,7 @@ def test_objects_of_another_network_or_of_other_weights_are_refused(saved: Libra
     advice = "load the network that it was saved with, or save it again"
     assert refusal(saved, with_network=other) == f"expected an object saved with stcn-lite, got {path} of hodor-lite: {advice}"
     assert "of hodor-lite with other settings" in refusal(saved, with_network=weights.build("hodor-lite"))
-    assert f"got {path} of other weights" in refusal(saved, with_network=network(1))
+    assert f"got {path} of hodor-lite with other weights" in refusal(saved, with_network=network(1))
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "state"])

@@ -179,6 +179,7 @@ def test_a_run_writes_every_kind_of_film_with_the_colours_depth_and_sound_of_its
         "masks",
         "matte_2.mov",
         "overlay.mp4",
+        "run.json",
     ]
     assert tags(out / "overlay.mp4") == tags(out / "cutout_1.mov") == HDR
     with av.open(str(out / "cutout_2.mkv")) as container:
@@ -186,7 +187,8 @@ def test_a_run_writes_every_kind_of_film_with_the_colours_depth_and_sound_of_its
     segment_again = {"masks": {1: mask(1)}, "network": copy.copy(network())}
     with open_source(source) as opened:
         segment(opened, outputs=Outputs(out, matte_codec="ffv1", matte=(1,)), overwrite=True, **segment_again)  # type: ignore[arg-type]
-    assert sorted(p.name for p in out.iterdir()) == ["masks", "matte_1.mkv"], "overwrite removes every output"
+    left = sorted(p.name for p in out.iterdir())
+    assert left == ["masks", "matte_1.mkv", "run.json"], "overwrite removes every output"
 
 
 def test_cut_outs_and_mattes_have_the_sound_of_the_source(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_resumed_run_has_the_mattes_of_an_unbroken_one(
     run(tmp_path / "parts", until=stop)
     run(tmp_path / "parts", resume=True)
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*") if p.is_file())
-    assert len(files) == 24 * 3 + 2
+    assert len(files) == 24 * 3 + 3
     assert sorted(p.relative_to(tmp_path / "parts") for p in (tmp_path / "parts").rglob("*") if p.is_file()) == files
     for file in files:
         if file.suffix != ".mkv":

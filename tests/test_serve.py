@@ -87,7 +87,9 @@ def frames_of(events: list[dict[str, Any]]) -> list[int]:
 
 
 def test_the_front_page_links_to_routes_that_need_no_other_server(server: Any) -> None:
-    assert "/api/v1/docs" in server.get("/").text
+    front = server.get("/")
+    assert front.headers["content-type"].startswith("text/html")
+    assert "://" not in front.text
     page = server.get("/api/v1/docs").text
     assert "/api/v1/sessions/{session}/propagation" in page
     assert "://" not in page

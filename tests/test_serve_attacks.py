@@ -95,7 +95,8 @@ def test_paths_outside_the_interface_hold_nothing(server: Any) -> None:
         "/x",
         "/../../etc/passwd",
         "/%2e%2e/%2e%2e/etc/passwd",
-        "/index.html",
+        "/sources.sha256/../../app.py",
+        "/app.py",
     ):
         assert server.get(path, headers={"authorization": ""}).status_code in (401, 404)
 

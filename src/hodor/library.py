@@ -17,7 +17,6 @@ mask and from the similarity of the descriptor of what was found to those of the
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -35,7 +34,6 @@ from hodor.masks import fit_labels
 from hodor.models.base import Memory, Network
 from hodor.models.hodor import fit_objects
 from hodor.models.prediction import Features
-from hodor.models.weights import weights_hash
 from hodor.outputs.writers import Result, Writer
 from hodor.tracking import Tracker, evaluating
 from hodor.video.source import Picture, Source
@@ -317,7 +315,7 @@ class Library:
             frames={k: replace(e, shared={**e.shared, DESCRIPTOR: stored.descriptors_KD[k : k + 1]}) for k, e in frames},
         )
         tracker.index = len(stored.memory.frames)
-        tracker.save(path, object=name, weights=_fingerprint(network))
+        tracker.save(path, object=name)
         return path
 
     def load(self, name: str, network: Network) -> Stored:
@@ -339,7 +337,7 @@ class Library:
         tracker = Tracker(network)
         damaged = ValueError(f"{path} is not an object of a library of this version: save the object again")
         try:
-            note = tracker.restore(path)
+            tracker.restore(path, same_precision=False)
         except ValueError as error:
             if not str(error).startswith("expected"):
                 raise damaged from None
@@ -348,11 +346,6 @@ class Library:
         entries = tracker.memory.frames
         if tracker.memory.objects != (1,) or not entries or any(DESCRIPTOR not in e.shared for e in entries.values()):
             raise damaged
-        if note.get("weights") != _fingerprint(network):
-            raise ValueError(
-                f"expected an object saved with these weights of {network.name or type(network).__name__}, "
-                f"got {path} of other weights: load the weights that it was saved with, or save it again"
-            )
         try:
             descriptors_KD = torch.cat([e.shared[DESCRIPTOR] for e in entries.values()])
         except RuntimeError:
@@ -404,8 +397,3 @@ class Library:
         if best is None:
             raise ValueError("expected at least one frame, got none: give frames in which the object is searched")
         return best
-
-
-def _fingerprint(network: Network) -> str:
-    """The hash of the weights, the same for a network in float32 and in bfloat16."""
-    return weights_hash(copy.deepcopy(network).bfloat16())[:16]

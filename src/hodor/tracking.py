@@ -198,16 +198,18 @@ class Tracker:
         tensors |= {f"state.{name}": t for name, t in self.memory.state.items()}
         tensors |= {f"tally.{name}": t for name, t in self.memory.tally.items()}
         about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
-        about |= {"network": _identity(self.network), "weights": _fingerprint(self.network)}
+        about |= {"network": _identity(self.network), "weights": fingerprint(self.network)}
+        about["precision"] = str(next(self.network.parameters()).dtype).removeprefix("torch.")
         data = to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}, {"tracker": json.dumps(about)})
         with written_whole(Path(path)) as out:
             out.write(data)
 
-    def restore(self, path: str | Path) -> dict[str, Any]:
+    def restore(self, path: str | Path, *, same_precision: bool = True) -> dict[str, Any]:
         """Continue from a saved state: the masks that follow are those of an uninterrupted run.
 
         Args:
             path: a file that `save` wrote.
+            same_precision: whether the state of a network in another precision is refused. Default: True.
 
         Returns:
             The note that was saved with the state.
@@ -216,7 +218,7 @@ class Tracker:
             FileNotFoundError: "no file PATH".
             ValueError: "PATH is not the state of a tracker of this version".
             ValueError: "expected the state of a tracker with xmem-lite, got PATH of stcn: ...", "... of xmem-lite with other
-                weights: ..."; the tracker is unchanged.
+                weights: ...", "... of xmem-lite in bfloat16: ..."; the tracker is unchanged.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -233,7 +235,7 @@ class Tracker:
             _check_memory(memory)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path} is not the state of a tracker of this version") from None
-        own, weights = _identity(self.network), _fingerprint(self.network)
+        own, weights = _identity(self.network), fingerprint(self.network)
         advice = "load the network that the state was saved with, or start again"
         if (saved := about.get("network", own)) != own:  # states of earlier versions do not have it
             theirs, mine = (str(each.get("model"))[:40] if isinstance(each, dict) else "?" for each in (saved, own))
@@ -242,6 +244,12 @@ class Tracker:
         if about.get("weights", weights) != weights:
             mine = str(own["model"])
             raise ValueError(f"expected the state of a tracker with {mine}, got {path} of {mine} with other weights: {advice}")
+        mine = str(next(self.network.parameters()).dtype).removeprefix("torch.")
+        if same_precision and (theirs := str(about.get("precision", mine))) != mine:
+            name = own["model"]
+            raise ValueError(
+                f"expected the state of a tracker with {name} in {mine}, got {path} of {name} in {theirs[:40]}: {advice}"
+            )
         self.memory, self.index = memory, index
         return note
 
@@ -391,10 +399,10 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"model": network.name or kind, "class": kind, "settings": settings}
 
 
-def _fingerprint(network: Network) -> str:
-    """A hash of the first values of every tensor of a network: training and another precision change it."""
+def fingerprint(network: Network) -> str:
+    """Return a hash of the first values of every tensor of a network, the same in float32 and in bfloat16."""
     state = network.state_dict()
-    firsts = torch.cat([tensor.flatten()[:64].float() for tensor in state.values()]).cpu().numpy()
+    firsts = torch.cat([tensor.flatten()[:64].bfloat16().float() for tensor in state.values()]).cpu().numpy()
     return hashlib.sha256(" ".join(state).encode() + firsts.tobytes()).hexdigest()[:16]
 
 
