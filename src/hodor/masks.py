@@ -151,20 +151,23 @@ def written_whole(path: str | os.PathLike[str], new_folder: bool = True) -> Iter
         A binary file to write to.
 
     Raises:
-        FileNotFoundError: the folder is missing, and `new_folder` is false.
+        FileNotFoundError: the folder is missing, and `new_folder` is false; or it was removed while the file was written.
     """
     path = Path(path)
+    gone = FileNotFoundError(errno.ENOENT, "the folder was removed while files were written to it", str(path.parent))
     if new_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the folder was removed while files were written to it", str(path.parent))
+        raise gone
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
             yield file
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError) and not path.parent.is_dir():  # removed since
+            raise gone from None
         raise
 
 
