@@ -276,6 +276,22 @@ def test_an_object_that_is_not_found_is_one_line_and_writes_nothing(run: Any) ->
     assert not Path("two").exists()
 
 
+def test_a_session_finds_an_object_or_states_the_confidence(saved: Library, tmp_path: Path) -> None:
+    clip = video(tmp_path / "clip.mp4", 9)
+    with hodor.Session(clip, network=network(), folder=tmp_path / "work") as session:
+        with pytest.raises(
+            ValueError, match=r"^expected dog in the first 4 seconds of clip, got a confidence of .* where 1 is needed"
+        ):
+            session.find("dog", saved.folder, threshold=1.0)
+        assert session.objects == ()
+        expected = saved.find("dog", candidates(session.source), network(), threshold=0.0)
+        index, ids, masks = session.find("dog", saved.folder, threshold=0.0)
+        assert (index, ids) == (expected.index, [1])
+        assert np.array_equal(masks[0], expected.mask)
+        assert session.find("dog", saved.folder, 7, threshold=0.0)[1] == [1, 7]
+        assert session.given_frames(7) == [expected.index]
+
+
 def test_an_object_is_found_beside_given_masks(run: Any) -> None:
     assert run("clip.mp4", "--mask", "first.png", "-o", "one", "--save-object", "dog=1")[0] == 0
     Path("blue").mkdir()

@@ -266,6 +266,14 @@ def candidates(source: Source, start: int = 0, stop: int | None = None) -> Itera
             yield frame.index, frame.image
 
 
+def not_found(name: str, source: Source, best: Found, threshold: float, advice: str) -> str:
+    """Return the message that an object was not found, with what to do."""
+    return (
+        f"expected {name} in the first {SECONDS:.0f} seconds of {source.name}, got a confidence of {best.confidence:.2f} "
+        f"(frame {best.index}) where {threshold:g} is needed: {advice}"
+    )
+
+
 class Library:
     """A folder of objects, one file each.
 

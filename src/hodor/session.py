@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hodor.frames import open_source
+from hodor.library import THRESHOLD, Library, candidates, not_found
 from hodor.masks import fit_size, label_dtype
 from hodor.models.base import Network
 from hodor.models.weights import load as load_network
@@ -205,6 +206,32 @@ class Session(Edited):
             self._temporary()
 
     # Results
+
+    def find(
+        self, name: str, library: str | os.PathLike[str], obj_id: int | None = None, *, threshold: float = THRESHOLD
+    ) -> Found:
+        """Search an object of a library in the first seconds of the video, and give its mask on the frame where it is found.
+
+        Args:
+            name: name of the object.
+            library: folder of the library, see `hodor.library.Library`.
+            obj_id: id of the object in this session. Default: the lowest free id.
+            threshold: confidence from which the object counts as found.
+
+        Returns:
+            As `add_mask`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `Library.find`; "expected dog in the first 4 seconds of clip, got a confidence of
+                0.12 (frame 8) where 0.5 is needed: ...".
+        """
+        best = Library(Path(library)).find(
+            name, candidates(self.source), self.network, size=self._about["size"], threshold=threshold
+        )
+        if not best.present:
+            raise ValueError(not_found(name, self.source, best, threshold, "give a mask, or a lower threshold"))
+        free = next(i for i in range(1, 65536) if i not in self.objects)
+        return self.add_mask(best.index, free if obj_id is None else obj_id, best.mask)
 
     def propagate(self, start: int | None = None, stop: int | None = None, reverse: bool = False) -> Iterator[Found]:
         """Compute the results that are missing, and yield the frames. Where nothing is missing, they are read.

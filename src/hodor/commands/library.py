@@ -94,7 +94,7 @@ def find_masks(
     """
     import numpy as np
 
-    from hodor.library import SECONDS, Library, candidates
+    from hodor.library import Library, candidates, not_found
     from hodor.masks import label_dtype, objects_in
     from hodor.video.images import Stream
 
@@ -110,11 +110,8 @@ def find_masks(
         frames = candidates(source, *extent)
         best = library.find(name, frames, network, size=size, threshold=options.find_confidence)
         if not best.present:
-            raise ValueError(
-                f"expected {name} in the first {SECONDS:.0f} seconds of {source.name}, got a confidence of "
-                f"{best.confidence:.2f} (frame {best.index}) where {options.find_confidence:g} is needed: "
-                "give --mask, or a lower --find-confidence"
-            )
+            advice = "give --mask, or a lower --find-confidence"
+            raise ValueError(not_found(name, source, best, options.find_confidence, advice))
         info(f"found {name} on frame {best.index} with confidence {best.confidence:.2f}: object {number}")
         found.append((best, name, number))
     out = dict(masks)
