@@ -85,7 +85,6 @@ export interface FileInfo {
 }
 
 export interface Health {
-  version: string;
   outputs: string[];
 }
 
@@ -107,7 +106,6 @@ export class Api {
   sessions = () => this.json<Summary[]>("GET", "/sessions");
   session = (id: string) => this.json<State>("GET", `/sessions/${id}`);
   create = (from: { path: string } | { upload: string; name: string }) => this.json<State>("POST", "/sessions", from);
-  removeSession = (id: string) => this.json<void>("DELETE", `/sessions/${id}`);
 
   async upload(file: File): Promise<string> {
     const answer = await this.request("POST", `/uploads?name=${encodeURIComponent(file.name)}`, file, "application/octet-stream");

@@ -152,14 +152,3 @@ export function splitOff(labels: Uint8Array, size: Size, point: Point, value: nu
   for (const member of area) labels[member] = other;
   return area.length;
 }
-
-/** The smallest rectangle that holds all pixels of a value; null without any. */
-export function bounds(labels: Uint8Array, { height, width }: Size, value: number): Rect | null {
-  let found: Rect | null = null;
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      if (labels[y * width + x] === value) found = unite(found, { x0: x, y0: y, x1: x + 1, y1: y + 1 });
-    }
-  }
-  return found;
-}
