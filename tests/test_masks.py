@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -312,3 +313,17 @@ def test_davis_2016_masks_read_as_0_and_255_even_the_one_with_alpha() -> None:
     files = davis("davis2016-train/Annotations/bear")
     assert "LA" in {Image.open(path).mode for path in files}
     assert {masks.objects_in(masks.read_labels(path)) for path in files} == {(255,)}
+
+
+def test_a_folder_that_vanishes_between_writing_and_renaming_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+
+    def write() -> None:
+        with masks.written_whole(folder / "0.png", new_folder=False) as file:
+            file.write(b"data")
+            shutil.rmtree(folder)
+
+    with pytest.raises(FileNotFoundError, match="the folder was removed while files were written to it") as error:
+        write()
+    assert error.value.filename == str(folder)
