@@ -120,7 +120,7 @@ class StoredNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
-class FrozenNorm(nn.BatchNorm2d):
+class FrozenNorm(StoredNorm):
     """Batch norm whose scale, shift and statistics are all constants, as in Detectron: buffers, without counters.
 
     Args:
@@ -136,11 +136,6 @@ class FrozenNorm(nn.BatchNorm2d):
         self.register_buffer("bias", shift)
         self.num_batches_tracked = None
         self.track_running_stats = False
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
 
 class Linear(nn.Linear):

@@ -12,14 +12,15 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
+    norm: type[nn.BatchNorm2d] = StoredNorm
 
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = StoredNorm(width)
+        self.bn1 = self.norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = StoredNorm(width)
-        self.downsample = shortcut(inputs, width, stride)
+        self.bn2 = self.norm(width)
+        self.downsample = shortcut(inputs, width, stride, self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -59,7 +60,7 @@ class DetectronBottleneck(Bottleneck):
     strides_first = True
 
 
-def shortcut(inputs: int, outputs: int, stride: int, norm: type[nn.BatchNorm2d] = StoredNorm) -> nn.Module:
+def shortcut(inputs: int, outputs: int, stride: int, norm: type[nn.BatchNorm2d]) -> nn.Module:
     """Return the identity if the shapes agree, else a 1x1 convolution with batch norm."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
@@ -93,7 +94,7 @@ class ResNet(Backbone):
         self.strides = (4, 8, 16, 32)[:stages]
         self.channels = tuple(block.expansion * 64 * 2**i for i in range(stages))
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
-        self.bn1: nn.Module = getattr(block, "norm", StoredNorm)(64)
+        self.bn1 = block.norm(64)
         inputs = 64
         for i in range(stages):
             blocks: list[nn.Module] = []
