@@ -1,9 +1,9 @@
 """STEm-Seg (Athar et al., ECCV 2020): finds the objects of a clip by embeddings that lie together for the pixels of an object.
 
-    finder = finders.build("stemseg-davis")                     # or "stemseg-ytvis", "stemseg-kitti"
-    features = finder.encode(frames)                            # of each frame once
-    maps = finder.read(features.split(8))                       # embeddings, bandwidths, seediness of a clip of 8 frames
-    found = clustering.cluster(...)                             # hodor.discovery
+    finder = finders.build("stemseg-davis")                       # or "stemseg-ytvis", "stemseg-kitti"
+    features = finder.encode(frames)                              # of each frame once
+    maps = finder.read(features.split(8))                         # embeddings, bandwidths, seediness of a clip of 8 frames
+    found = clustering.find(maps, maps.seediness_BTHW[0] > 0.25)  # hodor.discovery.clustering: its objects
 
 The frames of a clip are one volume. No box is proposed and no object is given. The name of a tensor ends in its axes; see
 `base` and `finder`.
@@ -24,30 +24,24 @@ from hodor.models.mixing import FREE, check_mode, coordinates
 from hodor.models.prediction import Features
 from hodor.models.pyramid import FPN
 from hodor.models.resnet import DetectronResNet
-from hodor.models.stemseg_decoders import SLOTS, Decoder, Unit, check_length
+from hodor.models.stemseg_decoders import SLOTS, UNITS, Decoder, Unit, check_length
 
 LEVELS = ("stride4", "stride8", "stride16", "stride32")
 """Names of the feature maps, finest first."""
-
-_BLOCKS = tuple(
-    rule
-    for level, stride in enumerate((32, 16, 8, 4))
-    for i in range(3)
-    for rule in (
-        (rf"(embedding|seediness|semseg)_head\.block_{stride}x\.{4 * i}\.(.*)", rf"\1.levels.{level}.{i}.conv.\2"),
-        (rf"(embedding|seediness|semseg)_head\.block_{stride}x\.{4 * i + 1}\.(.*)", rf"\1.levels.{level}.{i}.norm.\2"),
-    )
-)
 
 RELEASED: tuple[tuple[str, str | None], ...] = (
     # constants that the released code stores: see `released.STORED_CONSTANTS`
     (r"embedding_head\.time_scale", None),
     (r"embedding_loss_criterion\.free_dim_bandwidths", None),
-    (r"backbone\.body\.stem\.(.*)", r"backbone.\1"),
-    (r"backbone\.body\.(.*)", r"backbone.\1"),
+    (r"backbone\.body\.(?:stem\.)?(.*)", r"backbone.\1"),
     *((rf"backbone\.fpn\.fpn_inner{i}\.(.*)", rf"pyramid.lateral_convs.{i - 1}.conv.\1") for i in range(1, 5)),
     *((rf"backbone\.fpn\.fpn_layer{i}\.(.*)", rf"pyramid.fpn_convs.{i - 1}.conv.\1") for i in range(1, 5)),
-    *_BLOCKS,
+    *(
+        (rf"(embedding|seediness|semseg)_head\.block_{s}x\.{4 * i + j}\.(.*)", rf"\1.levels.{level}.{i}.{part}.\2")
+        for level, s in enumerate((32, 16, 8, 4))
+        for i in range(UNITS[level])
+        for j, part in enumerate(("conv", "norm"))
+    ),
     *((rf"(embedding|seediness|semseg)_head\.conv_{s}\.(.*)", rf"\1.merges.{i}.\2") for i, s in enumerate((16, 8, 4))),
     (r"embedding_head\.conv_embedding\.(.*)", r"to_embedding.\1"),
     (r"embedding_head\.conv_variance\.(.*)", r"to_spread.\1"),
