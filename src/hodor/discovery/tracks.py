@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,17 +21,23 @@ class Track:
 
     Attributes:
         id: its id in `FrameLabels.labels_HW`.
-        first: index of the first frame on which it has a pixel.
-        last: index of the last.
-        areas: index of a frame -> number of its pixels there, at the resolution of the labels, if it has any.
+        areas: index of a frame -> number of its pixels there, at the resolution of the labels, if it has any; in order of time.
         logits_C: sum of the class logits over its pixels; None without classes.
     """
 
     id: int
-    first: int
-    last: int
     areas: dict[int, int] = field(default_factory=dict)
     logits_C: Tensor | None = None
+
+    @property
+    def first(self) -> int:
+        """Index of the first frame on which it has a pixel."""
+        return min(self.areas)
+
+    @property
+    def last(self) -> int:
+        """Index of the last frame on which it has a pixel."""
+        return max(self.areas)
 
     @property
     def pixels(self) -> int:
@@ -61,15 +67,13 @@ class Tracks:
         for i, count in zip(ids.tolist(), counts.tolist(), strict=True):
             if i < 1:
                 continue
-            track = self._tracks.setdefault(i, Track(i, frame.index, frame.index))
-            track.last, track.areas[frame.index] = frame.index, count
+            track = self._tracks.setdefault(i, Track(i))
+            track.areas[frame.index] = count
             if logits_CHW is not None:
                 logits_C = logits_CHW[:, labels_HW == i].double().sum(1)
                 track.logits_C = logits_C if track.logits_C is None else track.logits_C + logits_C
         packed = zlib.compress(labels_HW.to("cpu", torch.int32).numpy().tobytes(), 1)
-        self._frames.append(
-            (FrameLabels(frame.index, labels_HW.new_zeros(0), None, frame.size, frame.inner, frame.padded), packed)
-        )
+        self._frames.append((replace(frame, labels_HW=labels_HW.new_zeros(0), semantics_CHW=None), packed))
         self._shape = tuple(labels_HW.shape)
 
     def longest(self, max_tracks: int) -> list[Track]:
