@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hodor.masks import Labels, written_whole
+from hodor.masks import Labels
 from hodor.models.base import Network
 from hodor.models.onnx_graphs import about, graphs_of
 from hodor.models.onnx_parts import READ, Graph, Shape
+from hodor.models.weights import write_atomically
 from hodor.tracking import Tracker
 from hodor.video.source import Source
 
@@ -69,16 +70,16 @@ def export(network: Network, folder: str | Path, *, check: bool = True) -> dict[
         if check:
             _compare(name, graph, data)
         described[name] = _described(f"{name}.onnx", graph.inputs, graph.outputs)
-        _write(folder / f"{name}.onnx", data)
+        write_atomically(folder / f"{name}.onnx", data)
     facts = about(network)
     if "top_k" in facts:
         read = onnx.parser.parse_model(READ.replace("TOP_K", str(facts["top_k"])))
         onnx.checker.check_model(read)
-        _write(folder / "read.onnx", read.SerializeToString())
+        write_atomically(folder / "read.onnx", read.SerializeToString())
         shapes = [{each.name: _shape(each) for each in side} for side in (read.graph.input, read.graph.output)]
         described["read"] = _described("read.onnx", *shapes)
     facts = {"format": 1, **facts, "graphs": described}
-    _write(folder / "network.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomically(folder / "network.json", (json.dumps(facts, indent=1) + "\n").encode())
     return facts
 
 
@@ -141,11 +142,6 @@ def agreement(
     if len(shares) < 2:
         raise ValueError(f"expected a video of at least 2 frames, got {len(shares)}: give a longer one")
     return Agreement(tuple(shares[1:]), *seconds)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with written_whole(path) as out:
-        out.write(data)
 
 
 def _described(file: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> dict[str, Any]:

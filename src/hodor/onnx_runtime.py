@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from hodor.onnx_memory import Array, first_rows, fitted, frames_of, keep, line, resized, rows_of, sample, settled
+from hodor.onnx_memory import Array, first_rows, fitted, frames_of, joined, keep, line, resized, rows_of, sample, settled
 
 OBJECTS = ("values", "objects", "valid", "given")  # columns of the memory whose second axis is the objects
 MAX_ASPECT = 8  # as hodor.masks.MAX_ASPECT
@@ -212,7 +212,7 @@ class OnnxTracker:
         new |= {"valid": np.tile(valid, (rows, 1)), "given": np.tile(given & valid, (rows, 1))}
         new["frame"] = np.full(rows, self.index)
         old = self.memory and rows_of(self.memory, self.memory["frame"] != self.index)
-        self.memory = {name: np.concatenate([old[name], each]) if old else each for name, each in new.items()}
+        self.memory = joined(old, new) if old else new
 
     def _descriptor_masks(self, pool: dict[str, Array], masks: Array, exact: bool) -> tuple[Array, Array]:
         """For HODOR: masks of objects and of the cells of the background at stride 8."""
