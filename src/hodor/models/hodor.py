@@ -144,17 +144,20 @@ class HODOR(Network):
         Args:
             frames_BCHW: RGB in [0, 1] of any size.
         """
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        x = pad_to_multiple((frames_BCHW - mean) / std, 32)
+        x = pad_to_multiple((frames_BCHW - self.get_buffer("mean")) / self.get_buffer("std"), 32)
+        fine, coarse = self.levels(x)
+        return Features({"fine": fine, "coarse": coarse}, tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
+
+    def levels(self, x_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the maps "fine" and "coarse" of normalised frames whose sides divide by 32."""
         weight = self.norms[0].weight
-        x = x.to(weight.dtype)  # type: ignore[arg-type]
-        fine, coarse = (norm(level) for norm, level in zip(self.norms, self.pyramid(self.backbone(x)), strict=True))
+        maps = self.pyramid(self.backbone(x_B3HW.to(weight.dtype)))  # type: ignore[arg-type]
+        fine, coarse = (norm(level) for norm, level in zip(self.norms, maps, strict=True))
         if self.positions is not None:
             height, columns = coarse.shape[-2:]
             positions = sine_positions(height, columns, self.width, coarse.device).to(coarse.dtype)
             coarse = coarse + positions * self.positions.view(-1, 1, 1)
-        maps = {"fine": fine, "coarse": coarse}
-        return Features(maps, tuple(frames_BCHW.shape[-2:]), tuple(x.shape[-2:]))  # type: ignore[arg-type]
+        return fine, coarse
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()

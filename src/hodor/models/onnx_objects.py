@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hodor.models.attention import sine_positions
 from hodor.models.cutie import Cutie
 from hodor.models.cutie_transformer import others
 from hodor.models.efficientnet import EfficientNetLite
@@ -104,15 +103,7 @@ class HodorEncode(nn.Module):
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         network = self.network
-        image = (frame - network.get_buffer("mean")) / network.get_buffer("std")
-        fine, coarse = (
-            norm(level) for norm, level in zip(network.norms, network.pyramid(network.backbone(image)), strict=True)
-        )
-        if network.positions is not None:
-            height, columns = coarse.shape[-2:]
-            positions = sine_positions(height, columns, network.width, coarse.device)
-            coarse = coarse + positions * network.positions.view(-1, 1, 1)
-        return fine, coarse
+        return network.levels((frame - network.get_buffer("mean")) / network.get_buffer("std"))
 
 
 class HodorSegment(nn.Module):
