@@ -116,9 +116,9 @@ def main() -> None:
     """Run the command with `Discs` for clicks, and with the backbone of `checkpoint`."""
     import tiny
 
-    from hodor import cli, session
+    from hodor import cli, prompts
 
-    session.bundled_prompter = Discs  # type: ignore[assignment]
+    prompts.make_prompter = Discs  # type: ignore[assignment]
     with pytest.MonkeyPatch.context() as patch:
         tiny.add_backbone(patch)
         cli.main()

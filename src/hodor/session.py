@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from hodor import prompts
 from hodor.frames import open_source
 from hodor.library import THRESHOLD, Library, candidates, not_found
 from hodor.masks import fit_size, label_dtype
@@ -20,7 +21,7 @@ from hodor.models.weights import weights_hash
 from hodor.outputs.selection import Outputs
 from hodor.outputs.summary import Summary
 from hodor.sessions import planning, results
-from hodor.sessions.edited import Edited, Found, Prompting, bundled_prompter, pixels, triple
+from hodor.sessions.edited import Edited, Found, Prompting, pixels, triple
 from hodor.sessions.edits import State
 from hodor.sessions.exporting import export as export_frames
 from hodor.sessions.passes import EndedError, Passes
@@ -175,7 +176,7 @@ class Session(Edited):
         self.source, self.network, self.folder = source, network, store.folder
         self.count, self.notes = int(about["count"]), list[str]()
         self._store, self._about = store, about
-        self._make_prompter, self._prompters = prompter or bundled_prompter, dict[int, Prompting]()
+        self._make_prompter, self._prompters = prompter or prompts.make_prompter, dict[int, Prompting]()
         self._read_edits()
         made_with = {
             "weights": weights_hash(network),

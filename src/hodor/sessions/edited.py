@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hodor.masks import Labels
-from hodor.prompter import Prompter
 from hodor.sessions import planning, results
 from hodor.sessions.edits import Edit, Prompt, State, applied, check_id, states_of
 from hodor.sessions.passes import Passes
@@ -400,10 +399,6 @@ class Edited:
     def _check_frame(self, frame: int) -> None:
         if isinstance(frame, bool) or not isinstance(frame, int | np.integer) or not 0 <= frame < self.count:
             raise ValueError(f"expected a frame from 0 to {self.count - 1}, got {frame!r}: give one of them")
-
-
-def bundled_prompter(frame: Picture) -> Prompting:
-    return Prompter(frame)
 
 
 def triple(frame: int, found: FrameResult) -> Found:
