@@ -413,6 +413,10 @@ def test_a_propagation_sends_the_masks_of_a_session(server: Any, session: str, r
     assert [lane["given"] for lane in lanes["objects"]] == [[2], [2]]
     for lane in lanes["objects"]:
         assert lane["confidence"] == pytest.approx([sure[n][lane["id"]] for n in range(COUNT)], abs=1e-3)
+    give(server, session, 4, 3, red(4))
+    *known, new = server.get(f"{session}/lanes").json()["objects"]
+    assert known == lanes["objects"]
+    assert new["confidence"] == new["agreement"] == [1 if n == 4 else None for n in range(COUNT)]
 
 
 @pytest.mark.parametrize(

@@ -85,19 +85,45 @@ def test_trust_is_that_of_the_result(session: Session) -> None:
     session.add_mask(0, 1, mask(0) == 1)
     session.add_mask(9, 1, mask(9) == 1)
     session.add_mask(0, 2, mask(0) == 2)
-    assert session.trust(5) is None
+    assert session.trust(5) == {1: None, 2: None}
     for _ in session.propagate(stop=6):
         pass
     for frame in range(1, 6):
         found, trust = session.result(frame), session.trust(frame)
-        assert trust is not None
         assert trust.keys() == {1, 2}
-        for i, (confidence, agreement) in trust.items():
+        for i, pair in trust.items():
+            assert pair is not None
+            confidence, agreement = pair
             assert agreement == pytest.approx(found.agreement[i])
             if found.confidence[i]:
                 assert confidence == pytest.approx(found.confidence[i])
     assert session.trust(0) == {}
-    assert session.trust(8) is None
+    assert session.trust(8) == {1: None, 2: None}
+
+
+def test_trust_of_an_object_does_not_depend_on_the_results_of_others(session: Session) -> None:
+    session.add_mask(0, 1, mask(0) == 1)
+    session.add_mask(0, 3, np.zeros_like(mask(0), bool))
+    for _ in session.propagate():
+        pass
+    before = [session.trust(n) for n in range(session.count)]
+    session.add_mask(4, 2, mask(4) == 2)
+    for frame, row in enumerate(before):
+        assert session.trust(frame) == row | ({} if frame == 4 else {2: None})
+    assert before[4][1] is not None
+    assert before[4][3] == (0.0, 1.0)
+    session.merge_objects(1, 2)  # the object is then incomplete as a whole
+    assert session.trust(5) == {1: None, 3: (0.0, 1.0)}
+
+
+def test_frames_are_suggested_where_only_absence_is_given(session: Session) -> None:
+    with pytest.raises(ValueError, match="got none for frame 0"):
+        session.suggest()
+    session.add_mask(4, 1, np.zeros_like(mask(0), bool))
+    assert session.incomplete() == []
+    assert session.trust(3) == {1: (0.0, 1.0)}
+    assert len(session.suggest(2)) == 2
+    assert 4 not in session.suggest(9)
 
 
 def test_a_partial_result_leaves_objects_without_a_result_empty(session: Session) -> None:

@@ -20,7 +20,7 @@ from hodor.models.weights import load as load_network
 from hodor.models.weights import weights_hash
 from hodor.outputs.selection import Outputs
 from hodor.outputs.summary import Summary
-from hodor.sessions import planning, results
+from hodor.sessions import planning
 from hodor.sessions.edited import Edited, Found, Prompting, pixels, triple
 from hodor.sessions.edits import State
 from hodor.sessions.exporting import export as export_frames
@@ -337,14 +337,14 @@ class Session(Edited):
         """
         if k < 1:
             raise ValueError(f"expected at least 1 frame, got {k}: give a number from 1")
-        geometry = self._passes.geometry
-        rows = [results.trust(self.state, t, self._store, geometry) if geometry else None for t in range(self.count)]
-        known = [row for row in rows if row is not None]
-        if len(known) < len(rows):
-            raise ValueError(f"expected results of all frames, got none for frame {rows.index(None)}: run propagate first")
-        given = {i: self.given_frames(i) for i in self.objects}
-        errors = [planning.expected_error(row, t, given) for t, row in enumerate(known)]
-        complete = set.intersection(*(set(each) for each in given.values())) if given else set()
+        given, errors = {i: self.given_frames(i) for i in self.objects}, list[float]()
+        for t in range(self.count):
+            row = self.trust(t)
+            known = {i: pair for i, pair in row.items() if pair is not None}
+            if len(known) < len(row) or not given:
+                raise ValueError(f"expected results of all frames, got none for frame {t}: run propagate first")
+            errors.append(planning.expected_error(known, t, given))
+        complete = set.intersection(*(set(each) for each in given.values()))
         return planning.most_useful(errors, complete, k, planning.REACH)
 
     # Files

@@ -222,14 +222,13 @@ class Hosted:
         }
 
     def lanes(self, session: Session, start: int, stop: int) -> dict[str, Any]:
-        """Confidence and agreement of each object on a range of frames; None where there is no result."""
+        """Confidence and agreement of each object on a range of frames; None where the object has no result."""
         given = {i: set(session.given_frames(i)) for i in session.objects}
         rows = [session.trust(n) for n in range(start, stop)]
         objects = []
         for i in session.objects:
             pairs = [
-                (1.0, 1.0) if n in given[i] else None if row is None else row.get(i, (0.0, 1.0))
-                for n, row in zip(range(start, stop), rows, strict=True)
+                (1.0, 1.0) if n in given[i] else row.get(i, (0.0, 1.0)) for n, row in zip(range(start, stop), rows, strict=True)
             ]
             objects.append(
                 {

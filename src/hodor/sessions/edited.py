@@ -97,7 +97,7 @@ class Edited:
         """Return the ids per pixel of a frame, [H, W].
 
         Raises:
-            ValueError: "frame 7 has no result yet: run propagate".
+            ValueError: "expected a result for frame 7, got none yet: run propagate first".
         """
         return self.result(frame_idx).labels
 
@@ -110,7 +110,7 @@ class Edited:
             partial: whether an object without a result yet is left empty, instead of an error.
 
         Raises:
-            ValueError: "frame 7 has no result yet: run propagate".
+            ValueError: "expected a result for frame 7, got none yet: run propagate first".
         """
         self._check_frame(frame_idx)
         found = self._compose(self.state, frame_idx, soft, partial)
@@ -118,7 +118,7 @@ class Edited:
             raise ValueError(f"expected a result for frame {frame_idx}, got none yet: run propagate first")
         return found
 
-    def trust(self, frame_idx: int) -> dict[int, tuple[float, float]] | None:
+    def trust(self, frame_idx: int) -> dict[int, tuple[float, float] | None]:
         """Return how far a frame can be trusted, in less time than `result` needs.
 
         Args:
@@ -126,11 +126,10 @@ class Edited:
 
         Returns:
             id -> confidence, and how far the forward and the backward result agree, both in [0, 1], of each object that is not
-            given on the frame; None if a result is missing.
+            given on the frame; None for an object of which a result is missing.
         """
         self._check_frame(frame_idx)
-        geometry = self._passes.geometry
-        return None if geometry is None else results.trust(self.state, frame_idx, self._store, geometry)
+        return results.trust(self.state, frame_idx, self._store, self._passes.geometry)
 
     @property
     def depth(self) -> tuple[int, int]:
@@ -379,7 +378,7 @@ class Edited:
         return self._prompters[frame]
 
     def _found(self, frame: int) -> Found:
-        found = results.compose(self.state, frame, self._store, self._passes.geometry, self.source.size, partial=True)
+        found = self._compose(self.state, frame, partial=True)
         assert found is not None
         return triple(frame, found)
 

@@ -158,20 +158,27 @@ def compose(
     return FrameResult(labels, ids, {i: confidence[i] if i in found else 0.0 for i in ids}, agreement, soft)
 
 
-def trust(state: State, frame: int, store: Store, geometry: Geometry) -> dict[int, tuple[float, float]] | None:
+def trust(state: State, frame: int, store: Store, geometry: Geometry | None) -> dict[int, tuple[float, float] | None]:
     """Return the confidence and the agreement of the two directions of each object, as `compose` does, without its masks.
 
+    Args:
+        state: the objects.
+        frame: the frame.
+        store: the results.
+        geometry: how planes cover the frame; None before the first result.
+
     Returns:
-        For each id that is not given on the frame the two numbers; None if a result is missing.
+        For each id that is not given on the frame the two numbers; None for one of which a result is missing.
     """
-    found: dict[int, tuple[float, float]] = {}
+    found: dict[int, tuple[float, float] | None] = {}
+    shape = (1, 1) if geometry is None else geometry.grid
     for i, tracks in state.objects.items():
-        for track in (t for t in tracks if t.covers(frame) and frame not in t.given):
-            blended = _blended(track, frame, store, geometry.grid)
-            if blended is None:
-                return None
-            before = found.get(i, (0.0, 1.0))
-            found[i] = max(before[0], blended[1]), min(before[1], blended[2])
+        parts = [_blended(t, frame, store, shape) for t in tracks if t.covers(frame) and frame not in t.given]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            found[i] = None
+        elif known:
+            found[i] = max(sure for _, sure, _ in known), min(agreed for _, _, agreed in known)
     return found
 
 
