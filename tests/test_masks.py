@@ -131,6 +131,13 @@ def test_an_id_beyond_254_makes_a_16_bit_grey_png(tmp_path: Path) -> None:
     assert struct.unpack(">IIBB", (tmp_path / "m.png").read_bytes()[16:26]) == (2, 1, 16, 0)
 
 
+@pytest.mark.parametrize("highest", [254, 255])
+def test_encoded_labels_are_the_content_of_the_file(tmp_path: Path, highest: int) -> None:
+    labels = np.array([[0, 7, highest]])
+    masks.write_labels(tmp_path / "m.png", labels)
+    assert masks.encode_labels(labels) == (tmp_path / "m.png").read_bytes()
+
+
 @pytest.mark.parametrize("old", [True, False])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool

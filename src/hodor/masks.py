@@ -10,6 +10,7 @@ reports its guesses; nothing in this module guesses.
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -186,17 +187,37 @@ def write_labels(path: str | os.PathLike[str], labels: Labels, new_folder: bool 
     Raises:
         ValueError: "expected labels of shape [H, W], got (2, 3, 4)", and as `objects_in` and `label_dtype`.
     """
+    picture, options = _label_picture(labels)
+    with written_whole(path, new_folder) as file:
+        picture.save(file, "PNG", **options)
+
+
+def encode_labels(labels: Labels) -> bytes:
+    """Return the content of the file that `write_labels` writes.
+
+    Args:
+        labels: ids per pixel, integers [H, W].
+
+    Raises:
+        ValueError: as `write_labels`.
+    """
+    picture, options = _label_picture(labels)
+    out = io.BytesIO()
+    picture.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def _label_picture(labels: Labels) -> tuple[Image.Image, dict[str, Any]]:
+    """Return labels as a picture, and the options with which it is saved."""
     _check_labels(labels)
     if labels.size and int(labels.min()) < 0:
         raise ValueError(f"expected labels of 0 and above, got {labels.min()}")
     dtype = label_dtype(int(labels.max(initial=0)))
     picture = Image.fromarray(np.ascontiguousarray(labels, dtype))
-    with written_whole(path, new_folder) as file:
-        if dtype == np.uint8:
-            picture.putpalette(palette().tobytes())
-            picture.save(file, "PNG", compress_level=1, bits=8)
-        else:
-            picture.save(file, "PNG", compress_level=1)
+    if dtype != np.uint8:
+        return picture, {"compress_level": 1}
+    picture.putpalette(palette().tobytes())
+    return picture, {"compress_level": 1, "bits": 8}
 
 
 def read_labels(path: str | os.PathLike[str]) -> Labels:

@@ -25,15 +25,13 @@ from hodor.sessions.edited import Edited, Found, Prompting, pixels, triple
 from hodor.sessions.edits import State
 from hodor.sessions.exporting import export as export_frames
 from hodor.sessions.passes import EndedError, Passes
+from hodor.sessions.planning import SNAPSHOT_BYTES
 from hodor.sessions.results import FrameResult
 from hodor.sessions.store import Store, basis_hash
 from hodor.tracking import Tracker
 from hodor.video.content import content_hash
 from hodor.video.images import Stream
 from hodor.video.source import Picture, Source
-
-SNAPSHOT_BYTES = 256 << 20
-"""Default limit of the snapshots of a session, in bytes."""
 
 
 class Session(Edited):

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from hodor.mask_files.annotations import decode_runs
 from hodor.mask_files.png import decode_labels
-from hodor.masks import label_dtype
+from hodor.masks import encode_labels
 from hodor.outputs.records import encode_rle
 from hodor.serve import schema
 from hodor.serve.common import PNG, REFUSALS, FrameNumber, HostDep, HostedDep, ObjectId, Revision, body_schema
@@ -62,7 +62,7 @@ async def masks(hosted: HostedDep, frame: FrameNumber) -> dict[str, Any]:
 async def labels(hosted: HostedDep, frame: FrameNumber) -> Response:
     """Return the ids of a frame as a PNG like those of `hodor segment`: 8-bit palette, or 16-bit grey for ids above 254."""
     found = await hosted.call(lambda session: session.result(frame, partial=True).labels)
-    return Response(await asyncio.to_thread(_label_png, found), media_type="image/png")
+    return Response(await asyncio.to_thread(encode_labels, found), media_type="image/png")
 
 
 @router.get(
@@ -301,15 +301,3 @@ def _check_object(session: Session, obj_id: int) -> None:
     if obj_id not in session.objects:
         ids = json.dumps(session.objects)
         raise RefusedError(404, f"expected one of the objects {ids}, got {obj_id}: give a mask, points or a box of it first")
-
-
-def _label_png(labels: np.ndarray[Any, Any]) -> bytes:
-    import tempfile
-    from pathlib import Path
-
-    from hodor.masks import write_labels
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "labels.png")
-        write_labels(path, labels.astype(label_dtype(int(labels.max(initial=0)))))
-        return path.read_bytes()

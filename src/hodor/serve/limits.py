@@ -46,11 +46,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, message: str, limit: str | None = None, value: float | None = None) -> None:
         super().__init__(message)
-        self.status, self.message, self.limit, self.value = status, message, limit, value
-
-    def to_json(self) -> dict[str, Any]:
-        """The body of the answer."""
-        return refusal(self.message, self.limit, self.value)
+        self.status, self.limit, self.value = status, limit, value
 
 
 def refusal(message: str, limit: str | None = None, value: float | None = None) -> dict[str, Any]:

@@ -373,8 +373,7 @@ class Edited:
         """The prompter of a frame; those of the last two frames are kept, since they hold the features of the frame."""
         if frame not in self._prompters:
             self._prompters = dict([*self._prompters.items()][-1:])
-            image = next(iter(self.source.frames(frame, frame + 1))).image
-            self._prompters[frame] = self._make_prompter(image)
+            self._prompters[frame] = self._make_prompter(self.source.frame(frame).image)
         return self._prompters[frame]
 
     def _found(self, frame: int) -> Found:

@@ -117,8 +117,8 @@ def applied(state: State, edit: Edit) -> State:
         edit: the edit, as it is in the journal: `edit` is its name.
 
     Raises:
-        ValueError: "expected one of the objects 1, 2, got 7: ...", "object 2 has no given mask on frame 5: ...", "expected an
-            id that is not in use, got 2: ...".
+        ValueError: "expected one of the objects 1, 2, got 7: ...", "expected a frame on which object 2 is given, got 5: ...",
+            "expected an id that is not in use, got 2: ...".
     """
     after: State = _EDITS[edit["edit"]](state, edit)
     objects = {i: kept for i, tracks in after.objects.items() if (kept := tuple(t for t in tracks if t.given))}

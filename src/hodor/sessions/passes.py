@@ -99,8 +99,7 @@ class Passes:
             before = start.frame - d
             tracker.restore(self._store.snapshot_path(d, before, self._basis(tracks, before, d)))
         for pin in start.pins:
-            frame = next(iter(self._source.frames(pin, pin + 1)))
-            self._step(tracker, frame, tracks, None)
+            self._step(tracker, self._source.frame(pin), tracks, None)
         reached = start.frame - d
         span = (start.frame, leg.last + 1) if d > 0 else (leg.last, start.frame + 1)
         with contextlib.closing(prefetch(self._source.frames(*span, reverse=d < 0))) as frames:

@@ -16,6 +16,8 @@ from hodor.sessions.edits import Track
 
 SNAPSHOT_EVERY = 32
 """Frames between two snapshots of the memory."""
+SNAPSHOT_BYTES = 256 << 20
+"""Default limit of the snapshots of a session, in bytes."""
 MAX_REPLAY = 64
 """The largest number of frames that are followed again, without a new result, to reach the first frame to compute."""
 EMPTY_WEIGHT = 0.2

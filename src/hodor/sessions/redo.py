@@ -29,7 +29,7 @@ from hodor.outputs.summary import Summary
 from hodor.outputs.writers import Result
 from hodor.sessions.edits import State, Track, applied
 from hodor.sessions.passes import Passes
-from hodor.sessions.planning import blend, to_compute
+from hodor.sessions.planning import SNAPSHOT_BYTES, blend, to_compute
 from hodor.sessions.results import FrameResult, Soft, decoded
 from hodor.sessions.store import Store
 from hodor.tracking import Tracker
@@ -38,7 +38,6 @@ from hodor.video.source import prefetch
 
 RUN = "run.json"
 FOLDER = ".hodor-redo"
-SNAPSHOT_BYTES = 256 << 20
 Masks = Mapping[int, Labels]
 
 

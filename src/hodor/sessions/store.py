@@ -5,6 +5,7 @@
     given/<hash>.png                    the given masks
     results-<hash>/<run>/<frame>.png    soft masks, with their confidence, of one track, one direction and one given frame
     results-<hash>/snapshots/           states of the tracker
+    results-<hash>/geometry.json        how the soft masks cover the frame
     export/                             what `Session.export` writes by default
 
 The hash of the results is that of the weights and of the settings that results depend on, so that results of different networks
@@ -118,12 +119,10 @@ class Store:
         """Read session.json.
 
         Raises:
-            FileNotFoundError: "no session in FOLDER".
+            FileNotFoundError: there is none.
             ValueError: "FOLDER/session.json is not that of a session of this version".
         """
         path = self.folder / "session.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"no session in {self.folder}: make one with Session(source, folder=...)")
         with contextlib.suppress(*DAMAGES):
             about = parse_json(path.read_bytes())
             if about["version"] == VERSION and {"source", "content", "count", "frame size", "size", "history"} <= about.keys():
