@@ -1,6 +1,7 @@
-"""Limits of what is read from files, so that a small or damaged file cannot fill the memory or end in a traceback."""
+"""Limits of what is read from files, so that a small or damaged file cannot fill the memory or end in a traceback; locks."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,34 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
+
+
+def lock_folder(folder: Path, refusal: str) -> int:
+    """Lock a folder, so that one process at a time uses it.
+
+    Args:
+        folder: the folder.
+        refusal: the message if another process uses it.
+
+    Returns:
+        A file descriptor that holds the lock until it is closed; -1 where the system cannot lock folders.
+
+    Raises:
+        ValueError: `refusal`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return -1
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(refusal) from None
+    except OSError:
+        pass  # some network disks cannot lock
+    return lock
 
 
 def check_pixels(height: int, width: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -10,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from hodor.files import lock_folder
 from hodor.serve.limits import Limits, RefusedError
 from hodor.serve.paths import parts_of
 
@@ -46,19 +46,8 @@ class Folder:
         self.sessions, self.uploads = path / "sessions", path / "uploads"
         for folder in (path, self.sessions, self.uploads):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(path, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else -1
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._lock)
-                raise ValueError(
-                    f"expected a folder that no other server uses, got {path}: give another one with --work"
-                ) from None
-            except OSError:
-                pass  # some network disks cannot lock
+        refusal = f"expected a folder that no other server uses, got {path}: give another one with --work"
+        self._lock = lock_folder(path, refusal)
         for part in self.uploads.glob("*/.*.part"):
             part.unlink(missing_ok=True)
 

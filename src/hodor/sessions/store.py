@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from hodor.files import DAMAGES, parse_json
+from hodor.files import DAMAGES, lock_folder, parse_json
 from hodor.masks import read_labels, write_labels, written_whole
 from hodor.sessions.edits import Edit
 from hodor.sessions.planning import thinned
@@ -84,17 +84,7 @@ class Store:
         self.results = folder
         self._frames: dict[str, set[int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(folder, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else -1
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.close()
-                raise ValueError(f"another process uses the session in {folder}: close it first") from None
-            except OSError:
-                pass  # some network disks cannot lock
+        self._lock = lock_folder(folder, f"another process uses the session in {folder}: close it first")
         for part in folder.rglob(".*.part"):  # files that were being written when a process was killed
             part.unlink(missing_ok=True)
 
