@@ -198,7 +198,7 @@ class Tracker:
         tensors |= {f"state.{name}": t for name, t in self.memory.state.items()}
         tensors |= {f"tally.{name}": t for name, t in self.memory.tally.items()}
         about = {"objects": self.memory.objects, "frames": list(self.memory.frames), "index": self.index, "note": note}
-        about |= {"network": _identity(self.network), "weights": fingerprint(self.network)}
+        about |= {"network": _identity(self.network), "weights": _fingerprint(self.network)}
         about["precision"] = str(next(self.network.parameters()).dtype).removeprefix("torch.")
         data = to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}, {"tracker": json.dumps(about)})
         with written_whole(Path(path)) as out:
@@ -235,7 +235,7 @@ class Tracker:
             _check_memory(memory)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             raise ValueError(f"{path} is not the state of a tracker of this version") from None
-        own, weights = _identity(self.network), fingerprint(self.network)
+        own, weights = _identity(self.network), _fingerprint(self.network)
         advice = "load the network that the state was saved with, or start again"
         if (saved := about.get("network", own)) != own:  # states of earlier versions do not have it
             theirs, mine = (str(each.get("model"))[:40] if isinstance(each, dict) else "?" for each in (saved, own))
@@ -399,8 +399,12 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"model": network.name or kind, "class": kind, "settings": settings}
 
 
-def fingerprint(network: Network) -> str:
-    """Return a hash of the first values of every tensor of a network, the same in float32 and in bfloat16."""
+def _fingerprint(network: Network) -> str:
+    """Return a hash of the first values of every tensor of a network, rounded to bfloat16.
+
+    Unlike `hodor.models.weights.weights_hash`, it is the same in float32 and in bfloat16: a state can be saved in one of them
+    and restored in the other.
+    """
     state = network.state_dict()
     firsts = torch.cat([tensor.flatten()[:64].bfloat16().float() for tensor in state.values()]).cpu().numpy()
     return hashlib.sha256(" ".join(state).encode() + firsts.tobytes()).hexdigest()[:16]
