@@ -25,7 +25,6 @@ from hodor.tracking import Tracker
 
 COUNT = 36
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CLICKS = Path(hodor.__file__).parent / "weights" / "clicks.safetensors"
 
 
 class Square:
@@ -346,7 +345,6 @@ def test_a_click_on_a_computed_mask_corrects_that_mask(clip: Path, tmp_path: Pat
         assert Square.calls[2]["points"].tolist() == [[80, 50], [70, 50]]
 
 
-@pytest.mark.skipif(not CLICKS.is_file(), reason="the network of clicks is not bundled")
 def test_the_bundled_prompter_is_used_by_default(clip: Path) -> None:
     session = Session(clip, network=network())
     _, ids, masks = session.add_box(0, 1, (8, 8, 36, 32))
