@@ -26,11 +26,12 @@ class Frame:
 
     def run(self) -> int:
         """Run the command. Returns the exit code."""
+        from hodor.outputs.films import write_png
         from hodor.prompts import split_frame
 
         spec, index = split_frame(self.source)
         frame, code = read_frame(spec, index, [self.out])
-        write_picture(self.out, frame.image)
+        write_png(self.out, frame.image)
         height, width = frame.image.shape[:2]
         info(f"frame {index} ({frame.name}), {width}x{height} -> {self.out}")
         return code
@@ -70,22 +71,6 @@ def _check_out(out: Path, spec: str, source: "Source") -> None:
         raise ValueError(f"expected another file than the frames of {spec}, got {out}: give a new name")
     if Path(spec).is_dir() and out.parent.is_dir() and out.parent.samefile(spec):
         raise ValueError(f"expected a file outside {spec}, got {out}: it would become a frame, give another folder")
-
-
-def write_picture(path: Path, image: object) -> None:
-    """Write a PNG, completely or not at all.
-
-    Args:
-        path: the file; missing folders are created.
-        image: RGB, uint8 [H, W, 3].
-    """
-    import numpy as np
-    from PIL import Image
-
-    from hodor.masks import written_whole
-
-    with written_whole(path) as file:
-        Image.fromarray(np.asarray(image)).save(file, "PNG", compress_level=3)
 
 
 def main(argv: list[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from hodor.commands.console import info
-from hodor.commands.frame import read_frame, write_picture
+from hodor.commands.frame import read_frame
 from hodor.commands.options import Prompts, line_of, parse
 
 
@@ -30,6 +30,7 @@ class Mask:
         from hodor.frames import overlay
         from hodor.mask_files import doctor
         from hodor.masks import write_labels
+        from hodor.outputs.films import write_png
         from hodor.prompts import segment_prompts, split_frame
 
         spec, index = split_frame(self.source)
@@ -47,7 +48,7 @@ class Mask:
         found = segment_prompts(frame.image, given[index], start, frame=index)
         write_labels(self.out, found.labels)
         if self.overlay is not None:
-            write_picture(self.overlay, overlay(frame.image, found.labels))
+            write_png(self.overlay, overlay(frame.image, found.labels))
         for note in found.notes:
             info(note)
         for answer in found.answers:
