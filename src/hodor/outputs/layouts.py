@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,6 @@ class MotsWriter(Records):
         path: the file.
         keep: names of the finished frames of the run to resume. Default: a new run.
     """
-
-    def __init__(self, path: str | os.PathLike[str], keep: Collection[str] | None = None) -> None:
-        super().__init__(path, keep)
 
     def _assembled(self) -> Iterator[str]:
         for r in self._records():
