@@ -57,7 +57,7 @@ class SmoothedInTime(Writer):
 
     def __init__(self, writers: Sequence[Writer], refinement: Refinement) -> None:
         self._writers, self._refinement, self._reach = writers, refinement, refinement.smooth_time
-        self._window: deque[Result] = deque(maxlen=2 * self._reach + 1)
+        self._window: deque[tuple[Result, npt.NDArray[np.uint8]]] = deque(maxlen=2 * self._reach + 1)
         self._ahead = 0  # results of the window that are not written yet
         self._last: dict[int, deque[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]] = {}
         self._sums: dict[int, list[float]] = {}
@@ -77,7 +77,8 @@ class SmoothedInTime(Writer):
 
     def write(self, result: Result) -> None:
         """Take one frame; the frame `reach` frames before it is written."""
-        self._window.append(result)
+        assert result.soft is not None
+        self._window.append((replace(result, soft=None), as_bytes(result.soft)))
         self._ahead += 1
         if self._ahead > self._reach:
             self._emit()
@@ -98,10 +99,8 @@ class SmoothedInTime(Writer):
     def _emit(self) -> None:
         place = len(self._window) - self._ahead
         self._ahead -= 1
-        now = self._window[place]
+        now, before = self._window[place]
         around = [self._window[k] for k in range(max(0, place - self._reach), len(self._window)) if k - place <= self._reach]
-        assert now.soft is not None
-        before = as_bytes(now.soft)
         planes = [self._smoothed(number, plane, now, around) for number, plane in zip(now.objects, before, strict=True)]
         for number, plane, smooth in zip(now.objects, before, planes, strict=True):
             self._measure(number, plane, smooth)
@@ -111,9 +110,9 @@ class SmoothedInTime(Writer):
             writer.write(finished)
 
     def _smoothed(
-        self, number: int, plane: npt.NDArray[np.uint8], now: Result, around: Sequence[Result]
+        self, number: int, plane: npt.NDArray[np.uint8], now: Result, around: Sequence[tuple[Result, npt.NDArray[np.uint8]]]
     ) -> npt.NDArray[np.uint8]:
-        others = [(o, as_bytes(o.soft[o.objects.index(number)])) for o in around if o is not now and number in o.objects]  # type: ignore[index]
+        others = [(o, planes[o.objects.index(number)]) for o, planes in around if o is not now and number in o.objects]
         seen = np.stack([plane, *(other for _, other in others)]).max(axis=0)
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
         if not others or not rows.size:
