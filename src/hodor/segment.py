@@ -4,7 +4,7 @@
 
 One thread decodes a few frames ahead, another writes results in the background; the network uses the remaining cores.
 A run that was killed can be continued with `resume=True`. It then ends with the bytes of an uninterrupted run, except
-for the overlay and ProRes, which are encoded again: their pictures are the same, their bytes need not be.
+for films, which are encoded again: their pictures are the same, their bytes need not be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the results of a run while it runs: masks, soft masks, overlays, COCO, YouTube-VIS, cut-outs, tables.
+"""Write the results of a run while it runs: masks, soft masks, films, EXR, records (COCO, YouTube-VIS, tables).
 
 Every writer has `write(result)` for each frame, `close()` and `abort()`. As a context manager it closes at the end and on
 Ctrl-C, and aborts on any other exception. Memory does not grow with the length of the video, and no file is ever
@@ -7,8 +7,8 @@ incomplete under its own name.
 To resume a killed run, put the MaskWriter last, so that the mask of a frame shows that all its outputs are written. At
 the start, `completed(folder)` returns the frames that are complete; pass them to the writers of records (COCO,
 YouTube-VIS, table) as `keep`. Those keep the records of these frames, which are stored under a hidden name beside the
-file, and discard the others. The files of the resumed run have the bytes of an uninterrupted one. Overlays, sheets and
-ProRes are streams that cannot be continued: write them again from the source and the finished masks.
+file, and discard the others. The files of the resumed run have the bytes of an uninterrupted one. Films and
+sheets are streams that cannot be continued: write them again from the source and the finished masks.
 """
 
 import os
