@@ -114,7 +114,7 @@ class Video(Source):
         try:
             # a file cannot make FFmpeg open addresses, nor allocate frames of any size
             limits = {"max_pixels": str(MAX_PIXELS)}
-            if self._url.startswith("file:"):
+            if self._local:
                 limits["protocol_whitelist"] = "file"
             container = av.open(self._url, options=limits, metadata_errors="replace")  # tags can be in any encoding
         except (av.error.FFmpegError, OSError) as e:
