@@ -64,6 +64,16 @@ def test_a_polygon_has_the_corners_of_its_pixels() -> None:
     assert polygons(found) == [[(2, 1), (5, 1), (5, 3), (2, 3)]]
 
 
+@pytest.mark.parametrize(("number", "corners", "simple", "overlap"), [(1, 290, 54, 0.992), (2, 296, 79, 0.995)])
+def test_the_example_has_the_corners_that_the_page_for_annotators_states(
+    number: int, corners: int, simple: int, overlap: float
+) -> None:
+    found = read_labels(Path(__file__).parents[1] / "examples" / "cup.png") == number
+    (exact,), (fewer,) = polygons(found), polygons(found, 1)
+    assert (len(exact), len(fewer)) == (corners, simple)
+    assert round(iou(polygon(fewer, (found.shape[0], found.shape[1])), found), 3) == overlap
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(4, 25), st.integers(4, 25), st.floats(0.5, 1.5))
 def test_simplified_polygons_stay_near_the_mask(a: int, b: int, tolerance: float) -> None:
