@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hodor.data.clip import Clip
-from hodor.data.sampling import chance, uniform
+from hodor.data.sampling import chance, uniform, within
 
 APART = (0.75, 1.0)
 """Distance of the copy from the object, in widths of the object on the frame."""
@@ -33,7 +33,7 @@ def paste_beside(clip: Clip, rng: torch.Generator) -> Clip:
     copies_THW = torch.zeros_like(masks_THW)
     side = 1 if chance(0.5, rng) else -1
     for t, mask_HW in enumerate(masks_THW):
-        share, higher, mirrored = uniform(*APART, rng), uniform(-HIGHER, HIGHER, rng), chance(0.5, rng)
+        share, higher, mirrored = uniform(*APART, rng), within(HIGHER, rng), chance(0.5, rng)
         if not bool(mask_HW.any()):
             continue
         copies_THW[t] = _paste(frames_TCHW[t], mask_HW > 0, (side * share, higher), mirrored)

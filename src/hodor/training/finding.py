@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -126,10 +125,6 @@ class FindPlay(nn.Module):
     def line(self, terms: FindTerms, losses: FinderLosses, shown: Sequence[Maps]) -> dict[str, float]:
         """Return what the log states of a step's loss."""
         return {"loss": terms.loss, **terms._asdict()}
-
-    def nan(self) -> FindTerms:
-        """Return the terms of a step whose forward pass met values that are not finite."""
-        return FindTerms(*[math.nan] * len(FindTerms._fields))
 
     def draw(self, clip: Clip, shown: Sequence[Maps]) -> npt.NDArray[np.uint8]:
         """Draw what is found: uint8 RGB [H, W, 3], two rows a clip, ground truth above finds, a column a frame."""

@@ -15,7 +15,19 @@ from hodor.data.augment import PLAIN, Augment, Colour, Move
 from hodor.data.settings import HELD_OUT, Data
 from hodor.training.recipe import Bootstrap, Points, Recipe
 
-PAPER = Recipe(
+PUBLISHED = Recipe(
+    backbone_lr=1.0,
+    clip_norm=0.0,
+    ema=0.0,
+    frozen=0,
+    workers=8,
+    save_every=2_000,
+    pictures_every=5_000,
+)
+"""What the trainings of the papers share: one learning rate for all weights, no gradient clipping, no averaging of weights."""
+
+PAPER = replace(
+    PUBLISHED,
     model="hodor-t",
     scheme="released",
     frames=3,
@@ -26,13 +38,6 @@ PAPER = Recipe(
     lr=1e-4,
     warmup=10_000,
     milestones=(100_000,),
-    backbone_lr=1.0,
-    clip_norm=0.0,
-    ema=0.0,
-    frozen=0,
-    workers=8,
-    save_every=2_000,
-    pictures_every=5_000,
 )
 """HODOR's training on images (Sec. 4.1 and the released static_image.yaml): AdamW, batch 8, learning rate 1e-4 after a warm-up
 of 10,000 steps, a tenth of it from step 100,000, 250,000 steps, about 300,000 pixels a frame, one learning rate for all
@@ -118,7 +123,8 @@ CLIPS = replace(
 """The ranges of STCN and XMem, as closely as `Augment` can express them: a window of the clip; each frame is rotated and
 sheared on its own."""
 
-STCN = Recipe(
+STCN = replace(
+    PUBLISHED,
     model="stcn",
     scheme="propagate",
     references="previous",
@@ -130,16 +136,9 @@ STCN = Recipe(
     schedule="steps",
     optimiser="adam",
     lr=1e-5,
-    backbone_lr=1.0,
     weight_decay=1e-7,
     warmup=0,
     milestones=(125_000,),
-    clip_norm=0.0,
-    ema=0.0,
-    frozen=0,
-    workers=8,
-    save_every=2_000,
-    pictures_every=5_000,
 )
 XMEM = replace(
     STCN,
@@ -267,7 +266,8 @@ def _xmem_lite(video: Recipe) -> Recipe:
     return replace(video, data=data, lr=2e-4, warmup=50, steps=2_600, bootstrap=Bootstrap(0, 1, 0.25), precision="bfloat16")
 
 
-STEMSEG = Recipe(
+STEMSEG = replace(
+    PUBLISHED,
     model="stemseg-davis",
     scheme="find",
     frames=8,
@@ -296,17 +296,11 @@ STEMSEG = Recipe(
     schedule="exponential",
     optimiser="sgd",
     lr=1e-3,
-    backbone_lr=1.0,
     weight_decay=1e-4,
     warmup=0,
     milestones=(40_000,),
     final_lr=0.1,
-    clip_norm=0.0,
-    ema=0.0,
     frozen=4,
-    workers=8,
-    save_every=2_000,
-    pictures_every=5_000,
 )
 """STEm-Seg's first stage for DAVIS: clips of 8 frames, SGD with momentum, learning rate 1e-3, a tenth of it from step 40,000 to
 50,000. docs/automatic.md lists where it departs from the authors' code."""
