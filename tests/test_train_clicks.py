@@ -18,6 +18,7 @@ from hodor.models import weights
 from hodor.models.clicks import ClickNetwork, Prompts, load_clicks, load_trunk, save_clicks
 from hodor.train_clicks import main, rate
 from hodor.training import clicks
+from hodor.training.checkpoints import alone
 from hodor.training.clicks import (
     Sample,
     boxes_of,
@@ -213,10 +214,42 @@ def test_a_run_lowers_the_loss_resumes_and_writes_weights(
     assert network.settings == {"widths": [8, 16, 24, 32], "layers": 1, "heads": 2}
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert last["step"] == 40
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"step": 50, "loss": 1}\n')  # of a run that was killed after its last checkpoint
     assert main([*run, "--out", str(tmp_path / "run"), "--steps", "41"]) == 0
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 41
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [10, 20, 30, 40, 41], "the second command continues"
+    recipe = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["recipe"]
+    assert (recipe["roots"], recipe["lr"], recipe["out"]) == (["set"], 0.002, "run"), "plain values, names instead of paths"
+
+
+def test_a_folder_with_another_run_or_a_damaged_one_is_refused(
+    stills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(clicks, "SHAPES", ((64, 96),) * 4)
+    run = [str(stills), "--pictures", "1", "--held-out", "1", "--steps", "1", *SMALL, "--out", str(tmp_path / "run")]
+    assert main(run) == 0
+    with alone(tmp_path / "run"):
+        assert main(run) == 2
+    assert "another run is writing to" in capsys.readouterr().err
+    assert main([*run, "--lr", "1e-3"]) == 2
+    assert "holds a run with other options: lr was 0.0008, now 0.001: choose another --out" in capsys.readouterr().err
+    (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
+    assert main(run) == 2
+    error = capsys.readouterr().err
+    assert "last.pt cannot be read as a checkpoint" in error
+    assert error.endswith("remove it to start again, or replace it\n")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    stills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(clicks, "SHAPES", ((64, 96),) * 4)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
+    assert main([str(stills), "--held-out", "1", "--steps", "1", *SMALL, "--out", str(tmp_path / "run")]) == 2
+    assert "expected a finite loss and gradient, got" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_the_command_refuses_wrong_shares(stills: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,12 @@
     python -m hodor.train_clicks IMAGES ... --out RUN --steps 2500
 
 RUN/clicks.safetensors has the averaged weights, RUN/last.pt all that a stopped run needs to continue when the same command is
-given again, RUN/log.jsonl a line every ten steps, and RUN/split.json the images that are not trained on.
+given again (--steps can change), RUN/log.jsonl a line every ten steps, and RUN/split.json the images that are not trained on.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +24,10 @@ from hodor.data.sampling import generator, weighted
 from hodor.data.stills import Still
 from hodor.models.clicks import ClickNetwork, load_clicks, load_trunk, save_clicks
 from hodor.models.layers import StoredNorm
+from hodor.training import checkpoints, journal
 from hodor.training.clicks import copies_of, draw_sample, fingerprint, hold_out, open_roots, step_loss
+from hodor.training.optimisation import rate_of
+from hodor.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +69,32 @@ def _name(still: Still) -> str:
 
 def rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """Return the learning rate of a step: linear up, then a cosine down to a hundredth."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+    return peak * rate_of(Recipe(steps=steps, warmup=warmup, final_lr=0.01), step)
+
+
+def saved_run(options: argparse.Namespace, about: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the checkpoint to resume from, or None.
+
+    Args:
+        options: the options of the command.
+        about: the same as plain values.
+
+    Raises:
+        ValueError: "OUT holds a run with other options: lr was 0.0008, now 0.001: choose another --out"; as `checkpoints.read`.
+    """
+    checkpoints.clear(options.out, all_of_it=False)
+    saved = checkpoints.read(options.out / checkpoints.LAST, "remove it to start again, or replace it")
+    if saved and (changed := checkpoints.differences(saved["recipe"], about, ("steps", "save_every", "out"))):
+        what = "; ".join(change[:100] for change in changed)
+        raise ValueError(f"{options.out} holds a run with other options: {what}: choose another --out")
+    return saved
 
 
 def train(options: argparse.Namespace) -> None:
     """Run the training; see the module."""
     out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
+    about = json.loads(json.dumps(vars(options), default=lambda path: path.name))
+    saved = saved_run(options, about)
     shares = options.share or [1.0] * len(options.roots)
     if len(shares) != len(options.roots):
         raise ValueError(f"expected a --share for each of {len(options.roots)} folders, got {len(shares)}: give as many")
@@ -87,23 +107,21 @@ def train(options: argparse.Namespace) -> None:
     else:
         set_norms(network, sources, shares)
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(network).requires_grad_(False)
+    average = checkpoints.Average(network, options.average)
     optimiser = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=0.01)
     first = 0
-    if (out / "last.pt").exists():
-        last = torch.load(out / "last.pt", weights_only=True)
-        network.load_state_dict(last["network"])
-        average.load_state_dict(last["average"])
-        optimiser.load_state_dict(last["optimiser"])
-        first = last["step"]
+    if saved:
+        network.load_state_dict(saved["network"])
+        average.network.load_state_dict(saved["average"])
+        optimiser.load_state_dict(saved["optimiser"])
+        first = saved["step"]
+    journal.cut(out / journal.LOG, first + 1)  # a line's step counts the steps that are done
     log.info("%d images, from step %d of %d", sum(map(len, sources)), first, options.steps)
 
     def store(step: int) -> None:
-        state = {"network": network.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-        torch.save({**state, "step": step}, out / "last.part")
-        (out / "last.part").replace(out / "last.pt")
-        recipe = {key: str(value) for key, value in vars(options).items()}
-        save_clicks(average, out / "clicks.safetensors", step=step, recipe=recipe)
+        state = {"network": network.state_dict(), "average": average.network.state_dict(), "optimiser": optimiser.state_dict()}
+        checkpoints.save(out / checkpoints.LAST, {**state, "step": step, "recipe": about})
+        save_clicks(average.network, out / "clicks.safetensors", step=step, recipe=about, commit=checkpoints.commit())
 
     begin, seen = time.monotonic(), []
     for step in range(first, options.steps):
@@ -114,23 +132,20 @@ def train(options: argparse.Namespace) -> None:
         unseen = (0, 1, 3)[weighted((0.6, 0.2, 0.2), rng)]
         loss, ious = step_loss(network, sample, options.rounds, unseen, rng)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"expected a finite loss, got {value} in step {step}: lower --lr")
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise FloatingPointError(f"expected a finite loss and gradient, got {value} and {norm} in step {step}: lower --lr")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            kept = min(options.average, (step + 1) / (step + 10))
-            for mean, new in zip(average.parameters(), network.parameters(), strict=True):
-                mean.lerp_(new, 1 - kept)
+        average.update(step)
         seen.append((value, ious[0], ious[-1], norm))
         if (step + 1) % 10 == 0 or step + 1 == options.steps:
             means = [sum(each) / len(seen) for each in zip(*seen, strict=True)]
             names = ("loss", "iou_first", "iou_last", "norm")
             line = {"step": step + 1, **{k: round(v, 4) for k, v in zip(names, means, strict=True)}}
             line["seconds"] = round((time.monotonic() - begin) / (step + 1 - first), 3)
-            with (out / "log.jsonl").open("a") as file:
+            with (out / journal.LOG).open("a") as file:
                 file.write(json.dumps(line) + "\n")
             log.info("%s", line)
             seen = []
@@ -139,7 +154,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 complete, 2 wrong input or a loss that is not finite.
+    """Run the command; return its exit code: 0 complete, 2 wrong input, or a loss or gradient that is not finite.
 
     Args:
         arguments: the arguments of the command. Default: those of the process.
@@ -166,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        train(options)
+        options.out.mkdir(parents=True, exist_ok=True)
+        with checkpoints.alone(options.out):
+            train(options)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"hodor: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

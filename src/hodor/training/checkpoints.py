@@ -16,16 +16,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hodor.files import check_stored
 from hodor.masks import written_whole
 from hodor.models import weights
 from hodor.models.model import Model
 
+N = TypeVar("N", bound=nn.Module)
 LAST, WEIGHTS, BEST, RECIPE = "last.pt", "weights.safetensors", "best.safetensors", "recipe.json"
 
 
@@ -56,7 +57,7 @@ def alone(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-class Average:
+class Average(Generic[N]):
     """Exponential moving average of a network's weights: a <- a + (1 - d)(w - a) after every step.
 
     d is min(decay, (1 + step) / (10 + step)): smaller at first, so that the initial weights soon lose their influence. Weights
@@ -67,8 +68,8 @@ class Average:
         decay: d, in [0, 1); 0 keeps a plain copy.
     """
 
-    def __init__(self, network: Model, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+    def __init__(self, network: N, decay: float) -> None:
+        self.network: N = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         averaged = dict(self.network.named_parameters())
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -132,8 +133,12 @@ def check_present(out: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "the folder was removed or emptied during the run", str(out))
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path, advice: str = "start again with --fresh, or replace the file") -> dict[str, Any] | None:
     """Read a file of `save` to the CPU; None if there is no file. No code in the file is executed.
+
+    Args:
+        path: the file.
+        advice: what the error message advises. Default: to start again with --fresh, or to replace the file.
 
     Raises:
         ValueError: "FILE cannot be read as a checkpoint (...): start again with --fresh, or replace the file".
@@ -150,7 +155,6 @@ def read(path: Path) -> dict[str, Any] | None:
         state["network"]
     except Exception as error:
         reason = " ".join(str(error).split())[:100]
-        advice = "start again with --fresh, or replace the file"
         raise ValueError(f"{path} cannot be read as a checkpoint ({reason}): {advice}") from None
     return state
 

@@ -309,11 +309,9 @@ def roughened(mask_HW: Tensor, rng: torch.Generator) -> Tensor:
 def first_prompts(sample: Sample, rng: torch.Generator) -> Prompts:
     """Return the first prompt of each object: one click or two, a box, a box and a click, or a rough mask and a click."""
     masks = sample.masks_N1HW
-    count, (height, width) = len(masks), masks.shape[-2:]
+    count = len(masks)
     points_N2, labels_N = next_clicks(masks, None, rng)
-    points, labels = [points_N2], [labels_N]
     all_boxes, boxes = boxes_of(masks, rng), torch.zeros(count, 4)
-    previous = torch.zeros(count, 1, height // 4, width // 4)
     rough = torch.zeros_like(masks)
     extra_points, extra_labels = torch.zeros(count, 2), torch.full((count,), -1)
     kinds = [weighted((0.55, 0.08, 0.12, 0.13, 0.12), rng) for _ in range(count)]
@@ -330,15 +328,13 @@ def first_prompts(sample: Sample, rng: torch.Generator) -> Prompts:
                 labels_N[n] = -1
         elif kind == 4:
             rough[n, 0] = roughened(masks[n, 0], rng)
-    previous = F.avg_pool2d(rough, 4)
     if any(kind == 4 for kind in kinds):
         again_N2, kinds_N = next_clicks(masks, rough, rng)
         for n, kind in enumerate(kinds):
             if kind == 4:
                 points_N2[n], labels_N[n] = again_N2[n], kinds_N[n]
-    points.append(extra_points)
-    labels.append(extra_labels)
-    return Prompts(torch.stack(points, 1), torch.stack(labels, 1), boxes, previous)
+    points_BK2, labels_BK = torch.stack([points_N2, extra_points], 1), torch.stack([labels_N, extra_labels], 1)
+    return Prompts(points_BK2, labels_BK, boxes, F.avg_pool2d(rough, 4))
 
 
 def next_prompts(sample: Sample, prompts: Prompts, answer: Answer, rng: torch.Generator) -> Prompts:
