@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hodor.data.file_cache import read_picture
+from hodor.data.file_cache import read_picture, void_of
 from hodor.data.layouts import open_layout
 from hodor.data.videofiles import VideoFiles
 from hodor.metrics import boundary_f, jaccard
@@ -51,7 +51,10 @@ class Case(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The masks of a case after each click, after the box, and after the box and a click; predicted IoUs; seconds."""
+    """The masks of a case after each click, after the box, and after the box and a click; the predicted IoUs after each click.
+
+    `seconds` are those of the features and of each click; a click is left out where no pixel was wrong.
+    """
 
     clicks: list[Mask]
     box: list[Mask]
@@ -111,11 +114,12 @@ def simulate(case: Case, clicks: int, network: ClickNetwork) -> Found:
             mask, score = timed(points=points, labels=labels, mask=masks[-1] if masks[1:] else None)
         masks.append(mask)
         scores.append(score)
+    spent = list(seconds)
     box = box_of(case.mask)
     boxed = [timed(box=box)[0]]
     click = next_click(case.mask, boxed[0])
     boxed.append(boxed[0] if click is None else timed(points=[click[0]], labels=[click[1]], box=box, mask=boxed[0])[0])
-    return Found(masks[1:], boxed, scores, seconds[: clicks + 1])
+    return Found(masks[1:], boxed, scores, spent)
 
 
 def first_frames(videos: Iterable[VideoFiles]) -> Iterator[Case]:
@@ -134,8 +138,8 @@ def held_out(roots: list[Path], count: int) -> Iterator[Case]:
         still = stills[each.image]
         labels = still.draw()
         picture = read_picture(still.image, (labels.shape[0], labels.shape[1]), WHOLE)
-        void = labels == (255 if labels.dtype == np.uint8 else -1)
-        yield Case(f"{still.image.parent.parent.name}/{still.image.stem} {each.object}", picture, labels == each.object, void)
+        name = f"{still.image.parent.parent.name}/{still.image.stem} {each.object}"
+        yield Case(name, picture, labels == each.object, labels == void_of(labels))
 
 
 def iou(case: Case, mask: Mask) -> float:
@@ -174,7 +178,7 @@ def table(cases: Iterable[Case], network: ClickNetwork, clicks: int, each: bool,
     print(f"| mean of {len(rows)} | {' | '.join(f'{100 * v:.1f}' for v in np.mean(rows, 0))} |")
     wrong = np.abs(np.array(scores) - np.array(rows)[:, :clicks]).mean(0)
     print(f"\nmean error of the predicted IoU: {', '.join(f'{100 * v:.1f}' for v in wrong)}")
-    times = 1000 * np.array([each[: clicks + 1] for each in seconds if len(each) > clicks])
+    times = 1000 * np.array([each for each in seconds if len(each) > clicks])
     for name, values in (("features", times[:, 0]), ("first click", times[:, 1]), ("later clicks", times[:, 2:])):
         print(f"milliseconds of {name}: median {np.median(values):.0f}, 90 % below {np.quantile(values, 0.9):.0f}")
 

@@ -169,10 +169,15 @@ class Objects(dict[int, tuple[int, int]]):
     """The area and the shorter side of the box of each object, {id: (area, side)}, in pixels of the file."""
 
 
+def void_of(labels: Labels) -> int:
+    """Return the value of void pixels in labels: 255 in uint8 labels, -1 in wider ones."""
+    return VOID if labels.dtype == np.uint8 else WIDE_VOID
+
+
 def measure(labels: Labels) -> Objects:
-    """Measure the objects of labels [H, W]. Void is 255 in uint8 labels and -1 in wider ones."""
+    """Measure the objects of labels [H, W]."""
     objects = Objects()
-    void = VOID if labels.dtype == np.uint8 else WIDE_VOID
+    void = void_of(labels)
     areas = np.bincount(labels.ravel(), minlength=1) if labels.dtype == np.uint8 else None
     ids = np.flatnonzero(areas) if areas is not None else np.unique(labels)
     for i in (int(i) for i in ids if i not in (0, void)):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hodor.data.file_cache import WIDE_VOID, FileCache, Labels, Objects, Size, cover_size, measure, read_picture, shrink_labels
+from hodor.data.file_cache import FileCache, Labels, Objects, Size, cover_size, measure, read_picture, shrink_labels, void_of
 from hodor.data.mask_reader import masks_in, meaning_of, read_labels, read_plane
 from hodor.data.sampling import below
 from hodor.data.search import obeyed, split_lists
@@ -106,7 +106,7 @@ def store_mask(labels: Labels, clip_size: Size) -> tuple[StoredMask, int]:
 def planes_of(mask: StoredMask, ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """Return the masks of these objects, bool [N, h, w], and the void pixels, bool [h, w] or None."""
     labels = torch.from_numpy(mask.labels)
-    void = labels == (VOID if mask.labels.dtype == np.uint8 else WIDE_VOID)
+    void = labels == void_of(mask.labels)
     planes = torch.stack([labels == i for i in ids]) if ids else torch.zeros(0, *labels.shape, dtype=torch.bool)
     return planes, void if bool(void.any()) else None
 

@@ -20,10 +20,9 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from hodor.data.coco import find_json, open_coco
-from hodor.data.file_cache import WIDE_VOID, Labels, read_picture
+from hodor.data.file_cache import Labels, read_picture, void_of
 from hodor.data.sampling import below, chance, choose, uniform, weighted
 from hodor.data.stills import Still, open_stills
-from hodor.masks import VOID
 from hodor.models.clicks import Answer, ClickNetwork, Prompts, View
 
 WHOLE = (1 << 20, 1 << 20)
@@ -98,12 +97,8 @@ def copies_of(prints: Sequence[int], every: Sequence[int], most: int = 4) -> lis
     return [any((each ^ other).bit_count() <= most for other in prints) for each in every]
 
 
-def _void(labels: Labels) -> int:
-    return VOID if labels.dtype == np.uint8 else WIDE_VOID
-
-
 def _ids(labels: Labels) -> list[int]:
-    return [int(i) for i in np.unique(labels) if i not in (0, _void(labels))]
+    return [int(i) for i in np.unique(labels) if i not in (0, void_of(labels))]
 
 
 def touching(labels: Labels, target: int, distance: int = 3) -> list[int]:
@@ -198,7 +193,7 @@ def draw_view(
             break
     if not masks:
         return None
-    known = fitted(labels != _void(labels)).float()
+    known = fitted(labels != void_of(labels)).float()
     return picture.flip(-1) if flip else picture, masks, known
 
 
